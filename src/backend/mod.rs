@@ -1,0 +1,105 @@
+//! The stage that works: devices that drain one [`Queue`](queue::Queue) of units.
+//!
+//! A backend knows nothing of files, names or TIFF. It takes units from the queue, asks the
+//! [`Job`] for their bytes, finds extents, makes pixels and hands them back to the job. All
+//! backends make the same bytes, so it does not matter who does an image, and a unit that one
+//! gives up another may do.
+
+pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+pub mod queue;
+
+use crate::error::Error;
+use crate::normalize::{Extent, Norm, Range as ValueRange};
+use crate::tensor::Dtype;
+use queue::Queue;
+
+/// A row of images of one size and dtype: what one tensor gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Element type of the samples.
+    pub dtype: Dtype,
+    /// Samples per image, at least 1.
+    pub samples: u64,
+    /// Number of images, at least 1.
+    pub images: u64,
+    /// Whether image k + 1's bytes follow image k's, so that one read may cover several.
+    pub contiguous: bool,
+}
+
+/// One image of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageId {
+    /// Index of the span.
+    pub span: usize,
+    /// Index within the span.
+    pub index: u64,
+}
+
+/// What is known of an image when its pixels are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finding {
+    /// What a pass over the whole image found.
+    pub extent: Extent,
+    /// What was done to its samples.
+    pub range: ValueRange,
+}
+
+impl Finding {
+    /// The finding that follows from an extent.
+    #[must_use]
+    pub fn of(norm: Norm, extent: Extent) -> Finding {
+        Finding { extent, range: ValueRange::of(norm, &extent) }
+    }
+}
+
+/// Which of the run's devices is speaking: an index into the report's list.
+pub type DeviceIndex = usize;
+
+/// The run, as a backend sees it: bytes come from it and finished pixels go to it.
+///
+/// Results are handed over, not returned: what becomes of a failed write is the run's affair. A
+/// failed read is reported with [`fail`](Job::fail), after which the image is done with.
+pub trait Job: Sync {
+    /// What is done to samples.
+    fn norm(&self) -> Norm;
+
+    /// Fills `buf` from byte `offset` of the image on. In a contiguous span the read may run on
+    /// into the images that follow.
+    ///
+    /// # Errors
+    /// Whatever the source says. Where the read covered several images, the caller should try
+    /// each alone, so that only those that cannot be read fail.
+    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error>;
+
+    /// Takes a whole image: its little-endian f32 pixels.
+    fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]);
+
+    /// Takes the pixels of one block, which begins at sample `first` of the image.
+    fn put_block(&self, by: DeviceIndex, image: ImageId, first: u64, pixels: &[u8]);
+
+    /// Says that every block of the image was handed over.
+    fn finish_blocks(&self, by: DeviceIndex, image: ImageId, finding: &Finding);
+
+    /// Says that the image cannot be made.
+    fn fail(&self, image: ImageId, error: Error);
+}
+
+/// A device that can drain a queue.
+pub trait Backend: Sync {
+    /// The device's name, as reports show it.
+    fn name(&self) -> &str;
+
+    /// Whether it computes this element type.
+    fn takes(&self, dtype: Dtype) -> bool;
+
+    /// How many pullers it sends to the queue.
+    fn pullers(&self) -> usize;
+
+    /// Does units until there are none left or the queue is stopped.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the device failed. The units that it held are back in the queue.
+    fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error>;
+}

@@ -1,0 +1,448 @@
+//! The queue that all backends pull from.
+//!
+//! A unit is a run of small images, or one block of an image that is too large for a buffer. Such
+//! a *giant* is done in two passes: pass one finds the extents of its blocks, which merge here;
+//! when the last has come, pass two makes the pixels. Blocks of one giant may be done by
+//! different devices.
+//!
+//! A taken unit is held as a [`Lease`]. Dropping a lease without [`Lease::done`] puts the unit
+//! back, so that a device that fails, or a thread that panics, loses nothing.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{Finding, ImageId, Span};
+use crate::normalize::{Extent, Norm};
+
+/// Which pass over a giant a block belongs to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pass {
+    /// Find the block's extent.
+    Extent,
+    /// Make the block's pixels from what the whole image showed.
+    Normalize(Finding),
+}
+
+/// A piece of work.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unit {
+    /// Whole images of one span.
+    Images {
+        /// The span's index.
+        span: usize,
+        /// Indices within the span; not empty.
+        images: Range<u64>,
+    },
+    /// Some samples of one giant.
+    Block {
+        /// The giant.
+        image: ImageId,
+        /// What to do with the samples.
+        pass: Pass,
+        /// Indices of the samples; not empty.
+        samples: Range<u64>,
+    },
+}
+
+/// How much a puller wants at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Appetite {
+    /// Most samples in a run of images; a single image may have more, up to the block size.
+    pub samples: u64,
+    /// Fewest samples worth a unit: near the end, runs do not shrink below this.
+    pub least_samples: u64,
+    /// Most images in a run.
+    pub images: u64,
+    /// Whether spans that not every backend takes are welcome (they come first then).
+    pub everything: bool,
+}
+
+/// Work for all backends of a run. See the [module](self).
+#[derive(Debug)]
+pub struct Queue {
+    norm: Norm,
+    spans: Vec<Span>,
+    /// Whether every backend takes the span.
+    common: Vec<bool>,
+    block: u64,
+    pullers: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Spans that only some backends take, then spans that all take.
+    lists: [List; 2],
+    /// Units that came back.
+    returned: Vec<Unit>,
+    /// Giants under way.
+    giants: VecDeque<Giant>,
+    /// Units that are out.
+    leased: u64,
+    /// Samples of images that were not handed out yet.
+    left: u64,
+    stopped: bool,
+}
+
+/// Spans in the order in which they are handed out, and how far that has come.
+#[derive(Debug, Default)]
+struct List {
+    spans: Vec<usize>,
+    at: usize,
+    /// Next image of span `spans[at]`.
+    image: u64,
+}
+
+#[derive(Debug)]
+struct Giant {
+    image: ImageId,
+    samples: u64,
+    extent: Extent,
+    /// Pass one: samples whose blocks are handed out, and samples whose extents are merged.
+    looked: u64,
+    merged: u64,
+    /// There once pass one is over.
+    finding: Option<Finding>,
+    /// Pass two: samples whose blocks are handed out, and samples whose pixels are handed over.
+    made: u64,
+    handed_over: u64,
+}
+
+impl Queue {
+    /// A queue over `spans`. Images of more than `block` samples are giants. `common` says which
+    /// spans every backend takes, `pullers` how many will share the work.
+    #[must_use]
+    pub fn new(
+        norm: Norm,
+        spans: Vec<Span>,
+        block: u64,
+        pullers: usize,
+        common: impl Fn(&Span) -> bool,
+    ) -> Queue {
+        let common: Vec<bool> = spans.iter().map(common).collect();
+        let lists = [false, true].map(|wanted| List {
+            spans: (0..spans.len()).filter(|&i| common[i] == wanted).collect(),
+            ..List::default()
+        });
+        let left = spans
+            .iter()
+            .map(|span| span.samples.saturating_mul(span.images))
+            .fold(0, u64::saturating_add);
+        let state = State {
+            lists,
+            returned: Vec::new(),
+            giants: VecDeque::new(),
+            leased: 0,
+            left,
+            stopped: false,
+        };
+        Queue {
+            norm,
+            spans,
+            common,
+            block: block.max(1),
+            pullers: pullers.max(1) as u64,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// What the run does to samples.
+    #[must_use]
+    pub fn norm(&self) -> Norm {
+        self.norm
+    }
+
+    /// The spans, as [`ImageId::span`] counts them.
+    #[must_use]
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Most samples in a block, and so in any image or block that a backend must hold at once.
+    #[must_use]
+    pub fn block(&self) -> u64 {
+        self.block
+    }
+
+    /// The next unit. Waits while there is none but some may yet come (a giant's second pass, or
+    /// a unit that another backend gives back); who holds leases of its own that nobody else will
+    /// finish must use [`try_take`](Queue::try_take). `None`: nothing is left for this puller, or
+    /// the queue was stopped.
+    pub fn take(&self, appetite: &Appetite) -> Option<Lease<'_>> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(unit) = self.next(&mut state, appetite) {
+                return Some(self.lease(&mut state, unit));
+            }
+            if state.leased == 0 {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The next unit, if there is one now.
+    pub fn try_take(&self, appetite: &Appetite) -> Option<Lease<'_>> {
+        let mut state = self.lock();
+        if state.stopped {
+            return None;
+        }
+        let unit = self.next(&mut state, appetite)?;
+        Some(self.lease(&mut state, unit))
+    }
+
+    /// Hands out nothing more. Units that are out may still be finished.
+    pub fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether the queue was stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    /// Whether everything is done, or the queue was stopped.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        let state = self.lock();
+        state.stopped || (state.leased == 0 && !state.has_more())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panicking puller holds no half-made change: every method leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease(&self, state: &mut State, unit: Unit) -> Lease<'_> {
+        state.leased += 1;
+        Lease { queue: self, unit: Some(unit) }
+    }
+
+    fn next(&self, state: &mut State, appetite: &Appetite) -> Option<Unit> {
+        if let Some(unit) = self.next_returned(state, appetite) {
+            return Some(unit);
+        }
+        if let Some(unit) = self.next_block(state, appetite) {
+            return Some(unit);
+        }
+        let first_list = if appetite.everything { 0 } else { 1 };
+        for list in &mut state.lists[first_list..] {
+            let Some(&span) = list.spans.get(list.at) else { continue };
+            let Span { samples, images, .. } = self.spans[span];
+            if samples > self.block {
+                let image = ImageId { span, index: list.image };
+                list.advance(1, images);
+                state.left = state.left.saturating_sub(samples);
+                state.giants.push_back(Giant::new(image, samples));
+                return self.next_block(state, appetite);
+            }
+            let run = self.run_length(state.left, samples, appetite).min(images - list.image);
+            let images_taken = list.image..list.image + run;
+            list.advance(run, images);
+            state.left = state.left.saturating_sub(run.saturating_mul(samples));
+            return Some(Unit::Images { span, images: images_taken });
+        }
+        None
+    }
+
+    /// A unit that came back, cut to the appetite.
+    fn next_returned(&self, state: &mut State, appetite: &Appetite) -> Option<Unit> {
+        let welcome = |unit: &Unit| appetite.everything || self.common[unit.span()];
+        let at = state.returned.iter().position(welcome)?;
+        if let Unit::Images { span, images } = &mut state.returned[at] {
+            let run = self.run_length(u64::MAX, self.spans[*span].samples, appetite);
+            if run < images.end - images.start {
+                let first = images.start;
+                images.start += run;
+                return Some(Unit::Images { span: *span, images: first..first + run });
+            }
+        }
+        Some(state.returned.swap_remove(at))
+    }
+
+    /// How many images of `samples` samples make a run: as many as fit the appetite, fewer when
+    /// `left` samples would not go round twice among the pullers.
+    fn run_length(&self, left: u64, samples: u64, appetite: &Appetite) -> u64 {
+        let share = (left / (2 * self.pullers)).max(appetite.least_samples);
+        (share.min(appetite.samples) / samples).clamp(1, appetite.images.max(1))
+    }
+
+    /// A block of a giant under way: second passes first, they finish images.
+    fn next_block(&self, state: &mut State, appetite: &Appetite) -> Option<Unit> {
+        let welcome = |giant: &&mut Giant| appetite.everything || self.common[giant.image.span];
+        let mut giants = state.giants.iter_mut().filter(welcome);
+        let mut first_pass = None;
+        for giant in giants.by_ref() {
+            if let Some(finding) = giant.finding {
+                if let Some(samples) = cut(&mut giant.made, giant.samples, self.block) {
+                    let pass = Pass::Normalize(finding);
+                    return Some(Unit::Block { image: giant.image, pass, samples });
+                }
+            } else if giant.looked < giant.samples && first_pass.is_none() {
+                first_pass = Some(giant);
+            }
+        }
+        let giant = first_pass?;
+        let samples = cut(&mut giant.looked, giant.samples, self.block)?;
+        Some(Unit::Block { image: giant.image, pass: Pass::Extent, samples })
+    }
+
+    fn end_lease(&self, state: &mut State) {
+        state.leased -= 1;
+        if state.leased == 0 {
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// The next `block` of `0..end`, after `at`.
+fn cut(at: &mut u64, end: u64, block: u64) -> Option<Range<u64>> {
+    let first = *at;
+    *at = end.min(first.saturating_add(block));
+    (first < *at).then_some(first..*at)
+}
+
+impl State {
+    fn has_more(&self) -> bool {
+        !self.returned.is_empty()
+            || !self.giants.is_empty()
+            || self.lists.iter().any(|list| list.at < list.spans.len())
+    }
+
+    fn giant(&mut self, image: ImageId) -> Option<&mut Giant> {
+        self.giants.iter_mut().find(|giant| giant.image == image)
+    }
+}
+
+impl List {
+    fn advance(&mut self, run: u64, images_of_span: u64) {
+        self.image += run;
+        if self.image == images_of_span {
+            self.at += 1;
+            self.image = 0;
+        }
+    }
+}
+
+impl Giant {
+    fn new(image: ImageId, samples: u64) -> Giant {
+        Giant {
+            image,
+            samples,
+            extent: Extent::EMPTY,
+            looked: 0,
+            merged: 0,
+            finding: None,
+            made: 0,
+            handed_over: 0,
+        }
+    }
+}
+
+impl Unit {
+    fn span(&self) -> usize {
+        match self {
+            Unit::Images { span, .. } => *span,
+            Unit::Block { image, .. } => image.span,
+        }
+    }
+}
+
+/// A unit that somebody works on. Dropped unfinished, it goes back to the queue.
+#[derive(Debug)]
+pub struct Lease<'q> {
+    queue: &'q Queue,
+    /// Taken out when the lease ends in another way than by being dropped.
+    unit: Option<Unit>,
+}
+
+impl Lease<'_> {
+    /// The unit.
+    #[must_use]
+    pub fn unit(&self) -> &Unit {
+        self.unit.as_ref().expect("a lease holds its unit until it is consumed")
+    }
+
+    /// Ends a run of images, each of which was handed over or failed.
+    pub fn done(mut self) {
+        self.unit = None;
+        let mut state = self.queue.lock();
+        self.queue.end_lease(&mut state);
+    }
+
+    /// Ends a block of pass one.
+    pub fn done_extent(mut self, extent: Extent) {
+        let mut state = self.queue.lock();
+        if let Some(Unit::Block { image, samples, .. }) = self.unit.take() {
+            if let Some(giant) = state.giant(image) {
+                giant.extent = giant.extent.merge(extent);
+                giant.merged += samples.end - samples.start;
+                if giant.merged == giant.samples {
+                    giant.finding = Some(Finding::of(self.queue.norm, giant.extent));
+                    self.queue.changed.notify_all();
+                }
+            }
+        }
+        self.queue.end_lease(&mut state);
+    }
+
+    /// Ends a block of pass two, after its pixels were handed over. Answers with the finding when
+    /// it was the giant's last: the caller then says so to the job.
+    #[must_use]
+    pub fn done_block(mut self) -> Option<Finding> {
+        let mut state = self.queue.lock();
+        let mut last = None;
+        if let Some(Unit::Block { image, samples, .. }) = self.unit.take() {
+            if let Some(giant) = state.giant(image) {
+                giant.handed_over += samples.end - samples.start;
+                if giant.handed_over == giant.samples {
+                    last = giant.finding;
+                    state.giants.retain(|giant| giant.image != image);
+                }
+            }
+        }
+        self.queue.end_lease(&mut state);
+        last
+    }
+
+    /// Ends a block whose giant cannot be made; no more of its blocks are handed out. `true` the
+    /// first time: the caller then says so to the job.
+    #[must_use]
+    pub fn fail_giant(mut self) -> bool {
+        let mut state = self.queue.lock();
+        let mut known = false;
+        if let Some(Unit::Block { image, .. }) = self.unit.take() {
+            known = state.giant(image).is_some();
+            state.giants.retain(|giant| giant.image != image);
+            state.returned.retain(
+                |unit| !matches!(unit, Unit::Block { image: other, .. } if *other == image),
+            );
+        }
+        self.queue.end_lease(&mut state);
+        known
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let Some(unit) = self.unit.take() else { return };
+        let mut state = self.queue.lock();
+        let wanted = match &unit {
+            Unit::Images { .. } => true,
+            Unit::Block { image, .. } => state.giant(*image).is_some(),
+        };
+        if wanted {
+            state.returned.push(unit);
+        }
+        state.leased -= 1;
+        self.queue.changed.notify_all();
+    }
+}

@@ -1,0 +1,58 @@
+//! The last stage: where images go, whole or not at all.
+
+mod files;
+mod memory;
+mod null;
+
+pub use files::FilesSink;
+pub use memory::MemorySink;
+pub use null::NullSink;
+
+use crate::error::Error;
+
+/// Takes finished images from any thread.
+///
+/// # Contract: whole or absent
+/// - Nobody ever sees a short image under its final name. An image is visible when
+///   [`put`](Sink::put) or [`Pending::commit`] has returned Ok; if either fails, or a [`Pending`]
+///   is dropped, nothing of that image is left behind.
+/// - Names are relative paths with `/` between parts. A sink refuses a name that could lead
+///   outside of it, whoever made it.
+/// - An image that exists already is replaced only where the sink was made to; otherwise it is
+///   left as it is and the call fails.
+pub trait Sink: Sync {
+    /// Called once, before any image, with every name of the run: creates the output place and
+    /// fails if a name is taken already. Nothing has been written when it fails.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::InTheWay`], or [`Error::Write`] where the place cannot be made.
+    fn prepare(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error>;
+
+    /// Stores an image: `header`, then `pixels`.
+    ///
+    /// # Errors
+    /// Any error leaves the sink as it was.
+    fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error>;
+
+    /// Opens an image of `len` bytes that comes in pieces.
+    ///
+    /// # Errors
+    /// Any error leaves the sink as it was.
+    fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error>;
+}
+
+/// An image under way. Dropping it leaves nothing behind.
+pub trait Pending: Send + Sync {
+    /// Stores `bytes` at byte `offset` of the image; pieces come in any order, from any thread,
+    /// and do not overlap.
+    ///
+    /// # Errors
+    /// After an error the image must be dropped.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Makes the image visible under its name.
+    ///
+    /// # Errors
+    /// Any error leaves nothing behind.
+    fn commit(self: Box<Self>) -> Result<(), Error>;
+}

@@ -1,0 +1,45 @@
+//! The data room about tensors: element types ([`Dtype`]), what a source says of
+//! its dumps and tensors ([`Dump`], [`TensorInfo`]), and how raw little-endian bytes widen to numbers ([`decode`]).
+//!
+//! Nothing here reads files or knows about images.
+
+pub mod decode;
+mod dtype;
+
+pub use dtype::Dtype;
+
+/// One thing that the user pointed at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dump {
+    /// How errors name it: the path as given.
+    pub label: String,
+    /// The `{stem}` of output names: the file's name without folder and extension.
+    pub stem: String,
+}
+
+/// One tensor of a dump, as its header describes it. The bytes stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The tensor's name in its dump.
+    pub name: String,
+    /// Index into [`Source::dumps`](crate::source::Source::dumps): where the tensor comes from.
+    pub dump: usize,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Axis lengths, outermost first; empty for a scalar.
+    pub shape: Vec<u64>,
+}
+
+impl TensorInfo {
+    /// Number of elements; `None` where the product leaves `u64`.
+    #[must_use]
+    pub fn elements(&self) -> Option<u64> {
+        self.shape.iter().try_fold(1_u64, |n, &axis| n.checked_mul(axis))
+    }
+
+    /// Number of bytes, C order without gaps; `None` where that leaves `u64`.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        self.elements()?.checked_mul(self.dtype.size() as u64)
+    }
+}
