@@ -1,1 +1,13 @@
+//! The TIFF file around the pixels: classic little-endian TIFF 6.0, uncompressed, one page.
+//!
+//! The order in a file is: 8-byte file header, image file directory (at offset 8), tag values,
+//! zeros, pixels. Where the pixels begin is a function of the plan alone; the text that depends
+//! on the pixels comes last before the zeros. So a [`Header`] is laid out once for a row of
+//! images, and [`Header::write`] only fills in an image's numbers.
+//!
+//! Nothing here touches files or pixels.
 
+mod description;
+mod header;
+
+pub use header::Header;

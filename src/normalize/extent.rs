@@ -17,6 +17,8 @@ pub struct Extent {
     pub pos_inf: u64,
     /// Number of −∞.
     pub neg_inf: u64,
+    /// Number of finite samples (of an f64 image) that f32 rounds to ±∞.
+    pub overflow: u64,
     /// Number of samples looked at: the witness that no sample was left out.
     pub visited: u64,
 }
@@ -29,8 +31,13 @@ impl Extent {
         nan: 0,
         pos_inf: 0,
         neg_inf: 0,
+        overflow: 0,
         visited: 0,
     };
+
+    /// The least magnitude that f32 rounds to ∞: half a unit in the last place above its greatest
+    /// finite value, where the tie goes to even.
+    pub(crate) const OVERFLOW: f64 = 340282356779733661637539395458142568448.0;
 
     /// The extent of one sample.
     #[must_use]
@@ -45,6 +52,7 @@ impl Extent {
         } else {
             extent.min = sample + 0.0; // −0 + 0 = +0
             extent.max = sample + 0.0;
+            extent.overflow = u64::from(sample.abs() >= Extent::OVERFLOW);
         }
         extent
     }
@@ -58,6 +66,7 @@ impl Extent {
             nan: self.nan + other.nan,
             pos_inf: self.pos_inf + other.pos_inf,
             neg_inf: self.neg_inf + other.neg_inf,
+            overflow: self.overflow + other.overflow,
             visited: self.visited + other.visited,
         }
     }
@@ -83,6 +92,7 @@ mod tests {
     fn extent() -> impl Strategy<Value = Extent> {
         let sample = prop_oneof![
             any::<f32>().prop_map(f64::from),
+            any::<f64>(),
             Just(0.0),
             Just(-0.0),
             Just(f64::NAN),
@@ -93,8 +103,19 @@ mod tests {
             .prop_map(|s| s.into_iter().map(Extent::of).fold(Extent::EMPTY, Extent::merge))
     }
 
-    fn bits(e: Extent) -> [u64; 6] {
-        [e.min.to_bits(), e.max.to_bits(), e.nan, e.pos_inf, e.neg_inf, e.visited]
+    fn bits(e: Extent) -> [u64; 7] {
+        [e.min.to_bits(), e.max.to_bits(), e.nan, e.pos_inf, e.neg_inf, e.overflow, e.visited]
+    }
+
+    #[test]
+    #[allow(clippy::cast_possible_truncation, reason = "the rounding is what is tested")]
+    fn overflow_is_where_f32_rounds_to_infinity() {
+        let least = Extent::OVERFLOW;
+        for (x, overflows) in [(least, 1), (least.next_down(), 0), (-least, 1), (-1e300, 1)] {
+            assert_eq!(u64::from((x as f32).is_infinite()), overflows, "{x}");
+            assert_eq!(Extent::of(x).overflow, overflows, "{x}");
+        }
+        assert_eq!(Extent::of(f64::INFINITY).overflow, 0);
     }
 
     proptest! {

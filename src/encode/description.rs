@@ -1,0 +1,180 @@
+//! Tag 270, ImageDescription: three lines that seven readers skip, ImageJ takes its display range
+//! from, and a program gets everything from that undoes the normalization.
+//!
+//! ```text
+//! ImageJ=1.54f
+//! min=0.0
+//! max=1.0
+//! tensortiff={"v":1,"tensor":"layer.0","index":[3,1],"dtype":"F32","norm":"minmax","scope":"image","lo":-2.5,"hi":4.0,"nan":0,"inf":0}
+//! ```
+//! `lo` and `hi` are the least and greatest finite sample (`null` where there is none), `nan` and
+//! `inf` the numbers of pixels that are not finite. The text is ASCII; others are escaped as JSON
+//! does. It holds no paths and no times: the same input makes the same bytes.
+
+use std::fmt::Write as _;
+
+use crate::normalize::{Extent, Kept, Norm, Range};
+use crate::tensor::Dtype;
+
+/// Longest text of an f64 by `{:?}`: 17 digits, sign, point, and an exponent or zeros to 1e-5.
+const F64: usize = 24;
+/// Longest text of an f32: 9 digits, sign, point, and an exponent or zeros to 1e-5, or 1e16.
+const F32: usize = 18;
+
+/// The lines of an image, but for the numbers that its pixels decide.
+#[derive(Debug, Clone)]
+pub(super) struct Description {
+    tensor: String,
+    dtype: Dtype,
+    norm: Norm,
+}
+
+/// The display range of tags 340 and 341 and of ImageJ's lines.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Display {
+    pub(super) min: f32,
+    pub(super) max: f32,
+}
+
+impl Display {
+    /// 0 and 1 for normalized pixels; for kept ones their finite range, which includes 0..1 where
+    /// it would be empty: viewers divide by its width.
+    #[allow(clippy::cast_possible_truncation, reason = "clamped to f32 first; a display range")]
+    pub(super) fn of(extent: &Extent, range: &Range) -> Display {
+        let unit = Display { min: 0.0, max: 1.0 };
+        if !matches!(range, Range::Keep(_)) || !extent.has_finite() {
+            return unit;
+        }
+        let pixel = |x: f64| x.clamp(f32::MIN.into(), f32::MAX.into()) as f32;
+        let (min, max) = (pixel(extent.min), pixel(extent.max));
+        if min < max {
+            Display { min, max }
+        } else {
+            Display { min: min.min(unit.min), max: max.max(unit.max) }
+        }
+    }
+}
+
+impl Description {
+    pub(super) fn new(tensor: &str, dtype: Dtype, norm: Norm) -> Description {
+        Description { tensor: json_ascii(tensor), dtype, norm }
+    }
+
+    /// The length that no image's text exceeds, its one NUL included: that of an image without
+    /// finite samples, with every number at its longest.
+    pub(super) fn longest(&self, axes: &[u64], samples: u64) -> usize {
+        let mut text = Vec::new();
+        let last: Vec<u64> = axes.iter().map(|axis| axis.saturating_sub(1)).collect();
+        let extent = Extent { nan: samples, pos_inf: samples, ..Extent::EMPTY };
+        self.write(&last, &extent, &Range::Keep(Kept::NoFinite), &mut text);
+        text.len() + 2 * (F64 - "null".len()) + 2 * (F32 - "0.0".len())
+    }
+
+    /// Appends an image's text with its NUL.
+    pub(super) fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
+        let display = Display::of(extent, range);
+        let mut text = String::with_capacity(256 + self.tensor.len());
+        let index = index.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let (lo, hi) = if extent.has_finite() {
+            (format!("{:?}", extent.min), format!("{:?}", extent.max))
+        } else {
+            ("null".to_owned(), "null".to_owned())
+        };
+        let kept = matches!(range, Range::Keep(_));
+        let inf = extent.pos_inf + extent.neg_inf + if kept { extent.overflow } else { 0 };
+        write!(
+            text,
+            "ImageJ=1.54f\nmin={:?}\nmax={:?}\ntensortiff={{\"v\":1,\"tensor\":{},\"index\":[{index}],\
+             \"dtype\":\"{}\",\"norm\":\"{}\",\"scope\":\"image\",\"lo\":{lo},\"hi\":{hi},\
+             \"nan\":{},\"inf\":{inf}}}\n\0",
+            display.min,
+            display.max,
+            self.tensor,
+            self.dtype,
+            self.norm,
+            extent.nan,
+        )
+        .expect("writing to a String does not fail");
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// `text` as a JSON string in ASCII.
+fn json_ascii(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    let mut ascii = String::with_capacity(quoted.len());
+    for c in quoted.chars() {
+        if c.is_ascii() && c != '\u{7f}' {
+            ascii.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(ascii, "\\u{unit:04x}").expect("writing to a String does not fail");
+            }
+        }
+    }
+    ascii
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(norm: Norm, extent: Extent) -> String {
+        let mut out = Vec::new();
+        let description = Description::new("a\"\u{e9}\u{1F600}\n", Dtype::F64, norm);
+        description.write(&[3, 14], &extent, &Range::of(norm, &extent), &mut out);
+        assert!(
+            out.len() <= description.longest(&[20, 20], u64::MAX / 2),
+            "{} is too long",
+            out.len()
+        );
+        String::from_utf8(out).unwrap()
+    }
+
+    fn of(samples: &[f64]) -> Extent {
+        samples.iter().map(|&x| Extent::of(x)).fold(Extent::EMPTY, Extent::merge)
+    }
+
+    #[test]
+    fn the_text_is_ascii_and_says_what_undoes_the_normalization() {
+        let text = text(Norm::MinMax, of(&[-2.5, 4.0, f64::NAN, f64::INFINITY]));
+        assert_eq!(
+            text,
+            "ImageJ=1.54f\nmin=0.0\nmax=1.0\ntensortiff={\"v\":1,\"tensor\":\"a\\\"\\u00e9\\ud83d\\ude00\\n\",\
+             \"index\":[3,14],\"dtype\":\"F64\",\"norm\":\"minmax\",\"scope\":\"image\",\"lo\":-2.5,\
+             \"hi\":4.0,\"nan\":1,\"inf\":1}\n\0"
+        );
+    }
+
+    #[test]
+    fn the_longest_numbers_fit_the_room_that_is_kept() {
+        let long = -2.225_073_858_507_201_4e-308;
+        let mut extent = of(&[long, 1.234_567_890_123_456_7e-5]);
+        (extent.nan, extent.pos_inf) = (u64::MAX / 2, u64::MAX / 2);
+        for norm in [Norm::None, Norm::MinMax] {
+            let _ = text(norm, extent);
+        }
+        for x in [f32::MIN, -1.175_494_4e-38, -1.234_567_9e-5, -0.000_123_456_79, -1.234_567_9e15] {
+            assert!(format!("{x:?}").len() <= F32, "{x:?}");
+            let _ = text(Norm::None, of(&[x.into(), f64::from(x).next_up()]));
+        }
+    }
+
+    #[test]
+    fn a_display_range_is_never_empty() {
+        let cases: [(&[f64], Norm, (f32, f32)); 7] = [
+            (&[1.0, 3.0], Norm::MinMax, (0.0, 1.0)),
+            (&[1.0, 3.0], Norm::None, (1.0, 3.0)),
+            (&[5.0], Norm::MinMax, (0.0, 5.0)),
+            (&[-5.0], Norm::None, (-5.0, 1.0)),
+            (&[0.5], Norm::MinMax, (0.0, 1.0)),
+            (&[f64::NAN], Norm::MinMax, (0.0, 1.0)),
+            (&[-1e300, 1e300], Norm::None, (f32::MIN, f32::MAX)),
+        ];
+        for (samples, norm, (min, max)) in cases {
+            let extent = of(samples);
+            let display = Display::of(&extent, &Range::of(norm, &extent));
+            assert_eq!(display, Display { min, max }, "{samples:?} {norm}");
+        }
+    }
+}
