@@ -110,6 +110,19 @@ pub enum Error {
         /// The limit and what was found.
         problem: String,
     },
+    /// A selected tensor has an element type that is not converted.
+    #[error(
+        "{}: tensor {}: the dtype {} is not converted; leave the tensor out with --exclude",
+        shown(.dump), shown(.tensor), shown(.dtype)
+    )]
+    Dtype {
+        /// The dump.
+        dump: String,
+        /// The tensor.
+        tensor: String,
+        /// The format's name of the type.
+        dtype: String,
+    },
     /// No device of those asked for can be used.
     #[error("{0}")]
     Device(String),

@@ -5,6 +5,7 @@
 //! backends make the same bytes, so it does not matter who does an image, and a unit that one
 //! gives up another may do.
 
+pub mod choose;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;

@@ -18,8 +18,8 @@ use crate::tensor::Dtype;
 
 /// Longest text of an f64 by `{:?}`: 17 digits, sign, point, and an exponent or zeros to 1e-5.
 const F64: usize = 24;
-/// Longest text of an f32: 9 digits, sign, point, and an exponent or zeros to 1e-5, or 1e16.
-const F32: usize = 18;
+/// Longest text of an f32: -1234568000000000.0; from 1e16 on it has an exponent.
+const F32: usize = 19;
 
 /// The lines of an image, but for the numbers that its pixels decide.
 #[derive(Debug, Clone)]

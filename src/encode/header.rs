@@ -203,7 +203,7 @@ mod tests {
             (259, Value::Short(1)),
             (262, Value::Short(1)),
             (270, Value::Ascii(text.to_owned())),
-            (273, Value::Unsigned(512)),
+            (273, Value::Unsigned(448)),
             (277, Value::Short(1)),
             (278, Value::Unsigned(2)),
             (279, Value::Unsigned(24)),

@@ -1,8 +1,12 @@
 //! The last stage: where images go, whole or not at all.
 
 mod files;
+#[cfg(target_os = "linux")]
+mod linux;
 mod memory;
 mod null;
+#[cfg(any(not(target_os = "linux"), test))]
+mod portable;
 
 pub use files::FilesSink;
 pub use memory::MemorySink;

@@ -4,6 +4,7 @@
 //! reads into buffers that the caller owns and never maps files into memory: a file that shrinks
 //! under a map kills the process, a short read is an error with a name.
 
+mod header;
 mod memory;
 mod pread;
 mod safetensors;
@@ -12,7 +13,7 @@ pub use memory::MemorySource;
 pub use safetensors::SafetensorsFiles;
 
 use crate::error::Error;
-use crate::tensor::{Dump, TensorInfo};
+use crate::tensor::{Dump, TensorInfo, Unsupported};
 
 /// Lists tensors and reads their bytes.
 ///
@@ -26,6 +27,12 @@ pub trait Source: Sync {
 
     /// All tensors, dump by dump, in the order of their bytes.
     fn tensors(&self) -> &[TensorInfo];
+
+    /// Tensors that are not among [`tensors`](Source::tensors) because of their element type. A
+    /// run that selects one of them fails before any work.
+    fn unsupported(&self) -> &[Unsupported] {
+        &[]
+    }
 
     /// Fills `buf` with the bytes of tensor number `tensor` that start at byte `offset` of it.
     ///

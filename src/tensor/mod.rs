@@ -30,6 +30,17 @@ pub struct TensorInfo {
     pub shape: Vec<u64>,
 }
 
+/// A tensor of a type that its format knows and this version does not convert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Index of the dump.
+    pub dump: usize,
+    /// The tensor's name.
+    pub tensor: String,
+    /// The type's name.
+    pub dtype: String,
+}
+
 impl TensorInfo {
     /// Number of elements; `None` where the product leaves `u64`.
     #[must_use]

@@ -1,0 +1,177 @@
+//! What can be typed.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use super::Verbosity;
+use crate::backend::choose::Devices;
+use crate::normalize::Norm;
+
+const EXAMPLES: &str = "\
+Examples:
+  tensortiff convert acts.safetensors -o out
+      every image of the dump, each min-max normalized to 0..1
+  tensortiff convert acts.safetensors -o out -t '*.attention.*' --exclude '*.bias'
+      only tensors whose names match
+  tensortiff convert feats.safetensors -o out --channel 3
+      channel 3 of each C×H×W (or N×C×H×W) tensor
+  tensortiff convert acts.safetensors -o out --norm none
+      the samples as they are, widened to 32-bit float
+  tensortiff convert a.safetensors b.safetensors -o out --name '{stem}_{tensor}_{index}.tif'
+      all in one folder
+
+Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed (the rest are
+there), 130/143 interrupted.";
+
+/// Turns tensor dumps into 32-bit float grayscale TIFFs, one per image, on CPU and GPU with the
+/// same bytes from every device.
+#[derive(Debug, Parser)]
+#[command(name = "tensortiff", version, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+
+    /// Say only what went wrong: no progress, notes or summary.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+impl Args {
+    pub(super) fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write one TIFF for each image of the dumps.
+    ///
+    /// The last two axes of a tensor are the image, all axes before them count images: [H, W] is
+    /// one image, [N, C, H, W] is N·C. Tensors with fewer axes or without elements are skipped
+    /// with a note.
+    #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
+    Convert(ConvertArgs),
+    /// List the tensors of dumps: dtype, shape, and how many images each gives.
+    Ls(LsArgs),
+    /// List the GPU adapters of this machine, their limits, and whether they pass the arithmetic
+    /// proof that a run demands.
+    Devices(DevicesArgs),
+}
+
+/// Which dumps, and which of their tensors.
+#[derive(Debug, ClapArgs)]
+pub(super) struct InputArgs {
+    /// The .safetensors files.
+    #[arg(required = true, value_name = "DUMP")]
+    pub(super) dumps: Vec<PathBuf>,
+
+    /// Take only tensors whose names match; may be repeated. `*` matches anything but `/`, `**`
+    /// anything, `?` one character, `[a-z]` one of a set.
+    #[arg(short, long = "tensor", value_name = "GLOB")]
+    pub(super) tensors: Vec<String>,
+
+    /// Leave out tensors whose names match; may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub(super) exclude: Vec<String>,
+
+    /// Take only index K of the third axis from the end: one channel of C×H×W.
+    #[arg(long, value_name = "K")]
+    pub(super) channel: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ConvertArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// The folder for the images; it is made if it does not exist.
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: PathBuf,
+
+    /// What becomes of the samples. `minmax`: (x − min) / (max − min) over the finite samples of
+    /// each image; images whose samples are all equal are kept as they are. `none`: no change.
+    /// NaN and infinities are kept either way.
+    #[arg(long, value_enum, default_value_t = NormArg::Minmax)]
+    pub(super) norm: NormArg,
+
+    /// Who works: `auto` (the CPU and every hardware adapter that passes its proof), `cpu`, `gpu`,
+    /// an adapter's index or part of its name, or several of them with commas. The bytes are the
+    /// same from every device.
+    #[arg(short, long, value_name = "DEVICES", default_value = "auto", value_parser = devices)]
+    pub(super) device: Devices,
+
+    /// Number of CPU threads [default: all cores].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(super) threads: Option<NonZeroUsize>,
+
+    /// What images are called, below the output folder. {stem}: the dump's file name without its
+    /// extension; {tensor}: the tensor's name; {index}: the image's place on the axes before its
+    /// own, zero-padded, joined by `_`. A tensor that is one image has no {index} part.
+    #[arg(long, value_name = "TEMPLATE", default_value = crate::plan::Naming::DEFAULT)]
+    pub(super) name: String,
+
+    /// Take file names from this text file, one line an image, in the order of `ls`.
+    #[arg(long, value_name = "LIST", conflicts_with = "name")]
+    pub(super) names_from: Option<PathBuf>,
+
+    /// Replace files that exist already; without this they are an error before any work.
+    #[arg(long)]
+    pub(super) overwrite: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct LsArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct DevicesArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum NormArg {
+    Minmax,
+    None,
+}
+
+impl From<NormArg> for Norm {
+    fn from(arg: NormArg) -> Norm {
+        match arg {
+            NormArg::Minmax => Norm::MinMax,
+            NormArg::None => Norm::None,
+        }
+    }
+}
+
+fn devices(text: &str) -> Result<Devices, String> {
+    text.parse().map_err(|error: crate::Error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,125 @@
+//! `tensortiff convert`.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::args::ConvertArgs;
+use super::progress::Progress;
+use super::{Ending, Verbosity, say, signals};
+use crate::convert::{Options, convert};
+use crate::error::{Error, shown};
+use crate::plan::{Naming, Selection};
+use crate::report::Report;
+use crate::sink::FilesSink;
+use crate::source::SafetensorsFiles;
+
+pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
+    let options = options(args)?;
+    let source = SafetensorsFiles::open(&args.input.dumps)?;
+    let sink = FilesSink::new(&args.output, args.overwrite);
+    let progress = Arc::new(Progress::new(verbosity));
+    let options = Options { watch: Some(progress.clone()), ..options };
+    signals::cancel_on_signal(Arc::clone(&options.cancel))?;
+    let result = convert(&source, &sink, &options);
+    progress.finish();
+    let report = result?;
+    for failure in &report.failures {
+        say(&format!("tensortiff: error: {}: {}", shown(&failure.name), failure.error));
+    }
+    let untold = report.failed - report.failures.len() as u64;
+    if untold > 0 {
+        say(&format!("tensortiff: error: {untold} more images failed"));
+    }
+    if verbosity > Verbosity::Quiet {
+        summary(&report, verbosity).iter().for_each(|line| say(line));
+    }
+    Ok(if report.failed > 0 { Ending::SomeImagesFailed } else { Ending::Done })
+}
+
+fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
+    let naming = match &args.names_from {
+        None => Naming::Template(args.name.clone()),
+        Some(path) => {
+            let list = fs::read_to_string(path)
+                .map_err(|source| Error::Open { path: path.clone(), source })?;
+            Naming::List(list.lines().map(str::to_owned).collect())
+        }
+    };
+    let selection = Selection {
+        tensors: args.input.tensors.clone(),
+        exclude: args.input.exclude.clone(),
+        channel: args.input.channel,
+    };
+    Ok(Options {
+        norm: args.norm.into(),
+        selection,
+        naming,
+        devices: args.device.clone(),
+        threads: args.threads,
+        ..Options::default()
+    })
+}
+
+/// The summary line, and one more where samples were not finite.
+fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
+    let seconds = report.elapsed.as_secs_f64();
+    let gb = (report.bytes_in + report.bytes_out) as f64 / 1e9;
+    let total: u64 = report.devices.iter().map(|device| device.bytes_in).sum();
+    let share = |bytes: u64| 100.0 * bytes as f64 / total.max(1) as f64;
+    let devices: Vec<String> = report
+        .devices
+        .iter()
+        .filter(|device| device.bytes_in > 0 || verbosity == Verbosity::Verbose)
+        .map(|device| format!("{} {:.0} %", shown(&device.name), share(device.bytes_in)))
+        .collect();
+    let mut line = format!(
+        "{} {}, {} read, {} written, {seconds:.3} s, {:.2} GB/s",
+        report.images,
+        if report.images == 1 { "image" } else { "images" },
+        bytes(report.bytes_in),
+        bytes(report.bytes_out),
+        gb / seconds.max(1e-9),
+    );
+    if !devices.is_empty() {
+        line += &format!("; {}", devices.join(", "));
+    }
+    if report.failed > 0 {
+        line += &format!("; {} failed", report.failed);
+    }
+    let samples = &report.samples;
+    let counts = [
+        (samples.nan, "NaN"),
+        (samples.pos_inf, "+Inf"),
+        (samples.neg_inf, "-Inf"),
+        (samples.overflow, "beyond the range of f32"),
+    ];
+    let counts: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if !counts.is_empty() {
+        line += &format!(
+            "; kept, not in any range: {} in {} images",
+            counts.join(", "),
+            samples.nonfinite_images.max(1)
+        );
+    }
+    let mut lines = vec![line];
+    if verbosity == Verbosity::Verbose {
+        lines.push(format!(
+            "{} constant images (kept as they are), {} without a finite sample",
+            samples.constant_images, samples.no_finite_images
+        ));
+    }
+    lines
+}
+
+/// A byte count for people, in powers of 1000.
+pub(super) fn bytes(count: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.3} {}", units[unit]) }
+}

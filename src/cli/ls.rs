@@ -1,0 +1,93 @@
+//! `tensortiff ls`.
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use super::args::LsArgs;
+use super::convert::bytes;
+use super::{Ending, Verbosity, say};
+use crate::error::shown;
+use crate::plan::{Selected, Selection};
+use crate::source::{SafetensorsFiles, Source as _};
+
+/// One line of the list.
+#[derive(Serialize)]
+struct Line {
+    dump: String,
+    tensor: String,
+    dtype: String,
+    shape: Vec<u64>,
+    bytes: u64,
+    images: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<String>,
+}
+
+pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
+    let source = SafetensorsFiles::open(&args.input.dumps)?;
+    let selection = Selection {
+        tensors: args.input.tensors.clone(),
+        exclude: args.input.exclude.clone(),
+        channel: args.input.channel,
+    };
+    let plan = Selected::new(source.dumps(), source.tensors(), &selection)?;
+    let lines = lines(&source, &plan);
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &lines).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        table(&mut out, &lines, source.dumps().len() > 1)?;
+    }
+    out.flush()?;
+    if verbosity > Verbosity::Quiet && !args.json {
+        let total: u64 = lines.iter().map(|line| line.bytes).sum();
+        let tensors = if lines.len() == 1 { "tensor" } else { "tensors" };
+        say(&format!("{} {tensors}, {}, {} images", lines.len(), bytes(total), plan.images()));
+    }
+    Ok(Ending::Done)
+}
+
+fn lines(source: &SafetensorsFiles, plan: &Selected) -> Vec<Line> {
+    let line = |tensor: usize, images, skipped| {
+        let info = &source.tensors()[tensor];
+        let line = Line {
+            dump: source.dumps()[info.dump].label.clone(),
+            tensor: info.name.clone(),
+            dtype: info.dtype.to_string(),
+            shape: info.shape.clone(),
+            bytes: info.bytes().unwrap_or(u64::MAX),
+            images,
+            skipped,
+        };
+        (tensor, line)
+    };
+    let rows = plan.rows().iter().map(|row| line(row.tensor, row.images, None));
+    let skipped =
+        plan.skipped().iter().map(|skip| line(skip.tensor, 0, Some(skip.reason.to_string())));
+    let mut lines: Vec<(usize, Line)> = rows.chain(skipped).collect();
+    lines.sort_by_key(|(tensor, _)| *tensor);
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+fn table(out: &mut impl io::Write, lines: &[Line], several: bool) -> io::Result<()> {
+    let mut rows = vec![["DTYPE", "SHAPE", "IMAGES", "TENSOR"].map(str::to_owned)];
+    for line in lines {
+        let name = shown(&line.tensor);
+        let name = if several { format!("{}: {name}", shown(&line.dump)) } else { name };
+        let images = match &line.skipped {
+            None => line.images.to_string(),
+            Some(reason) => format!("- ({reason})"),
+        };
+        rows.push([line.dtype.clone(), format!("{:?}", line.shape), images, name]);
+    }
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let [dtype, shape, images] = [0, 1, 2].map(width);
+    for [a, b, c, d] in &rows {
+        writeln!(out, "{a:dtype$}  {b:shape$}  {c:images$}  {d}")?;
+    }
+    Ok(())
+}

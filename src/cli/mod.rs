@@ -1,0 +1,96 @@
+//! The command line: what was typed becomes what the library takes, and what it answers becomes
+//! text. Results go to stdout, everything said along the way to stderr.
+//!
+//! Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed, 130 and 143
+//! ended by SIGINT and SIGTERM.
+
+mod args;
+mod convert;
+mod devices;
+mod ls;
+mod progress;
+mod signals;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::error::Error;
+use args::{Args, Command};
+
+/// How a command ended, other than in an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Done,
+    SomeImagesFailed,
+}
+
+/// Runs the tool on this process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.command {
+        Command::Convert(command) => convert::run(command, args.verbosity()),
+        Command::Ls(command) => ls::run(command, args.verbosity()),
+        Command::Devices(command) => devices::run(command),
+    };
+    exit(match result {
+        Ok(Ending::Done) => 0,
+        Ok(Ending::SomeImagesFailed) => 3,
+        Err(error) => report_error(&error),
+    })
+}
+
+/// Prints an error, one line for each cause, and answers with its exit code.
+fn report_error(error: &anyhow::Error) -> u8 {
+    if is_closed_pipe(error) {
+        return 0; // `tensortiff ls | head` is a normal end.
+    }
+    let ours = error.downcast_ref::<Error>();
+    if let Some(signal) = signals::received() {
+        say(&format!("tensortiff: {}", interrupted(error)));
+        return 128 + signal;
+    }
+    for line in error.to_string().lines() {
+        say(&format!("tensortiff: error: {line}"));
+    }
+    if ours.is_some_and(Error::is_usage) { 2 } else { 1 }
+}
+
+fn interrupted(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Stopped { done, images, .. }) => {
+            format!("interrupted after {done} of {images} images, which are whole")
+        }
+        _ => "interrupted".to_owned(),
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A line on stderr; if nobody reads it, nothing is lost that could be told.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Ends the process at once. A driver may still be starting on a thread of its own, and libraries
+/// that are torn down under it crash.
+fn exit(code: u8) -> ! {
+    let _ = io::stdout().flush();
+    #[cfg(unix)]
+    signal_hook::low_level::exit(code.into());
+    #[cfg(not(unix))]
+    std::process::exit(code.into());
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verbosity {
+    /// Errors only.
+    Quiet,
+    Normal,
+    Verbose,
+}

@@ -1,0 +1,520 @@
+//! The run, top to bottom: plan, devices, sink, work, report.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::choose::{self, Device, Devices, Opened};
+use crate::backend::cpu::Cpu;
+use crate::backend::queue::Queue;
+use crate::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
+use crate::encode::Header;
+use crate::error::{Error, shown};
+use crate::normalize::{Norm, Range};
+use crate::plan::{Filter, Naming, Plan, Selection};
+use crate::report::{DeviceReport, Failure, Report};
+use crate::sink::{Pending, Sink};
+use crate::source::Source;
+
+/// Largest buffer of pixels: images above it are done block by block.
+const BLOCK_BYTES: u64 = 64 << 20;
+/// How often a run looks whether a starting adapter is ready, and whether it is still wanted.
+const STARTING: Duration = Duration::from_millis(2);
+
+/// What a run does.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// How samples become pixels.
+    pub norm: Norm,
+    /// Which tensors, and which of their planes.
+    pub selection: Selection,
+    /// What the images are called.
+    pub naming: Naming,
+    /// Who works.
+    pub devices: Devices,
+    /// Number of CPU workers, and of threads that write a GPU's images. `None`: all cores.
+    pub threads: Option<NonZeroUsize>,
+    /// Most samples in a buffer, 16 Mi if `None`; images of more are done in blocks.
+    pub block_samples: Option<u64>,
+    /// Who is told how the run goes.
+    pub watch: Option<Arc<dyn Watch>>,
+    /// Set from outside to end the run early.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Is told how a run goes, from any of its threads.
+pub trait Watch: Send + Sync {
+    /// The plan stands and work begins: so many images of so many bytes of samples.
+    fn planned(&self, images: u64, bytes: u64);
+
+    /// Some images are finished, some bytes of samples done.
+    fn advanced(&self, images: u64, bytes: u64);
+
+    /// Something that the user may want to know now; it is in the report too.
+    fn note(&self, text: &str);
+}
+
+/// Converts every selected image of `source` and hands it to `sink`.
+///
+/// Tensors without images and images that fail on their own do not end a run; they are in the
+/// report. A run that is restricted to GPUs and loses them is finished by the CPU.
+///
+/// ```
+/// use tensortiff::{Dtype, MemorySink, MemorySource, Options, convert};
+/// let samples: Vec<u8> = [1.0_f32, 2.0, 3.0, 5.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+/// let source = MemorySource::new("dump").with("a", Dtype::F32, &[2, 2], samples)?;
+/// let sink = MemorySink::default();
+/// let report = convert(&source, &sink, &Options::default())?;
+/// assert_eq!((report.images, report.failed), (1, 0));
+/// let file = &sink.into_files()["dump/a.tif"];
+/// assert_eq!(file[file.len() - 4..], 1.0_f32.to_le_bytes());
+/// # Ok::<(), tensortiff::Error>(())
+/// ```
+///
+/// # Errors
+/// Before any work: whatever is wrong with the options, the plan, the devices or the sink.
+/// [`Error::Stopped`] where the run had to end in the middle; images finished by then stay.
+pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Report, Error> {
+    let started = Instant::now();
+    refuse_unsupported(source, &options.selection)?;
+    let plan = Plan::new(source.dumps(), source.tensors(), &options.selection, &options.naming)?;
+    check_headers(source, &plan, options.norm)?;
+    let cpu = Cpu::new(options.threads);
+    let workers = Workers::start(&cpu, source, &plan, options)?;
+    if plan.images() > 0 {
+        sink.prepare(&mut plan.names())?;
+    }
+    let run = Run::new(source, sink, options, &plan, workers.pullers());
+    run.note_skipped();
+    run.work(workers);
+    run.report(started)
+}
+
+/// Fails if a tensor is selected that cannot be converted: leaving it out would be a silent loss.
+fn refuse_unsupported(source: &dyn Source, selection: &Selection) -> Result<(), Error> {
+    let filter = Filter::new(selection)?;
+    match source.unsupported().iter().find(|tensor| filter.takes(&tensor.tensor)) {
+        None => Ok(()),
+        Some(tensor) => Err(Error::Dtype {
+            dump: source.dumps()[tensor.dump].label.clone(),
+            tensor: tensor.tensor.clone(),
+            dtype: tensor.dtype.clone(),
+        }),
+    }
+}
+
+/// Fails if any image does not fit the format.
+fn check_headers(source: &dyn Source, plan: &Plan, norm: Norm) -> Result<(), Error> {
+    (0..plan.rows().len()).try_for_each(|row| header(source, plan, norm, row).map(drop))
+}
+
+fn header(source: &dyn Source, plan: &Plan, norm: Norm, row: usize) -> Result<Header, Error> {
+    let row = &plan.rows()[row];
+    let tensor = &source.tensors()[row.tensor];
+    let axes = &tensor.shape[..tensor.shape.len().saturating_sub(2)];
+    Header::new((row.width, row.height), &tensor.name, axes, row.dtype, norm).map_err(|problem| {
+        Error::TooLarge {
+            dump: source.dumps()[tensor.dump].label.clone(),
+            tensor: tensor.name.clone(),
+            problem,
+        }
+    })
+}
+
+/// The devices of a run: the CPU or not, and others that are ready or on their way.
+struct Workers<'a> {
+    cpu: &'a Cpu,
+    use_cpu: bool,
+    others: Others,
+}
+
+enum Others {
+    None,
+    Ready(Opened),
+    /// Opened on a thread of its own, which nobody waits for.
+    Starting(Receiver<Opened>),
+}
+
+impl<'a> Workers<'a> {
+    /// With the CPU at work nobody waits for an adapter, and one that cannot be used is a note.
+    /// Without it the adapters are opened first, and each must do.
+    fn start(
+        cpu: &'a Cpu,
+        source: &dyn Source,
+        plan: &Plan,
+        options: &Options,
+    ) -> Result<Workers<'a>, Error> {
+        let wanted = options.devices.others();
+        let use_cpu = options.devices.use_cpu();
+        let threads = cpu.pullers();
+        let quick = wanted.iter().all(|device| matches!(device, Device::Ready(_)));
+        let others = if wanted.is_empty() && use_cpu {
+            Others::None
+        } else if !use_cpu {
+            refuse_wide(source, plan)?;
+            let opened = choose::open(&wanted, threads);
+            if !opened.problems.is_empty() || opened.backends.is_empty() {
+                return Err(Error::Device(opened.problems.join("\n")));
+            }
+            Others::Ready(opened)
+        } else if quick {
+            Others::Ready(choose::open(&wanted, threads))
+        } else {
+            let (sender, receiver) = mpsc::channel();
+            let open = move || drop(sender.send(choose::open(&wanted, threads)));
+            match thread::Builder::new().name("adapters".to_owned()).spawn(open) {
+                Ok(_) => Others::Starting(receiver),
+                Err(_) => Others::None,
+            }
+        };
+        Ok(Workers { cpu, use_cpu, others })
+    }
+
+    fn pullers(&self) -> usize {
+        let others = match &self.others {
+            Others::None => 0,
+            Others::Ready(opened) => opened.backends.iter().map(|b| b.pullers()).sum(),
+            Others::Starting(_) => 1,
+        };
+        others + if self.use_cpu { self.cpu.pullers() } else { 0 }
+    }
+}
+
+/// Whether only the CPU computes this type: WGSL has no f64.
+fn cpu_only(span: &Span) -> bool {
+    span.dtype.is_wide()
+}
+
+fn refuse_wide(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
+    match plan.rows().iter().find(|row| row.dtype.is_wide()) {
+        None => Ok(()),
+        Some(row) => {
+            let tensor = &source.tensors()[row.tensor];
+            Err(Error::CpuOnly {
+                dump: source.dumps()[tensor.dump].label.clone(),
+                tensor: tensor.name.clone(),
+                dtype: row.dtype,
+            })
+        }
+    }
+}
+
+/// A run under way: what backends see of source, plan and sink.
+struct Run<'a> {
+    source: &'a dyn Source,
+    sink: &'a dyn Sink,
+    options: &'a Options,
+    plan: &'a Plan,
+    queue: Queue,
+    state: Mutex<State<'a>>,
+    /// The header that was used last: workers do one tensor's images at a time.
+    header: Mutex<Option<(usize, Arc<Header>)>>,
+}
+
+#[derive(Default)]
+struct State<'a> {
+    report: Report,
+    /// Images that come in blocks; `None` once one has failed.
+    giants: HashMap<ImageId, Option<Arc<Giant<'a>>>>,
+    /// Why the run must end.
+    stopped: Option<Error>,
+}
+
+struct Giant<'a> {
+    pending: Box<dyn Pending + 'a>,
+    header: Arc<Header>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        source: &'a dyn Source,
+        sink: &'a dyn Sink,
+        options: &'a Options,
+        plan: &'a Plan,
+        pullers: usize,
+    ) -> Run<'a> {
+        let spans = plan.rows().iter().map(|row| Span {
+            dtype: row.dtype,
+            samples: row.samples(),
+            images: row.images,
+            contiguous: row.contiguous(),
+        });
+        let block = options.block_samples.unwrap_or(BLOCK_BYTES / 4);
+        let queue =
+            Queue::new(options.norm, spans.collect(), block, pullers, |span| !cpu_only(span));
+        let report = Report { planned: plan.images(), ..Report::default() };
+        Run {
+            source,
+            sink,
+            options,
+            plan,
+            queue,
+            state: Mutex::new(State { report, ..State::default() }),
+            header: Mutex::new(None),
+        }
+    }
+
+    fn note_skipped(&self) {
+        for skipped in self.plan.skipped() {
+            let tensor = &self.source.tensors()[skipped.tensor];
+            let dump = &self.source.dumps()[tensor.dump].label;
+            self.note(format!(
+                "{}: tensor {} skipped: {}",
+                shown(dump),
+                shown(&tensor.name),
+                skipped.reason
+            ));
+        }
+        if self.plan.images() == 0 {
+            self.note("no images: nothing was written".to_owned());
+        }
+    }
+
+    fn work(&self, workers: Workers<'_>) {
+        if let Some(watch) = &self.options.watch {
+            let bytes = self.plan.rows().iter().map(|row| row.bytes()).sum();
+            watch.planned(self.plan.images(), bytes);
+        }
+        thread::scope(|scope| {
+            if workers.use_cpu {
+                scope.spawn(|| self.drain(workers.cpu));
+            }
+            let opened = match workers.others {
+                Others::None => return,
+                Others::Ready(opened) => Some(opened),
+                Others::Starting(receiver) => self.wait_for(&receiver),
+            };
+            let Some(opened) = opened else { return };
+            for problem in opened.problems {
+                self.note(problem);
+            }
+            for backend in opened.backends {
+                scope.spawn(move || self.drain(&*backend));
+            }
+        });
+        if !self.queue.is_finished() {
+            self.note("the CPU does what is left".to_owned());
+            self.drain(workers.cpu);
+        }
+    }
+
+    /// The adapters, if they come before the work is done.
+    fn wait_for(&self, receiver: &Receiver<Opened>) -> Option<Opened> {
+        loop {
+            match receiver.recv_timeout(STARTING) {
+                Ok(opened) => return Some(opened),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) if self.queue.is_finished() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn drain(&self, backend: &dyn Backend) {
+        let by = {
+            let devices = &mut self.lock().report.devices;
+            let name = backend.name().to_owned();
+            devices.iter().position(|device| device.name == name).unwrap_or_else(|| {
+                devices.push(DeviceReport { name, images: 0, bytes_in: 0 });
+                devices.len() - 1
+            })
+        };
+        if let Err(error) = backend.drain(&self.queue, self, by) {
+            self.note(format!("{error}; its images are done by others"));
+        }
+    }
+
+    fn report(self, started: Instant) -> Result<Report, Error> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut report = state.report;
+        report.elapsed = started.elapsed();
+        match state.stopped {
+            None => Ok(report),
+            Some(cause) => Err(Error::Stopped {
+                cause: Box::new(cause),
+                done: report.images,
+                images: report.planned,
+            }),
+        }
+    }
+
+    fn note(&self, text: String) {
+        if let Some(watch) = &self.options.watch {
+            watch.note(&text);
+        }
+        self.lock().report.notes.push(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn header(&self, span: usize) -> Result<Arc<Header>, Error> {
+        let mut last = self.header.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, header)) = &*last {
+            if *of == span {
+                return Ok(Arc::clone(header));
+            }
+        }
+        let new = Arc::new(header(self.source, self.plan, self.options.norm, span)?);
+        *last = Some((span, Arc::clone(&new)));
+        Ok(new)
+    }
+
+    fn header_bytes(&self, header: &Header, image: ImageId, finding: &Finding) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let index = self.plan.rows()[image.span].indices(image.index);
+        header.write(&index, &finding.extent, &finding.range, &mut bytes);
+        bytes
+    }
+
+    fn put_whole(&self, image: ImageId, finding: &Finding, pixels: &[u8]) -> Result<u64, Error> {
+        let header = self.header(image.span)?;
+        let bytes = self.header_bytes(&header, image, finding);
+        self.sink.put(&self.plan.name(image.span, image.index), &bytes, pixels)?;
+        Ok(bytes.len() as u64 + pixels.len() as u64)
+    }
+
+    /// The giant under way; `None` if it has failed.
+    fn giant(&self, image: ImageId) -> Result<Option<Arc<Giant<'a>>>, Error> {
+        if let Some(known) = self.lock().giants.get(&image) {
+            return Ok(known.clone());
+        }
+        let header = self.header(image.span)?;
+        let len = header.len() as u64 + self.plan.rows()[image.span].samples() * 4;
+        let name = self.plan.name(image.span, image.index);
+        let new = Arc::new(Giant { pending: self.sink.begin(&name, len)?, header });
+        // Two threads may come here at once; the first one's file is used, the other's dropped.
+        Ok(self.lock().giants.entry(image).or_insert(Some(new)).clone())
+    }
+
+    fn commit(&self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
+        let Some(giant) = self.lock().giants.remove(&image).flatten() else { return Ok(None) };
+        let bytes = self.header_bytes(&giant.header, image, finding);
+        giant.pending.write_at(0, &bytes)?;
+        // Each block's thread let go of the giant before it said that the block was done.
+        if let Some(giant) = Arc::into_inner(giant) {
+            giant.pending.commit()?;
+        }
+        Ok(Some(bytes.len() as u64 + self.plan.rows()[image.span].samples() * 4))
+    }
+
+    /// Accounts for a finished image.
+    fn finished(&self, by: DeviceIndex, finding: &Finding, bytes_in: u64, bytes_out: u64) {
+        {
+            let report = &mut self.lock().report;
+            report.images += 1;
+            report.bytes_out += bytes_out;
+            report.devices[by].images += 1;
+            let extent = &finding.extent;
+            let samples = &mut report.samples;
+            samples.nan += extent.nan;
+            samples.pos_inf += extent.pos_inf;
+            samples.neg_inf += extent.neg_inf;
+            if matches!(finding.range, Range::Keep(_)) {
+                samples.overflow += extent.overflow;
+            }
+            samples.nonfinite_images += u64::from(extent.nonfinite() > 0);
+            samples.constant_images += u64::from(extent.has_finite() && extent.min == extent.max);
+            samples.no_finite_images += u64::from(!extent.has_finite());
+        }
+        self.advanced(by, 1, bytes_in);
+    }
+
+    fn advanced(&self, by: DeviceIndex, images: u64, bytes_in: u64) {
+        {
+            let report = &mut self.lock().report;
+            report.bytes_in += bytes_in;
+            report.devices[by].bytes_in += bytes_in;
+        }
+        if let Some(watch) = &self.options.watch {
+            watch.advanced(images, bytes_in);
+        }
+    }
+
+    fn stop(&self, error: Error) {
+        self.lock().stopped.get_or_insert(error);
+        self.queue.stop();
+    }
+}
+
+impl Job for Run<'_> {
+    fn norm(&self) -> Norm {
+        self.options.norm
+    }
+
+    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        if self.options.cancel.load(Ordering::Relaxed) {
+            self.stop(Error::Interrupted);
+            return Err(Error::Interrupted);
+        }
+        let row = &self.plan.rows()[image.span];
+        self.source.read_at(row.tensor, row.byte_offset(image.index) + offset, buf)
+    }
+
+    fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]) {
+        let bytes_in = pixels.len() as u64 / 4 * self.plan.rows()[image.span].dtype.size() as u64;
+        match self.put_whole(image, finding, pixels) {
+            Ok(bytes_out) => self.finished(by, finding, bytes_in, bytes_out),
+            Err(error) => self.fail(image, error),
+        }
+    }
+
+    fn put_block(&self, by: DeviceIndex, image: ImageId, first: u64, pixels: &[u8]) {
+        let result = self.giant(image).and_then(|giant| match giant {
+            None => Ok(()),
+            Some(giant) => giant.pending.write_at(giant.header.len() as u64 + first * 4, pixels),
+        });
+        match result {
+            Err(error) => self.fail(image, error),
+            Ok(()) => {
+                let size = self.plan.rows()[image.span].dtype.size() as u64;
+                self.advanced(by, 0, pixels.len() as u64 / 4 * size);
+            }
+        }
+    }
+
+    fn finish_blocks(&self, by: DeviceIndex, image: ImageId, finding: &Finding) {
+        match self.commit(image, finding) {
+            Ok(None) => {}
+            Ok(Some(bytes_out)) => self.finished(by, finding, 0, bytes_out),
+            Err(error) => self.fail(image, error),
+        }
+    }
+
+    fn fail(&self, image: ImageId, error: Error) {
+        if error.stops_the_run() {
+            return self.stop(error);
+        }
+        let name = self.plan.name(image.span, image.index);
+        let mut state = self.lock();
+        // A giant can fail once for each of its blocks that are under way.
+        let first_time = !matches!(state.giants.get(&image), Some(None));
+        if self.queue.spans()[image.span].samples > self.queue.block() {
+            state.giants.insert(image, None);
+        }
+        if first_time {
+            state.report.failed += 1;
+            if state.report.failures.len() < Report::MOST_FAILURES {
+                state.report.failures.push(Failure { name, error });
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("norm", &self.norm)
+            .field("selection", &self.selection)
+            .field("naming", &self.naming)
+            .field("devices", &self.devices)
+            .field("threads", &self.threads)
+            .field("block_samples", &self.block_samples)
+            .finish_non_exhaustive()
+    }
+}

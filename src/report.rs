@@ -1,0 +1,76 @@
+//! What a run did.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// The account of a run that came to its end. Images may have failed; see
+/// [`failed`](Report::failed).
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Report {
+    /// Images planned.
+    pub planned: u64,
+    /// Images written whole.
+    pub images: u64,
+    /// Images that could not be made; the rest were.
+    pub failed: u64,
+    /// Why, for the first of them.
+    pub failures: Vec<Failure>,
+    /// Bytes of samples that became images.
+    pub bytes_in: u64,
+    /// Bytes written, headers included.
+    pub bytes_out: u64,
+    /// From the first look at the plan to the last image.
+    pub elapsed: Duration,
+    /// Who did what.
+    pub devices: Vec<DeviceReport>,
+    /// What was found in the samples.
+    pub samples: SampleReport,
+    /// Tensors that gave no image, and why; devices that were not used, and why.
+    pub notes: Vec<String>,
+}
+
+/// One image that could not be made.
+#[derive(Debug)]
+pub struct Failure {
+    /// The name that it would have had.
+    pub name: String,
+    /// What went wrong.
+    pub error: Error,
+}
+
+/// One device's share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceReport {
+    /// The device's name.
+    pub name: String,
+    /// Images that it finished.
+    pub images: u64,
+    /// Bytes of samples that it turned into pixels, parts of images included.
+    pub bytes_in: u64,
+}
+
+/// What was found in the samples of the images written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SampleReport {
+    /// NaN.
+    pub nan: u64,
+    /// +∞.
+    pub pos_inf: u64,
+    /// −∞.
+    pub neg_inf: u64,
+    /// Finite f64 samples that became ±∞ in f32.
+    pub overflow: u64,
+    /// Images with a sample that is not finite.
+    pub nonfinite_images: u64,
+    /// Images whose finite samples are all equal.
+    pub constant_images: u64,
+    /// Images without a finite sample.
+    pub no_finite_images: u64,
+}
+
+impl Report {
+    /// Most failures that are kept with their reasons; the rest are only counted.
+    pub const MOST_FAILURES: usize = 100;
+}
