@@ -1,0 +1,327 @@
+//! The contract on numbers, through the whole run (memory source to memory sink), for the CPU
+//! alone, a GPU alone and both on one queue: every file is the oracle's, bit for bit.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Random, files, fleets};
+use tensortiff::normalize::oracle;
+use tensortiff::{Dtype, MemorySource, Norm, Options, Source as _};
+
+const NARROW: [Dtype; 10] = [
+    Dtype::Bool,
+    Dtype::U8,
+    Dtype::I8,
+    Dtype::F8E4m3,
+    Dtype::F8E5m2,
+    Dtype::U16,
+    Dtype::I16,
+    Dtype::F16,
+    Dtype::Bf16,
+    Dtype::F32,
+];
+
+/// One tensor of a case.
+struct Tensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+fn tensor(name: impl Into<String>, dtype: Dtype, shape: &[u64], bytes: Vec<u8>) -> Tensor {
+    Tensor { name: name.into(), dtype, shape: shape.to_vec(), bytes }
+}
+
+fn f32_bytes(samples: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    samples.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+/// Runs the tensors on every fleet and holds every image against the oracle, and the whole files
+/// of the fleets against each other. A GPU alone gets the tensors that it takes.
+fn check(tensors: &[Tensor], options: &Options) {
+    let mut first: Option<BTreeMap<String, Vec<u8>>> = None;
+    for fleet in fleets() {
+        let takes = |t: &&Tensor| fleet.label != "gpu" || !t.dtype.is_wide();
+        let tensors: Vec<&Tensor> = tensors.iter().filter(takes).collect();
+        let mut source = MemorySource::new("m");
+        for t in &tensors {
+            source = source.with(&t.name, t.dtype, &t.shape, &t.bytes[..]).unwrap();
+        }
+        if tensors.is_empty() {
+            continue;
+        }
+        let (files, _) = files(&source, options, &fleet);
+        if let Some(first) = &first {
+            for (name, file) in &files {
+                assert!(file == &first[name], "{name}: {} and cpu differ", fleet.label);
+            }
+            continue; // the CPU's files were held against the oracle
+        }
+        for (number, t) in tensors.iter().enumerate() {
+            assert_eq!(source.tensors()[number].name, t.name);
+            check_against_oracle(t, options.norm, &files, fleet.label);
+        }
+        first = Some(files);
+    }
+}
+
+fn check_against_oracle(t: &Tensor, norm: Norm, files: &BTreeMap<String, Vec<u8>>, label: &str) {
+    let samples = t.shape.iter().rev().take(2).product::<u64>();
+    let size = usize::try_from(samples).unwrap() * t.dtype.size();
+    let prefix = format!("m/{}", t.name);
+    // Zero-padded names sort as the images lie.
+    let mine: Vec<&Vec<u8>> = files
+        .iter()
+        .filter(|(name, _)| {
+            name.strip_prefix(&prefix).is_some_and(|rest| rest.starts_with(['/', '.']))
+        })
+        .map(|(_, file)| file)
+        .collect();
+    assert_eq!(mine.len(), t.bytes.len() / size, "images of {}", t.name);
+    for (k, (raw, file)) in t.bytes.chunks(size).zip(mine).enumerate() {
+        let (_, expected) = oracle::normalize(norm, t.dtype, raw);
+        let pixels = common::bits(&file[file.len() - 4 * expected.len()..]);
+        if let Some(i) = (0..pixels.len()).find(|&i| pixels[i] != expected[i].to_bits()) {
+            panic!(
+                "{} image {k} sample {i} of {} on {label}: {:#010x}, not {:#010x}",
+                t.name,
+                pixels.len(),
+                pixels[i],
+                expected[i].to_bits()
+            );
+        }
+    }
+}
+
+fn both_norms(tensors: &[Tensor], options: &Options) {
+    for norm in [Norm::MinMax, Norm::None] {
+        check(tensors, &Options { norm, ..options.clone() });
+    }
+}
+
+#[test]
+fn every_dtype_in_every_shape_is_the_oracles() {
+    let shapes: [&[u64]; 12] = [
+        &[1, 1],
+        &[1, 7],
+        &[7, 1],
+        &[31, 33],
+        &[64, 64], // the largest that shares a workgroup
+        &[17, 241],
+        &[128, 128], // one tile
+        &[5, 3277],  // one sample more
+        &[3, 1, 1],
+        &[4, 3, 5, 7],
+        &[2, 2, 3, 9, 11],
+        &[2, 300, 257],
+    ];
+    let mut random = Random(1);
+    for dtype in Dtype::ALL {
+        let tensors: Vec<Tensor> = shapes
+            .iter()
+            .enumerate()
+            .map(|(i, shape)| {
+                let bytes = random.bytes(len(shape) * dtype.size());
+                tensor(format!("{dtype}-{i}"), dtype, shape, bytes)
+            })
+            .collect();
+        both_norms(&tensors, &Options::default());
+    }
+}
+
+fn len(shape: &[u64]) -> usize {
+    usize::try_from(shape.iter().product::<u64>()).unwrap()
+}
+
+/// Everything that a sample can be, alone and together.
+#[test]
+fn adversarial_values_are_the_oracles() {
+    let bits = |bits: &[u32]| bits.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<u8>>();
+    let (max, min, inf) = (f32::MAX.to_bits(), f32::MIN.to_bits(), 0x7F80_0000_u32);
+    let cases: [(&str, &[u32]); 16] = [
+        ("zeros of both signs", &[0, 0x8000_0000, 0, 0x8000_0000]),
+        ("negative zeros", &[0x8000_0000; 4]),
+        ("zero below", &[0x8000_0000, 0, 0x3F80_0000, 0x3F00_0000]),
+        ("zero above", &[0x8000_0000, 0, 0xBF80_0000, 0xBF00_0000]),
+        ("overflowing range", &[max, min, 0, 1]),
+        ("just overflowing", &[max, 0xF380_0000, 0x8000_0001, 3]),
+        ("just not", &[max, 0xF300_0000, 0x8000_0001, 3]),
+        ("subnormals", &[1, 2, 3, 0x0080_0001]),
+        ("least range", &[0x3F80_0000, 0x3F80_0001, 0x3F80_0000, 0x3F80_0001]),
+        ("least subnormals", &[1, 0, 0x8000_0001, 0]),
+        ("nan payloads", &[0x7F80_0001, 0xFFC1_2345, 0x7FFF_FFFF, 0x3F80_0000]),
+        ("nan and two", &[0x7F80_0001, 0x4000_0000, 0x3F80_0000, 0xFFFF_FFFF]),
+        ("infinities", &[inf, inf | 0x8000_0000, 0x4000_0000, 0x3F80_0000]),
+        ("nothing finite", &[inf, inf | 0x8000_0000, 0x7FC0_0000, inf]),
+        ("constant and nan", &[0x4000_0000, 0x7FC0_0001, 0x4000_0000, 0xFF80_0000]),
+        ("one step from one", &[0x3F7F_FFFF, 0x3F80_0000, 0x3F80_0001, 0]),
+    ];
+    let mut tensors = Vec::new();
+    for (i, (name, values)) in cases.iter().enumerate() {
+        let name = format!("{i} {name}");
+        tensors.push(tensor(format!("{name} alone"), Dtype::F32, &[2, 2], bits(values)));
+        // The same in a tiled image, at its end.
+        let mut large = vec![values[0]; 5000];
+        large.extend_from_slice(values);
+        tensors.push(tensor(format!("{name} late"), Dtype::F32, &[4, 1251], bits(&large)));
+    }
+    for code in 0..=255_u8 {
+        for dtype in [Dtype::F8E4m3, Dtype::F8E5m2, Dtype::I8, Dtype::Bool] {
+            let bytes = vec![code, 0x38, code, 0x3C];
+            tensors.push(tensor(format!("{dtype} {code}"), dtype, &[2, 2], bytes));
+        }
+    }
+    let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for dtype in [Dtype::F16, Dtype::Bf16, Dtype::I16, Dtype::U16] {
+        tensors.push(tensor(format!("{dtype} all"), dtype, &[256, 256], halves.clone()));
+        tensors.push(tensor(format!("{dtype} rows"), dtype, &[256, 1, 256], halves.clone()));
+    }
+    both_norms(&tensors, &Options::default());
+}
+
+/// Random data does not test a reduction: an off-by-one stride survives most of it. The extremes
+/// stand at every place where something begins or ends.
+#[test]
+fn extremes_are_found_wherever_they_are() {
+    let edges = [32, 256, 1024, 4096, 16_384, 65_536];
+    for (n, width) in [(40, 8), (300, 25), (4096, 64), (4097, 17), (20_000, 100), (70_000, 250)] {
+        let around = |e: usize| [e.wrapping_sub(1), e, e + 1];
+        let mut places: Vec<usize> = edges
+            .iter()
+            .chain([0, width, n - 1].iter())
+            .flat_map(|&e| around(e))
+            .filter(|&place| place < n)
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        let mut bytes = Vec::new();
+        for &place in &places {
+            for plant in [-3.0, 5.0] {
+                let sample = |i| if i == place { plant } else { (i % 977) as f32 / 977.0 };
+                bytes.extend(f32_bytes((0..n).map(sample)));
+            }
+        }
+        let images = 2 * places.len() as u64;
+        let shape = [images, (n / width) as u64, width as u64];
+        check(&[tensor(format!("n{n}"), Dtype::F32, &shape, bytes)], &Options::default());
+    }
+}
+
+/// Images larger than a buffer: the same bytes in blocks of any size, extremes and specials at
+/// every block's ends.
+#[test]
+fn blocks_of_any_size_make_the_same_bytes() {
+    let mut random = Random(2);
+    for dtype in Dtype::ALL {
+        let bytes = random.bytes(3 * 37 * 41 * dtype.size());
+        let tensors = [tensor(format!("{dtype}"), dtype, &[3, 37, 41], bytes)];
+        for block in [1, 100, 1000, 1516, 1517] {
+            let options = Options { block_samples: Some(block), ..Options::default() };
+            both_norms(&tensors, &options);
+        }
+    }
+    let block = 20_000;
+    let mut tensors = Vec::new();
+    for place in [0, 1, 19_999, 20_000, 20_001, 39_999, 40_000, 49_999_usize] {
+        let sample = |i| if i == place { -7.0 } else { (i % 1013) as f32 };
+        tensors.push(tensor(
+            format!("p{place}"),
+            Dtype::F32,
+            &[50, 1000],
+            f32_bytes((0..50_000).map(sample)),
+        ));
+    }
+    check(&tensors, &Options { block_samples: Some(block), ..Options::default() });
+}
+
+/// One image of a family, `count` samples.
+fn family(random: &mut Random, family: u32, count: usize) -> Vec<u8> {
+    let near = (random.next() >> 32) as u32;
+    let sample = |random: &mut Random| {
+        let bits = (random.next() >> 32) as u32;
+        match family {
+            0 => bits,                                        // anything
+            1 => (bits & 0x807F_FFFF) | (near & 0x7F00_0000), // near exponents
+            2 => bits & 0x80FF_FFFF,                          // mostly subnormal
+            3 => (near & 0x3FFF_FFFF) + bits % 19,            // a few steps apart
+            4 => gaussian(bits).to_bits(),
+            _ => [0, 1, 0x7F_FFFF, 0x80_0000, 0x7F7F_FFFF, 0x8000_0000, 0xFF7F_FFFF, 0x3F80_0000]
+                [(bits % 8) as usize],
+        }
+    };
+    (0..count).flat_map(|_| sample(random).to_le_bytes()).collect()
+}
+
+/// A sum of four uniform numbers: bell-shaped enough.
+fn gaussian(bits: u32) -> f32 {
+    bits.to_le_bytes().into_iter().map(|b| f32::from(b) / 128.0 - 1.0).sum()
+}
+
+/// Ten million samples a family, in small, middling and large images.
+#[test]
+fn random_families_are_the_oracles() {
+    let mut random = Random(3);
+    for number in 0..6 {
+        let shapes: [&[u64]; 3] = [&[4000, 25, 30], &[40, 250, 450], &[1, 1500, 1700]];
+        let tensors: Vec<Tensor> = shapes
+            .iter()
+            .map(|shape| {
+                let per_image = len(&shape[1..]);
+                let bytes = (0..shape[0]).flat_map(|_| family(&mut random, number, per_image));
+                tensor(format!("f{number}-{per_image}"), Dtype::F32, shape, bytes.collect())
+            })
+            .collect();
+        let samples: usize = tensors.iter().map(|t| t.bytes.len() / 4).sum();
+        assert!(samples >= 10_000_000, "{samples}");
+        check(&tensors, &Options::default());
+    }
+}
+
+#[test]
+fn hundreds_of_thousands_of_tiny_images_are_the_oracles() {
+    let mut random = Random(4);
+    let mut tensors = vec![tensor("one", Dtype::F32, &[200_000, 1, 1], random.bytes(800_000))];
+    for dtype in NARROW {
+        let bytes = random.bytes(20_011 * 15 * dtype.size());
+        tensors.push(tensor(format!("{dtype}"), dtype, &[20_011, 3, 5], bytes));
+    }
+    check(&tensors, &Options::default());
+}
+
+/// More samples than a workgroup may loop over on llvmpipe (65,535 iterations of 256 invocations),
+/// more than a buffer holds, and more bytes than a storage buffer binding may have (128 MiB).
+#[test]
+fn images_beyond_every_limit_are_the_oracles() {
+    let last = |n: usize, i: usize| if i == n - 1 { 200_u8 } else { 100 + (i % 50) as u8 };
+    let n = 6000 * 6000;
+    let bytes = (0..n).map(|i| last(n, i)).collect();
+    check(&[tensor("u8", Dtype::U8, &[6000, 6000], bytes)], &Options::default());
+    let n = 4096 * 4096;
+    let sample = |i| if i == n - 1 { -1.0 } else { (i % 8191) as f32 };
+    let at_once = tensor("f32", Dtype::F32, &[4096, 4096], f32_bytes((0..n).map(sample)));
+    check(&[at_once], &Options::default());
+}
+
+/// Selected channels lie apart in the file: nothing between them is read into their images.
+#[test]
+fn channels_are_the_oracles() {
+    let mut random = Random(5);
+    let bytes = random.bytes(7 * 5 * 12 * 4);
+    let per_image = 12 * 4;
+    let whole = MemorySource::new("m").with("t", Dtype::F32, &[7, 5, 3, 4], &bytes[..]).unwrap();
+    let mut options = Options::default();
+    options.selection.channel = Some(3);
+    for fleet in fleets() {
+        let (files, _) = files(&whole, &options, &fleet);
+        assert_eq!(files.len(), 7);
+        for (k, file) in (0..7).map(|k| (k, &files[&format!("m/t/{k}_3.tif")])) {
+            let at = (k * 5 + 3) * per_image;
+            let (_, expected) =
+                oracle::normalize(Norm::MinMax, Dtype::F32, &bytes[at..at + per_image]);
+            let expected: Vec<u32> = expected.into_iter().map(f32::to_bits).collect();
+            assert_eq!(common::pixels(file), expected, "{k} on {}", fleet.label);
+        }
+    }
+}
