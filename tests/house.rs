@@ -1,0 +1,120 @@
+//! The rules of the house: imports run one way, and each outside crate has one window.
+
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&src, &mut found);
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.strip_prefix(&src).unwrap().to_owned(), text)
+    };
+    let files: Vec<_> = found.into_iter().map(read).collect();
+    assert!(files.len() > 20, "the walk found {} files", files.len());
+    files
+}
+
+/// The code of a file: no comments, and no unit tests, which stand last.
+fn code(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn room(path: &Path) -> String {
+    let first = path.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Rooms named in `crate::room` paths.
+fn imports(code: &str) -> Vec<String> {
+    let after = |(at, _): (usize, &str)| {
+        let rest = &code[at + "crate::".len()..];
+        let inside = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap());
+        let names: Vec<&str> = inside.map_or_else(|| vec![rest], |list| list.split(',').collect());
+        let word = |name: &str| {
+            let end = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+            name.trim().split(end).next().unwrap().to_owned()
+        };
+        names.into_iter().map(word).collect::<Vec<_>>()
+    };
+    code.match_indices("crate::").flat_map(after).collect()
+}
+
+#[test]
+fn imports_run_one_way() {
+    let data = ["tensor", "normalize", "error"];
+    let stages = ["source", "plan", "backend", "encode", "sink"];
+    for (path, text) in sources() {
+        let room = room(&path);
+        for used in imports(&code(&text)) {
+            let used = match used.as_str() {
+                // Names that lib.rs re-exports from data rooms.
+                "Error" => "error".to_owned(),
+                _ => used,
+            };
+            if used == room {
+                continue;
+            }
+            let allowed = match room.as_str() {
+                "tensor" => used == "error",
+                "normalize" => used == "tensor" || used == "error",
+                "error" => used == "tensor",
+                room if stages.contains(&room) => data.contains(&used.as_str()),
+                "report" => data.contains(&used.as_str()),
+                "convert" => used != "cli" && used != "in_memory",
+                "in_memory" => used != "cli" && used != "backend" && used != "encode",
+                "cli" => used != "in_memory" && used != "encode",
+                "lib" | "main" => true,
+                other => panic!("{other} is no room of this house; add its rule"),
+            };
+            assert!(allowed, "src/{}: {room} must not import {used}", path.display());
+        }
+    }
+}
+
+#[test]
+fn each_outside_crate_has_one_window() {
+    let windows = [
+        ("wgpu", "backend/gpu"),
+        ("pollster", "backend/gpu"),
+        ("tiff", "encode"),
+        ("clap", "cli"),
+        ("indicatif", "cli"),
+        ("anyhow", "cli"),
+        ("signal_hook", "cli"),
+        ("safetensors", "source"),
+        ("rustix", "sink"),
+        ("half", "tensor"),
+    ];
+    let files = sources();
+    for (name, window) in windows {
+        let mut used = 0;
+        for (path, text) in &files {
+            let code = code(text);
+            let speaks = code.match_indices(&format!("{name}::")).any(|(at, _)| {
+                let before = code[..at].chars().next_back();
+                !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+            });
+            if speaks {
+                used += 1;
+                assert!(
+                    path.starts_with(window),
+                    "src/{}: {name} is for src/{window} alone",
+                    path.display()
+                );
+            }
+        }
+        assert!(used > 0, "nothing uses {name}");
+    }
+}
