@@ -197,7 +197,11 @@ fn whatever_is_done_to_a_header_it_is_refused_or_right() {
     let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "." })
         .unwrap();
     let path = dir.path().join("case");
-    let mut runner = TestRunner::new(Config { cases: cases(30_000), ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases: cases(30_000),
+        failure_persistence: None,
+        ..Config::default()
+    });
     let accepted = std::cell::Cell::new((0_u32, 0_u32));
     let strategy = (entries(), prop::collection::vec(damage(), 0..3));
     runner

@@ -2,8 +2,9 @@
 //!
 //! Ten million images must not cost memory, so the proof is made from the patterns of names where
 //! it can be: images of one tensor differ in their index; tensors whose images are in different
-//! folders do not meet; tensors in one folder differ if what stands before the index differs and
-//! cannot run into it. Where that does not suffice, a folder's names are compared by their hashes.
+//! folders do not meet; and in one folder, as indices are zero-padded and so of one length for a
+//! tensor, two tensors can only meet if one's text before the index is the other's and more digits.
+//! Where that does not suffice, a folder's names are compared by their hashes.
 
 use std::collections::hash_map::{DefaultHasher, Entry, HashMap};
 use std::collections::{HashSet, hash_map};
@@ -23,7 +24,7 @@ pub(super) struct Clash {
 /// The first clash, if there is one.
 pub(super) fn clash(plan: &Plan) -> Option<Clash> {
     let patterns: Option<Vec<Leaf>> =
-        (0..plan.rows().len()).map(|row| plan.pattern(row).and_then(Leaf::new)).collect();
+        (0..plan.rows().len()).map(|row| Leaf::new(plan, row)).collect();
     match patterns {
         Some(leaves) => by_folder(plan, &leaves),
         None => compare(plan, &mut (0..plan.rows().len()), true),
@@ -36,10 +37,13 @@ struct Leaf {
     before: String,
     /// `None`: the row is one image without an index, called `before`.
     after: Option<String>,
+    /// Length of the index, the same for all images.
+    index_len: usize,
 }
 
 impl Leaf {
-    fn new(pattern: Pattern) -> Option<Leaf> {
+    fn new(plan: &Plan, row: usize) -> Option<Leaf> {
+        let pattern: Pattern = plan.pattern(row)?;
         let mut texts = pattern.texts.iter().map(|text| text.to_lowercase());
         let first = texts.next()?;
         let (folder, before) = first.rsplit_once('/').unwrap_or(("", &first));
@@ -47,7 +51,12 @@ impl Leaf {
         if texts.next().is_some() || after.as_ref().is_some_and(|text| text.contains('/')) {
             return None;
         }
-        Some(Leaf { folder: folder.to_owned(), before: before.to_owned(), after })
+        let index_len = after.as_ref().map_or(0, |_| plan.rows()[row].index_text(0).len());
+        // A row with an index in no name is of one image, or its names are all the same.
+        if after.is_none() && plan.rows()[row].images > 1 {
+            return None;
+        }
+        Some(Leaf { folder: folder.to_owned(), before: before.to_owned(), after, index_len })
     }
 
     /// Whether an image of the row could be called `name` in its folder.
@@ -80,16 +89,36 @@ fn by_folder(plan: &Plan, leaves: &[Leaf]) -> Option<Clash> {
     clash.or_else(|| file_is_folder(plan, leaves, &folders))
 }
 
-/// Whether rows of one folder cannot meet.
+/// Whether rows of one folder cannot meet: every name is before + index + after, where `after` is
+/// the same for all.
 fn are_distinct(leaves: &[Leaf], rows: &[usize]) -> bool {
-    let first = &leaves[rows[0]];
-    let mut befores = HashSet::new();
-    rows.iter().map(|&row| &leaves[row]).all(|leaf| {
-        let apart = match &leaf.after {
-            None => true,
-            Some(after) => !leaf.before.ends_with(of_index) && !after.starts_with(of_index),
+    let rows = || rows.iter().map(|&row| &leaves[row]);
+    let Some(after) = rows().find_map(|leaf| leaf.after.as_deref()) else {
+        let mut names = HashSet::new();
+        return rows().all(|leaf| names.insert(&leaf.before));
+    };
+    let mut befores: HashMap<&str, HashSet<usize>> = HashMap::new();
+    let mut parts = Vec::new();
+    for leaf in rows() {
+        let before = match &leaf.after {
+            Some(own) if own == after => leaf.before.as_str(),
+            Some(_) => return false,
+            // A name that ends otherwise is none of the others.
+            None => leaf.before.strip_suffix(after).unwrap_or(&leaf.before),
         };
-        apart && leaf.after == first.after && befores.insert(&leaf.before)
+        let lengths = befores.entry(before).or_default();
+        if !lengths.insert(before.len() + leaf.index_len) {
+            return false;
+        }
+        parts.push((before, before.len() + leaf.index_len));
+    }
+    // Names of equal length whose texts before the index differ in length: the longer text must go
+    // on as an index would.
+    parts.into_iter().all(|(before, length)| {
+        let digits = before.len() - before.trim_end_matches(of_index).len();
+        (1..=digits).all(|cut| {
+            !befores.get(&before[..before.len() - cut]).is_some_and(|own| own.contains(&length))
+        })
     })
 }
 

@@ -110,24 +110,82 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// `a/{index}.tif` becomes `a.tif`, `a_{index}.tif` too: the index goes, and one separator that
-/// stood before it.
+/// The template for a tensor that is one image: the index goes, with what belongs to it.
+///
+/// A part that is nothing but the index goes as a whole; a last part that has nothing else before
+/// its extension gives the extension to the part before (`a/{index}.tif` becomes `a.tif`); in
+/// other parts a separator goes with it. A name that would be left empty is `0`.
 fn without_index(pieces: &[Piece]) -> Vec<Piece> {
-    let mut out: Vec<Piece> = Vec::new();
-    for (i, piece) in pieces.iter().enumerate() {
-        if *piece != Piece::Index {
-            out.push(piece.clone());
-            continue;
+    let mut parts = parts(pieces);
+    let last = parts.len() - 1;
+    let mut out: Vec<Vec<Piece>> = Vec::new();
+    for (i, part) in parts.drain(..).enumerate() {
+        let indexed = part.contains(&Piece::Index);
+        let part = if indexed { drop_index(&part) } else { part };
+        match (&part[..], out.last_mut()) {
+            ([], _) if indexed && i < last => {}
+            ([Piece::Text(text)], Some(before)) if indexed && text.starts_with('.') => {
+                before.push(Piece::Text(text.clone()));
+            }
+            ([Piece::Text(text)], None) if indexed && text.starts_with('.') => {
+                out.push(vec![Piece::Text(format!("0{text}"))]);
+            }
+            _ => out.push(part),
         }
-        let follows = pieces.get(i + 1).and_then(Piece::text).unwrap_or_default();
-        let Some(Piece::Text(before)) = out.last_mut() else { continue };
-        // `{stem}/{index}/x.tif` keeps one of its two slashes; `{index}.tif` alone keeps nothing.
-        let joins = before.len() > 1 || i > 1;
-        if joins
-            && before.ends_with(['/', '_', '-', '.'])
-            && follows.starts_with(['.', '/', '_', '-'])
-        {
-            before.pop();
+    }
+    let slash = [Piece::Text("/".to_owned())];
+    out.join(&slash[..])
+}
+
+/// The pieces between slashes.
+fn parts(pieces: &[Piece]) -> Vec<Vec<Piece>> {
+    let mut parts = vec![Vec::new()];
+    for piece in pieces {
+        let Piece::Text(text) = piece else {
+            parts.last_mut().expect("there is always a last part").push(piece.clone());
+            continue;
+        };
+        for (i, text) in text.split('/').enumerate() {
+            if i > 0 {
+                parts.push(Vec::new());
+            }
+            if !text.is_empty() {
+                let last = parts.last_mut().expect("there is always a last part");
+                last.push(Piece::Text(text.to_owned()));
+            }
+        }
+    }
+    parts
+}
+
+/// A part without its indices, each with one separator before it, or after it at the start.
+fn drop_index(part: &[Piece]) -> Vec<Piece> {
+    const SEPARATORS: [char; 3] = ['_', '-', ' '];
+    let mut out: Vec<Piece> = Vec::new();
+    let mut at_start = false;
+    for piece in part {
+        match piece {
+            Piece::Index => match out.last_mut() {
+                Some(Piece::Text(before)) if before.ends_with(SEPARATORS) => {
+                    before.pop();
+                    if before.is_empty() {
+                        out.pop();
+                    }
+                }
+                Some(_) => {}
+                None => at_start = true,
+            },
+            Piece::Text(text) if at_start => {
+                at_start = false;
+                let text = text.strip_prefix(SEPARATORS).unwrap_or(text);
+                if !text.is_empty() {
+                    out.push(Piece::Text(text.to_owned()));
+                }
+            }
+            other => {
+                at_start = false;
+                out.push(other.clone());
+            }
         }
     }
     out
@@ -151,6 +209,10 @@ mod tests {
         assert_eq!(names("x{{}}/{index}/{tensor}.tif"), own("x{}/07_1/a/b.tif", "x{}/a/b.tif"));
         assert_eq!(names("{tensor}.tif"), own("a/b.tif", "a/b.tif"));
         assert_eq!(names("{tensor}{index}.TIF"), own("a/b07_1.TIF", "a/b.TIF"));
+        assert_eq!(names("{index}/{tensor}.tif"), own("07_1/a/b.tif", "a/b.tif"));
+        assert_eq!(names("{index}.tif"), own("07_1.tif", "0.tif"));
+        assert_eq!(names("{index}_{stem}.tif"), own("07_1_s.tif", "s.tif"));
+        assert_eq!(names("x{index}/{index}y_{index}.tif"), own("x07_1/07_1y_07_1.tif", "x/y.tif"));
     }
 
     #[test]
