@@ -8,7 +8,12 @@
 //! Memory: a worker holds at most one block's pixels and, of wide types, its raw bytes.
 
 pub mod extent;
+pub mod fused;
 pub mod normalize;
+pub mod range;
+pub mod softfloat;
+pub mod triples;
+pub mod widen;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;

@@ -1,1 +1,192 @@
+//! The GPU backend: one adapter, through wgpu, with the same bytes as the CPU.
+//!
+//! [`adapters`] lists what the machine has. [`Gpu::open`] makes a device, compiles the kernels
+//! ([`kernels`]) and lets them prove themselves on a planted set (`proof`) before any use. A drain
+//! runs a ring of three slots (`ring`): readers (`reader`) pack units of the queue into a batch
+//! ([`batch`]: sizes, places and dispatch counts as plain data) and fill mapped memory; one thread
+//! submits and polls; writers (`writer`) hand pixels over from mapped memory.
+//!
+//! Memory: per slot at most 64 MiB of pixels, or one block if that is more, four times: staging,
+//! raw samples, pixels, readback.
+//!
+//! This is the window to wgpu: no other module names it.
 
+mod adapters;
+pub mod batch;
+mod device;
+#[doc(hidden)]
+pub mod hooks;
+pub mod kernels;
+pub mod layout;
+mod pipe;
+mod proof;
+mod reader;
+mod ring;
+mod slot;
+#[doc(hidden)]
+pub mod stage;
+mod writer;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::queue::Queue;
+use super::{Backend, DeviceIndex, Job};
+use crate::error::Error;
+use crate::tensor::Dtype;
+pub use adapters::{Adapter, AdapterInfo, Kind, adapters};
+use batch::Sizes;
+use device::Device;
+use hooks::Hooks;
+use kernels::Kernels;
+pub use proof::Proof;
+use slot::Slot;
+
+/// What a drain did, for reports and tests. Begins anew with every drain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuStats {
+    /// Submissions to the device.
+    pub submissions: u64,
+    /// Batches; each is one submission.
+    pub batches: u64,
+    /// Kernels started.
+    pub dispatches: u64,
+    /// Bytes of samples and orders that went up.
+    pub bytes_up: u64,
+    /// Bytes of pixels and extents that came back.
+    pub bytes_down: u64,
+    /// Times that the device was waited for because there was nothing else to do.
+    pub waits: u64,
+    /// Submissions under way by the first of these.
+    pub submissions_before_first_wait: u64,
+}
+
+/// One adapter, open and proved.
+#[derive(Debug)]
+pub struct Gpu {
+    device: Device,
+    kernels: Kernels,
+    readers: usize,
+    writers: usize,
+    /// Held through a drain: a device has one poller. Slots stay for the next drain.
+    slots: Mutex<Vec<Slot>>,
+    stats: Mutex<GpuStats>,
+    proof: Proof,
+    /// Submissions until a test's device is lost.
+    submissions_left: AtomicU64,
+}
+
+impl Gpu {
+    /// Opens an adapter for runs with `threads` threads that hand pixels over, and proves it.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the device cannot be made, or fails its proof: then nothing that it
+    /// computes may be used.
+    pub fn open(adapter: &Adapter, threads: usize) -> Result<Gpu, Error> {
+        Gpu::open_with(adapter, threads, &Hooks::NONE)
+    }
+
+    /// The same, with something going wrong.
+    ///
+    /// # Errors
+    /// Like [`open`](Gpu::open).
+    #[doc(hidden)]
+    pub fn open_with(adapter: &Adapter, threads: usize, hooks: &Hooks) -> Result<Gpu, Error> {
+        let device = Device::open(adapter)?;
+        let kernels = Kernels::new(&device, hooks)?;
+        let mut gpu = Gpu {
+            device,
+            kernels,
+            readers: (threads / 2).clamp(1, ring::SLOTS - 1),
+            writers: threads.max(1),
+            slots: Mutex::default(),
+            stats: Mutex::default(),
+            proof: Proof::default(),
+            submissions_left: AtomicU64::new(u64::MAX),
+        };
+        gpu.proof = proof::prove(&gpu)?;
+        gpu.submissions_left = AtomicU64::new(hooks.submissions);
+        Ok(gpu)
+    }
+
+    /// How the proof went.
+    #[must_use]
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Most samples that a block may have, so that this device holds it.
+    #[must_use]
+    pub fn most_samples(&self) -> u64 {
+        Sizes::most_samples(self.device.inner.limits().max_storage_buffer_binding_size)
+    }
+
+    /// What the last drain did.
+    #[must_use]
+    pub fn stats(&self) -> GpuStats {
+        *lock(&self.stats)
+    }
+
+    /// The slots of an earlier drain, if they hold what this one needs, or new ones.
+    fn slots_of(&self, kept: &mut Vec<Slot>, sizes: Sizes) -> Result<Vec<Slot>, Error> {
+        let kept = std::mem::take(kept);
+        if kept.len() == ring::SLOTS && kept.iter().all(|slot| slot.sizes.hold(&sizes)) {
+            return Ok(kept);
+        }
+        // The old ones first, so that both are never there together.
+        drop(kept);
+        (0..ring::SLOTS).map(|n| Slot::new(&self.device, &self.kernels, n, sizes)).collect()
+    }
+
+    fn lose_if_asked(&self) {
+        let left = self.submissions_left.load(Ordering::Relaxed);
+        if left == u64::MAX {
+            return;
+        }
+        if left == 0 {
+            self.device.inner.destroy();
+        }
+        self.submissions_left.store(left.saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    fn takes(&self, dtype: Dtype) -> bool {
+        layout::dtype_code(dtype).is_some()
+    }
+
+    fn pullers(&self) -> usize {
+        self.readers
+    }
+
+    fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
+        let mut kept = lock(&self.slots);
+        *lock(&self.stats) = GpuStats::default();
+        self.device.check()?;
+        if !queue.spans().iter().any(|span| self.takes(span.dtype)) {
+            return Ok(());
+        }
+        let sizes = Sizes::of(queue.spans(), queue.block(), |dtype| self.takes(dtype));
+        let slots = self.slots_of(&mut kept, sizes)?;
+        *kept = self.turn(slots, queue, job, by)?;
+        Ok(())
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.device.check().is_err() {
+            // wgpu 30 waits for a queue that it drops, and panics if that never becomes empty. A
+            // device that is lost is left to the end of the process.
+            std::mem::forget((self.device.inner.clone(), self.device.queue.clone()));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

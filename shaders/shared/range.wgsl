@@ -1,0 +1,44 @@
+// From samples to an extent, from that to a range, and from the range to pixels. Twin:
+// src/backend/cpu/range.rs.
+
+// One sample's part in an extent.
+fn look(so_far: Extent, x: u32) -> Extent {
+    var extent = so_far;
+    extent.visited += 1u;
+    if is_finite(x) {
+        extent.max_key = max(extent.max_key, key_of(x));
+        extent.max_inverse_key = max(extent.max_inverse_key, ~key_of(x));
+    } else if x == INF {
+        extent.pos_inf += 1u;
+    } else if x == (INF | 0x80000000u) {
+        extent.neg_inf += 1u;
+    } else {
+        extent.nan += 1u;
+    }
+    return extent;
+}
+
+fn range_of(norm: u32, extent: Extent) -> Range {
+    let lo = bits_of(~extent.max_inverse_key);
+    let hi = bits_of(extent.max_key);
+    // Without a finite sample, and of a constant image, there is no range.
+    if norm == 0u || extent.max_key == 0u || lo == hi {
+        return Range(KEEP, 0u, 0u, 0);
+    }
+    let difference = subtract(hi, lo);
+    if is_finite(difference) {
+        let divisor = split(difference);
+        return Range(MINMAX, lo, divisor.mantissa, divisor.exponent);
+    }
+    let divisor = split(subtract(half(hi), half(lo)));
+    return Range(MINMAX_HALVED, half(lo), divisor.mantissa, divisor.exponent);
+}
+
+fn pixel(range: Range, x: u32) -> u32 {
+    if range.mode == KEEP || !is_finite(x) {
+        return x;
+    }
+    let scaled_x = select(x, half(x), range.mode == MINMAX_HALVED);
+    let divisor = Split(range.divisor_mantissa, range.divisor_exponent);
+    return divide(subtract(scaled_x, range.lo), divisor);
+}

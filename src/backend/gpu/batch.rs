@@ -1,0 +1,373 @@
+//! Sizes, places and dispatch counts of a batch, as plain data: no GPU is needed to work them out,
+//! or to test them.
+
+use super::layout::{Image, LANES, Params, SMALL, TILE, Tile, WORKGROUP, dtype_code, norm_code};
+use crate::backend::Span;
+use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
+use crate::normalize::Norm;
+use crate::tensor::Dtype;
+
+/// Most images, whole or in blocks, of a batch.
+pub const MOST_IMAGES: u32 = 16_384;
+/// Most pixels of a slot, unless a block has more: 64 MiB, at which the 57–94 µs of a submission
+/// are nothing.
+const MOST_PIXELS: u64 = 16 << 20;
+/// Fewest pixels of a slot, unless the whole job has less.
+const LEAST_PIXELS: u64 = 256 << 10;
+/// What aligning every run to a word may cost, of which a batch has at most [`MOST_IMAGES`].
+const PADDING: u64 = 64 << 10;
+/// Most tiles of a slot's three lists together, for `pixels` of capacity: two lists of whole
+/// tiles, and in each list at most one cut tile an image.
+const fn most_tiles(pixels: u64) -> u64 {
+    2 * (pixels / TILE as u64) + 3 * MOST_IMAGES as u64
+}
+
+/// Sizes of a slot's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Capacity in samples, and so in pixels.
+    pub samples: u64,
+    /// Bytes for raw samples.
+    pub raw: u64,
+    /// Most tiles.
+    pub tiles: u64,
+}
+
+impl Sizes {
+    /// What a job needs whose images of a size that is not `taken` go elsewhere, and whose largest
+    /// unit is a block: room for a quarter of it, so that reading, computing and writing overlap,
+    /// within 1 to 64 MiB of pixels.
+    #[must_use]
+    pub fn of(spans: &[Span], block: u64, taken: impl Fn(Dtype) -> bool) -> Sizes {
+        let spans = || spans.iter().filter(|span| taken(span.dtype));
+        let total = spans()
+            .map(|span| span.samples.saturating_mul(span.images))
+            .fold(0, u64::saturating_add);
+        let largest = spans().map(|span| span.samples.min(block)).max().unwrap_or(1);
+        let size = spans().map(|span| span.dtype.size()).max().unwrap_or(1) as u64;
+        let wanted = (total / 4).clamp(LEAST_PIXELS, MOST_PIXELS).min(total);
+        let samples = wanted.max(largest).next_multiple_of(4);
+        let raw = samples.saturating_mul(size).saturating_add(PADDING);
+        Sizes { samples, raw, tiles: most_tiles(samples) }
+    }
+
+    /// Most samples that fit a unit, where a binding has at most `bytes`.
+    #[must_use]
+    pub fn most_samples(bytes: u64) -> u64 {
+        bytes.saturating_sub(PADDING) / 4
+    }
+
+    /// Whether these buffers hold everything that `other` ones would.
+    #[must_use]
+    pub fn hold(&self, other: &Sizes) -> bool {
+        self.samples >= other.samples && self.raw >= other.raw && self.tiles >= other.tiles
+    }
+
+    /// Bytes of pixels.
+    #[must_use]
+    pub fn pixels(&self) -> u64 {
+        self.samples * 4
+    }
+
+    /// Bytes of the largest orders: parameters, images, ranges and tiles.
+    #[must_use]
+    pub fn orders(&self) -> u64 {
+        let images = u64::from(MOST_IMAGES) * (bytes::<Image>() + bytes::<DeviceRange>());
+        bytes::<Params>() + images + self.tiles * bytes::<Tile>()
+    }
+
+    /// Bytes of the largest readback: pixels, then extents.
+    #[must_use]
+    pub fn readback(&self) -> u64 {
+        self.pixels() + u64::from(MOST_IMAGES) * bytes::<DeviceExtent>()
+    }
+}
+
+const fn bytes<T>() -> u64 {
+    size_of::<T>() as u64
+}
+
+/// What is done to an image of a batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Role {
+    /// A whole image: everything.
+    Whole,
+    /// A block of pass one: its extent.
+    Extent,
+    /// A block of pass two: its pixels.
+    Normalize(DeviceRange),
+}
+
+/// Workgroups of each kernel, in the order of the dispatches; 0 for none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Workgroups {
+    /// One a tile.
+    pub extent: u32,
+    /// One for every [`WORKGROUP`] images.
+    pub range: u32,
+    /// One a tile.
+    pub normalize: u32,
+    /// One for every `WORKGROUP / LANES` small images.
+    pub fused: u32,
+}
+
+/// One batch: images of one element type, and what the kernels are told about them.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    norm: Norm,
+    dtype: Dtype,
+    images: Vec<Image>,
+    ranges: Vec<DeviceRange>,
+    extent_tiles: Vec<Tile>,
+    normalize_tiles: Vec<Tile>,
+    small: Vec<Tile>,
+    raw: u32,
+    pixels: u32,
+}
+
+impl Batch {
+    /// A batch without images.
+    #[must_use]
+    pub fn new(norm: Norm, dtype: Dtype) -> Batch {
+        Batch {
+            norm,
+            dtype,
+            images: Vec::new(),
+            ranges: Vec::new(),
+            extent_tiles: Vec::new(),
+            normalize_tiles: Vec::new(),
+            small: Vec::new(),
+            raw: 0,
+            pixels: 0,
+        }
+    }
+
+    /// Its element type.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The images, in the order of [`push`](Batch::push).
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        &self.images
+    }
+
+    /// Bytes of raw samples.
+    #[must_use]
+    pub fn raw(&self) -> u32 {
+        self.raw
+    }
+
+    /// Number of pixels.
+    #[must_use]
+    pub fn pixels(&self) -> u32 {
+        self.pixels
+    }
+
+    /// Reserves `len` bytes of raw samples, from a word's beginning on, and says where.
+    ///
+    /// # Panics
+    /// If raw bytes pass 4 GiB; no binding is so large.
+    pub fn reserve(&mut self, len: usize) -> usize {
+        let first = self.raw.next_multiple_of(4);
+        self.raw = u32::try_from(len)
+            .ok()
+            .and_then(|len| first.checked_add(len))
+            .expect("a slot's raw bytes fit a binding, which has fewer than 2^32");
+        first as usize
+    }
+
+    /// Adds an image whose samples are at `first_byte`, which must be aligned to their size, and
+    /// says which pixels will be its own.
+    ///
+    /// # Panics
+    /// If places pass 2^32; no binding is so large.
+    pub fn push(&mut self, role: Role, first_byte: usize, samples: u64) -> std::ops::Range<usize> {
+        let index = u32::try_from(self.images.len()).expect("a batch has at most 16,384 images");
+        let samples = u32::try_from(samples).expect("an image of a batch fits a binding");
+        let first_byte = u32::try_from(first_byte).expect("places are within a binding");
+        let first_pixel = self.pixels;
+        let small = role == Role::Whole && samples <= SMALL;
+        if small {
+            self.small.push(Tile { image: index, first_sample: 0 });
+        } else {
+            let tiles = || {
+                let first = (0..samples).step_by(TILE as usize);
+                first.map(|first_sample| Tile { image: index, first_sample })
+            };
+            if role == Role::Whole || role == Role::Extent {
+                self.extent_tiles.extend(tiles());
+            }
+            if role != Role::Extent {
+                self.normalize_tiles.extend(tiles());
+            }
+        }
+        let ranged = u32::from(role == Role::Whole && !small);
+        self.images.push(Image { first_byte, first_pixel, samples, ranged });
+        self.ranges.push(match role {
+            Role::Normalize(range) => range,
+            _ => DeviceRange::default(),
+        });
+        if role != Role::Extent {
+            self.pixels = first_pixel.checked_add(samples).expect("pixels fit a binding");
+        }
+        first_pixel as usize..self.pixels as usize
+    }
+
+    /// The kernels' parameters.
+    #[must_use]
+    pub fn params(&self) -> Params {
+        let [normalize_at, small_at] =
+            [self.extent_tiles.len(), self.extent_tiles.len() + self.normalize_tiles.len()];
+        Params {
+            dtype: dtype_code(self.dtype).unwrap_or(u32::MAX),
+            norm: norm_code(self.norm),
+            images: count(self.images.len()),
+            normalize_at: count(normalize_at),
+            small_at: count(small_at),
+            small: count(self.small.len()),
+            ..Params::default()
+        }
+    }
+
+    /// What to dispatch. A dimension never passes 65,535: a slot has far fewer tiles.
+    #[must_use]
+    pub fn workgroups(&self) -> Workgroups {
+        let ranged = self.images.iter().any(|image| image.ranged == 1);
+        Workgroups {
+            extent: count(self.extent_tiles.len()),
+            range: if ranged { count(self.images.len()).div_ceil(WORKGROUP) } else { 0 },
+            normalize: count(self.normalize_tiles.len()),
+            fused: count(self.small.len()).div_ceil(WORKGROUP / LANES),
+        }
+    }
+
+    /// The parts of the orders, one after the other: parameters, images, ranges, tiles.
+    pub fn orders(&self) -> [(Part, Vec<u8>); 4] {
+        let tiles = [&self.extent_tiles, &self.normalize_tiles, &self.small];
+        let tiles: Vec<u8> =
+            tiles.iter().flat_map(|list| bytemuck::cast_slice(list)).copied().collect();
+        [
+            (Part::Params, bytemuck::bytes_of(&self.params()).to_vec()),
+            (Part::Images, bytemuck::cast_slice(&self.images).to_vec()),
+            (Part::Ranges, bytemuck::cast_slice(&self.ranges).to_vec()),
+            (Part::Tiles, tiles),
+        ]
+    }
+
+    /// Bytes of the readback: of pixels, then of extents.
+    #[must_use]
+    pub fn readback(&self) -> [u64; 2] {
+        [u64::from(self.pixels) * 4, self.images.len() as u64 * bytes::<DeviceExtent>()]
+    }
+}
+
+/// A buffer that the orders go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Uniform parameters.
+    Params,
+    /// Images.
+    Images,
+    /// Ranges.
+    Ranges,
+    /// All lists of tiles.
+    Tiles,
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).expect("a batch's lists are bounded by its slot's tiles, fewer than 2^32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A binding of WebGPU's floor.
+    const FLOOR: u64 = 128 << 20;
+    /// Workgroups of a dimension, likewise.
+    const MOST_WORKGROUPS: u32 = 65_535;
+
+    fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
+        Span { dtype, samples, images, contiguous: true }
+    }
+
+    #[test]
+    fn a_slot_is_no_larger_than_its_job_and_never_above_the_floor() {
+        let tiny = Sizes::of(&[span(Dtype::Bf16, 784, 10)], 1 << 24, |_| true);
+        assert_eq!(tiny.samples, 7840);
+        let large = Sizes::of(&[span(Dtype::F32, 1 << 20, 1 << 20)], 1 << 20, |_| true);
+        assert_eq!(large.pixels(), 64 << 20);
+        let most = Sizes::most_samples(FLOOR);
+        let giant = Sizes::of(&[span(Dtype::F32, u64::MAX, 1)], most, |_| true);
+        assert!(giant.samples >= most && giant.raw <= FLOOR && giant.pixels() <= FLOOR);
+        for sizes in [tiny, large, giant] {
+            assert!(sizes.tiles < u64::from(MOST_WORKGROUPS), "{sizes:?}");
+        }
+        let elsewhere = [span(Dtype::F64, 1 << 30, 9), span(Dtype::U8, 100, 3)];
+        assert_eq!(Sizes::of(&elsewhere, 1 << 24, |d| d == Dtype::U8).samples, 300);
+    }
+
+    #[test]
+    fn every_sample_is_in_one_tile_of_each_list_that_its_role_asks_for() {
+        let edges = [1, SMALL, SMALL + 1, TILE - 1, TILE, TILE + 1, 3 * TILE, 1_000_003];
+        let mut batch = Batch::new(Norm::MinMax, Dtype::U8);
+        let roles = [Role::Whole, Role::Extent, Role::Normalize(DeviceRange::default())];
+        let mut want = Vec::new();
+        for samples in edges {
+            for role in roles {
+                let first = batch.reserve(samples as usize);
+                let pixels = batch.push(role, first, u64::from(samples));
+                assert_eq!(first % 4, 0);
+                let made = if role == Role::Extent { 0 } else { samples };
+                assert_eq!(pixels.len(), made as usize);
+                let small = role == Role::Whole && samples <= SMALL;
+                let is = |yes: bool| if yes { samples } else { 0 };
+                want.push([
+                    is(!small && !matches!(role, Role::Normalize(_))),
+                    is(!small && role != Role::Extent),
+                    is(small),
+                ]);
+            }
+        }
+        let covered = |list: &[Tile], most: u32| {
+            let mut covered = vec![0; want.len()];
+            for tile in list {
+                let samples = batch.images[tile.image as usize].samples;
+                assert_eq!(covered[tile.image as usize], tile.first_sample, "tiles in order");
+                covered[tile.image as usize] += (samples - tile.first_sample).min(most);
+            }
+            covered
+        };
+        let lists = [
+            covered(&batch.extent_tiles, TILE),
+            covered(&batch.normalize_tiles, TILE),
+            covered(&batch.small, SMALL),
+        ];
+        for (i, want) in want.iter().enumerate() {
+            assert_eq!([lists[0][i], lists[1][i], lists[2][i]], *want, "image {i}");
+        }
+    }
+
+    #[test]
+    fn the_fullest_batch_fits_its_slot() {
+        let sizes = Sizes::of(&[span(Dtype::F32, 1025, 1 << 30)], 1 << 24, |_| true);
+        for (samples, role) in [(1024, Role::Whole), (1024, Role::Extent), (4097, Role::Whole)] {
+            let mut batch = Batch::new(Norm::MinMax, Dtype::F32);
+            let images = (sizes.samples / samples).min(u64::from(MOST_IMAGES));
+            for _ in 0..images {
+                let first = batch.reserve(samples as usize * 4);
+                batch.push(role, first, samples);
+            }
+            let orders: u64 = batch.orders().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+            assert!(orders <= sizes.orders() && u64::from(batch.raw()) <= sizes.raw);
+            assert!(batch.readback().iter().sum::<u64>() <= sizes.readback());
+            let w = batch.workgroups();
+            for workgroups in [w.extent, w.range, w.normalize, w.fused] {
+                assert!(workgroups <= MOST_WORKGROUPS, "{w:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! An open device, and everything that can go wrong with one, as errors: wgpu's own answer to an
+//! error that nobody handles is a panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::adapters::Adapter;
+use crate::error::Error;
+
+/// After which a device that does not finish its work counts as lost. The slowest software device
+/// met needs a tenth of a second for a batch.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The first thing that went wrong, once something did. After that the device is not called any
+/// more: a submission would be dropped in silence, and wgpu 30 frees the memory of a lost device
+/// in its next poll, mapped or not.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    is_there: AtomicBool,
+    what: Mutex<String>,
+}
+
+impl Trouble {
+    pub(super) fn report(&self, problem: String) {
+        let mut what = self.what.lock().unwrap_or_else(PoisonError::into_inner);
+        if what.is_empty() {
+            *what = problem;
+        }
+        self.is_there.store(true, Ordering::Release);
+    }
+
+    fn look(&self) -> Option<String> {
+        if !self.is_there.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(self.what.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) inner: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) trouble: Arc<Trouble>,
+}
+
+impl Device {
+    pub(super) fn open(adapter: &Adapter) -> Result<Device, Error> {
+        let name = adapter.info.name.clone();
+        let request = adapter.inner.request_device(&wgpu::DeviceDescriptor {
+            label: Some("tensortiff"),
+            // The floor that WebGPU promises everywhere, so that every card does the same.
+            required_limits: wgpu::Limits::default(),
+            ..Default::default()
+        });
+        let (inner, queue) = pollster::block_on(request).map_err(|error| Error::Gpu {
+            device: name.clone(),
+            problem: format!("cannot be opened: {}", one_line(&error.to_string())),
+        })?;
+        let trouble = Arc::new(Trouble::default());
+        let of_errors = Arc::clone(&trouble);
+        inner.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            of_errors.report(one_line(&error.to_string()));
+        }));
+        let of_loss = Arc::clone(&trouble);
+        inner.set_device_lost_callback(move |reason, message| {
+            of_loss.report(format!("device lost ({reason:?}) {}", one_line(&message)));
+        });
+        Ok(Device { name, inner, queue, trouble })
+    }
+
+    /// The error that says what happened here.
+    pub(super) fn error(&self, problem: impl Into<String>) -> Error {
+        Error::Gpu { device: self.name.clone(), problem: problem.into() }
+    }
+
+    /// Whether the device is well, as far as it is known.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.trouble.look().map_or(Ok(()), |problem| Err(self.error(problem)))
+    }
+
+    /// Makes things on the device; whatever fails meanwhile is the answer's error.
+    pub(super) fn guarded<T>(
+        &self,
+        what: &str,
+        make: impl FnOnce(&wgpu::Device) -> T,
+    ) -> Result<T, Error> {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        self.check()?;
+        let [outer, middle, inner] = [OutOfMemory, Internal, Validation]
+            .map(|filter| self.inner.push_error_scope(filter));
+        let made = make(&self.inner);
+        let mut problem = None;
+        // The last one pushed is the first one popped.
+        for scope in [inner, middle, outer] {
+            problem = pollster::block_on(scope.pop()).or(problem);
+        }
+        match problem {
+            Some(error) => {
+                Err(self.error(format!("{what}: {}", one_line(&error.to_string()))))
+            }
+            None => self.check().map(|()| made),
+        }
+    }
+
+    /// Runs callbacks that are due. With a submission, waits until it is done or the time is over.
+    pub(super) fn poll(&self, wait: Option<(wgpu::SubmissionIndex, Duration)>) -> Result<(), Error> {
+        self.check()?;
+        let poll_type = match wait {
+            Some((index, timeout)) => wgpu::PollType::Wait {
+                submission_index: Some(index),
+                timeout: Some(timeout),
+            },
+            None => wgpu::PollType::Poll,
+        };
+        // A card that is really lost makes `poll` itself panic in wgpu 30 (handle_error_fatal).
+        // Its state is not looked at again after that.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.inner.poll(poll_type)));
+        match polled {
+            Ok(Ok(_) | Err(wgpu::PollError::Timeout)) => {}
+            Ok(Err(error)) => self.trouble.report(one_line(&error.to_string())),
+            Err(_) => self.trouble.report("device lost while it was waited for".to_owned()),
+        }
+        self.check()
+    }
+
+    /// Maps a readback buffer and waits for it: not for use beside a drain.
+    pub(super) fn mapped(&self, buffer: &wgpu::Buffer, len: u64) -> Result<wgpu::BufferView, Error> {
+        let done = Arc::new(AtomicBool::new(false));
+        let (of_map, trouble) = (Arc::clone(&done), Arc::clone(&self.trouble));
+        buffer.map_async(wgpu::MapMode::Read, 0..len, move |mapped| {
+            if mapped.is_err() {
+                trouble.report("a buffer could not be mapped".to_owned());
+            }
+            of_map.store(true, Ordering::Release);
+        });
+        let start = Instant::now();
+        while !done.load(Ordering::Acquire) {
+            self.poll(None)?;
+            if start.elapsed() > PATIENCE {
+                return Err(self.error("a buffer was not mapped in time"));
+            }
+            std::thread::yield_now();
+        }
+        self.check()?;
+        let view = buffer.slice(0..len).get_mapped_range();
+        view.map_err(|error| self.error(one_line(&error.to_string())))
+    }
+}
+
+/// wgpu's messages have several lines; an error of ours has one.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

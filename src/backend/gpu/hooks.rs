@@ -1,0 +1,26 @@
+//! Ways for tests to stand in for drivers and cards that fail. A run uses [`Hooks::NONE`].
+
+use std::borrow::Cow;
+
+use super::kernels::Kernel;
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Hooks {
+    /// Units by which every quotient's estimate is off.
+    pub spoil: i32,
+    /// What the driver makes of a kernel's text; `None` of what it leaves alone.
+    pub rewrite: fn(Kernel, &str) -> Option<String>,
+    /// How many submissions after the proof the device lives through.
+    pub submissions: u64,
+}
+
+impl Hooks {
+    /// Nothing.
+    pub const NONE: Hooks = Hooks { spoil: 0, rewrite: |_, _| None, submissions: u64::MAX };
+
+    pub(super) fn rewritten(&self, kernel: Kernel) -> Cow<'static, str> {
+        let source = kernel.source();
+        (self.rewrite)(kernel, source).map_or(Cow::Borrowed(source), Cow::Owned)
+    }
+}

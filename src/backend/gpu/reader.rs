@@ -1,0 +1,273 @@
+//! Filling a slot: units from the queue, their bytes into mapped staging.
+//!
+//! Bytes are read into a buffer that stays in cache and copied from there into the mapping, which
+//! is write-only (it may be write-combined memory) and is filled in order.
+
+use std::ops::Range;
+
+use super::batch::{Batch, MOST_IMAGES, Role};
+use super::device::one_line;
+use super::layout::dtype_code;
+use super::ring::{Filled, Ring};
+use super::slot::Slot;
+use crate::backend::cpu::range::DeviceRange;
+use crate::backend::queue::{Appetite, Lease, Pass, Queue, Unit};
+use crate::backend::{ImageId, Job, Span};
+use crate::error::Error;
+
+/// Bytes read at once: they are still in the second-level cache when they are copied.
+const CHUNK: usize = 512 << 10;
+/// Fewest samples worth a unit: 1 MiB of pixels.
+const LEAST: u64 = 256 << 10;
+
+/// What becomes of an image of a batch.
+#[derive(Debug, Clone)]
+pub(super) struct Task {
+    pub(super) image: ImageId,
+    /// Where its pixels are.
+    pub(super) pixels: Range<usize>,
+    /// Which image of the batch it is.
+    pub(super) index: usize,
+    /// First sample of a block; `None` of a whole image and of a block that only was looked at.
+    pub(super) block: Option<u64>,
+    /// Whether it is whole.
+    pub(super) whole: bool,
+}
+
+/// A lease of the batch, and of a block the task that it stands for.
+#[derive(Debug)]
+pub(super) struct Held<'q> {
+    pub(super) lease: Lease<'q>,
+    pub(super) task: Option<usize>,
+}
+
+/// One thread that fills slots.
+pub(super) struct Reader<'r, 'q> {
+    ring: &'r Ring<'q>,
+    queue: &'q Queue,
+    job: &'r dyn Job,
+    chunk: Vec<u8>,
+    /// A unit that did not fit the batch for which it was taken.
+    pending: Option<Lease<'q>>,
+}
+
+/// The batch that a reader is filling.
+struct Filling<'q> {
+    batch: Batch,
+    tasks: Vec<Task>,
+    held: Vec<Held<'q>>,
+    view: wgpu::BufferViewMut,
+    raw_at: usize,
+}
+
+impl<'r, 'q> Reader<'r, 'q> {
+    pub(super) fn new(ring: &'r Ring<'q>, queue: &'q Queue, job: &'r dyn Job) -> Reader<'r, 'q> {
+        Reader { ring, queue, job, chunk: vec![0; CHUNK], pending: None }
+    }
+
+    /// Fills slots until there is nothing left to read.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        while let Some(slot) = self.ring.free_slot() {
+            let appetite = self.appetite(slot.sizes.samples, u64::from(MOST_IMAGES));
+            let first = match self.pending.take().or_else(|| self.queue.try_take(&appetite)) {
+                Some(lease) => lease,
+                // Others', or this backend's own batches under way, may yet bring some.
+                None => match self.ring.idle(|| self.queue.take(&appetite)) {
+                    Some(lease) => lease,
+                    None => {
+                        self.ring.give_back(slot);
+                        return Ok(());
+                    }
+                },
+            };
+            if self.ring.has_ended() {
+                return Ok(());
+            }
+            self.fill(slot, first)?;
+        }
+        Ok(())
+    }
+
+    fn appetite(&self, samples: u64, images: u64) -> Appetite {
+        Appetite { samples, least_samples: LEAST.min(samples), images, everything: false }
+    }
+
+    fn fill(&mut self, slot: Slot, first: Lease<'q>) -> Result<(), String> {
+        let dtype = self.shape(first.unit()).dtype;
+        if dtype_code(dtype).is_none() {
+            return Err(format!("was handed {dtype}, which it does not take"));
+        }
+        let view = slot.staging.slice(..).get_mapped_range_mut();
+        let view = view.map_err(|error| one_line(&error.to_string()))?;
+        let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
+        let batch = Batch::new(self.job.norm(), dtype);
+        let mut filling =
+            Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
+        let [mut samples, mut images] = [slot.sizes.samples, u64::from(MOST_IMAGES)];
+        let mut next = Some(first);
+        while let Some(lease) = next {
+            let [unit_samples, unit_images] = self.size(lease.unit());
+            let fits = unit_samples <= samples && unit_images <= images;
+            if !fits || self.shape(lease.unit()).dtype != dtype {
+                self.pending = Some(lease);
+                break;
+            }
+            samples -= unit_samples;
+            images -= unit_images;
+            self.unit(&mut filling, lease);
+            next = match (samples, images) {
+                (0, _) | (_, 0) => None,
+                _ => self.queue.try_take(&self.appetite(samples, images)),
+            };
+        }
+        self.send(slot, filling);
+        Ok(())
+    }
+
+    fn shape(&self, unit: &Unit) -> Span {
+        match unit {
+            Unit::Images { span, .. } => self.queue.spans()[*span],
+            Unit::Block { image, .. } => self.queue.spans()[image.span],
+        }
+    }
+
+    /// Samples and images of a unit.
+    fn size(&self, unit: &Unit) -> [u64; 2] {
+        match unit {
+            Unit::Images { images, .. } => {
+                let count = images.end - images.start;
+                [self.shape(unit).samples.saturating_mul(count), count]
+            }
+            Unit::Block { samples, .. } => [samples.end - samples.start, 1],
+        }
+    }
+
+    fn unit(&mut self, filling: &mut Filling<'q>, lease: Lease<'q>) {
+        let shape = self.shape(lease.unit());
+        match lease.unit().clone() {
+            Unit::Images { span, images } => {
+                self.images(filling, &shape, span, images);
+                filling.held.push(Held { lease, task: None });
+            }
+            Unit::Block { image, pass, samples } => {
+                self.block(filling, &shape, lease, image, pass, samples);
+            }
+        }
+    }
+
+    fn images(&mut self, filling: &mut Filling<'q>, shape: &Span, span: usize, images: Range<u64>) {
+        let id = |index| ImageId { span, index };
+        let bytes = len(shape.samples) * shape.dtype.size();
+        let whole = |filling: &mut Filling<'q>, index, at| {
+            filling.add(Role::Whole, id(index), at, shape.samples, None);
+        };
+        if shape.contiguous {
+            let count = len(images.end - images.start);
+            let at = filling.batch.reserve(count * bytes);
+            if self.read(filling, at, id(images.start), 0, bytes, count * bytes).is_ok() {
+                for (k, index) in images.enumerate() {
+                    whole(filling, index, at + k * bytes);
+                }
+                return;
+            }
+            // One of them cannot be read: each alone, at the place that it has already.
+            for (k, index) in images.enumerate() {
+                match self.read(filling, at + k * bytes, id(index), 0, bytes, bytes) {
+                    Ok(()) => whole(filling, index, at + k * bytes),
+                    Err(error) => self.job.fail(id(index), error),
+                }
+            }
+            return;
+        }
+        for index in images {
+            let at = filling.batch.reserve(bytes);
+            match self.read(filling, at, id(index), 0, bytes, bytes) {
+                Ok(()) => whole(filling, index, at),
+                Err(error) => self.job.fail(id(index), error),
+            }
+        }
+    }
+
+    fn block(
+        &mut self,
+        filling: &mut Filling<'q>,
+        shape: &Span,
+        lease: Lease<'q>,
+        image: ImageId,
+        pass: Pass,
+        samples: Range<u64>,
+    ) {
+        let size = shape.dtype.size();
+        let count = samples.end - samples.start;
+        let bytes = len(count) * size;
+        let at = filling.batch.reserve(bytes);
+        let offset = samples.start * size as u64;
+        if let Err(error) = self.read(filling, at, image, offset, usize::MAX, bytes) {
+            if lease.fail_giant() {
+                self.job.fail(image, error);
+            }
+            return;
+        }
+        let (role, block) = match pass {
+            Pass::Extent => (Role::Extent, None),
+            Pass::Normalize(finding) => {
+                (Role::Normalize(DeviceRange::from(finding.range)), Some(samples.start))
+            }
+        };
+        filling.add(role, image, at, count, block);
+        filling.held.push(Held { lease, task: Some(filling.tasks.len() - 1) });
+    }
+
+    /// Reads `total` bytes from byte `offset` of `first` on to place `at` of the raw samples; images
+    /// of `each` bytes follow one another.
+    fn read(
+        &mut self,
+        filling: &mut Filling<'q>,
+        at: usize,
+        first: ImageId,
+        offset: u64,
+        each: usize,
+        total: usize,
+    ) -> Result<(), Error> {
+        for done in (0..total).step_by(CHUNK) {
+            let chunk = &mut self.chunk[..CHUNK.min(total - done)];
+            let index = first.index + (done / each) as u64;
+            let image = ImageId { index, ..first };
+            self.job.read(image, offset + (done % each) as u64, chunk)?;
+            let place = filling.raw_at + at + done;
+            filling.view.slice(place..place + chunk.len()).copy_from_slice(chunk);
+        }
+        Ok(())
+    }
+
+    /// Writes the orders and hands the slot over.
+    fn send(&mut self, slot: Slot, mut filling: Filling<'q>) {
+        if filling.batch.images().is_empty() {
+            // Nothing could be read, and every image has failed.
+            filling.held.into_iter().for_each(|held| held.lease.done());
+            drop(filling.view);
+            self.ring.give_back(slot);
+            return;
+        }
+        let mut at = 0;
+        for (_, bytes) in filling.batch.orders() {
+            filling.view.slice(at..at + bytes.len()).copy_from_slice(&bytes);
+            at += bytes.len();
+        }
+        let Filling { batch, tasks, held, view, .. } = filling;
+        drop(view);
+        self.ring.send(Filled { slot, batch, tasks, held });
+    }
+}
+
+impl Filling<'_> {
+    fn add(&mut self, role: Role, image: ImageId, at: usize, samples: u64, block: Option<u64>) {
+        let index = self.batch.images().len();
+        let pixels = self.batch.push(role, at, samples);
+        self.tasks.push(Task { image, pixels, index, block, whole: role == Role::Whole });
+    }
+}
+
+fn len(samples: u64) -> usize {
+    usize::try_from(samples).expect("a unit fits a slot, and a slot fits memory")
+}

@@ -1,0 +1,134 @@
+//! Handing finished pixels over, straight from the mapped readback. All writers share a batch:
+//! each takes the next few of its images.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::batch::Batch;
+use super::reader::{Held, Task};
+use super::ring::Ring;
+use super::slot::Slot;
+use crate::backend::cpu::range::DeviceExtent;
+use crate::backend::queue::{Lease, Pass, Unit};
+use crate::backend::{DeviceIndex, Finding, Job};
+use crate::normalize::Extent;
+
+/// A batch whose results are in memory.
+#[derive(Debug)]
+pub(super) struct Finished<'q> {
+    pub(super) slot: Slot,
+    pub(super) view: wgpu::BufferView,
+    pub(super) batch: Batch,
+    pub(super) tasks: Vec<Task>,
+    pub(super) held: Vec<Held<'q>>,
+}
+
+/// Finished batches and how far they are handed over.
+#[derive(Debug)]
+pub(super) struct Board<'q> {
+    state: Mutex<State<'q>>,
+    changed: Condvar,
+    writers: usize,
+}
+
+#[derive(Debug)]
+struct State<'q> {
+    batches: VecDeque<(Arc<Finished<'q>>, usize)>,
+    closed: bool,
+}
+
+impl<'q> Board<'q> {
+    pub(super) fn new(writers: usize) -> Board<'q> {
+        let state = State { batches: VecDeque::new(), closed: false };
+        Board { state: Mutex::new(state), changed: Condvar::new(), writers }
+    }
+
+    pub(super) fn push(&self, finished: Finished<'q>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.batches.push_back((Arc::new(finished), 0));
+        self.changed.notify_all();
+    }
+
+    pub(super) fn close(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Some tasks. The board gives its own share of the batch away with the last of them, so that
+    /// whoever drops the last share knows that all are done.
+    fn next(&self) -> Option<(Arc<Finished<'q>>, Range<usize>)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some((batch, at)) = state.batches.front_mut() {
+                let tasks = batch.tasks.len();
+                // Eight rounds each, so that writers end at about the same time.
+                let step = (tasks / (8 * self.writers)).max(1);
+                let range = *at..tasks.min(*at + step);
+                *at = range.end;
+                if range.end < tasks {
+                    return Some((Arc::clone(batch), range));
+                }
+                return state.batches.pop_front().map(|(batch, _)| (batch, range));
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// One thread that hands pixels over, until the board is closed and empty.
+pub(super) fn write(ring: &Ring<'_>, job: &dyn Job, by: DeviceIndex) {
+    while let Some((batch, range)) = ring.board.next() {
+        for task in &batch.tasks[range] {
+            batch.hand_over(task, job, by);
+        }
+        if let Some(batch) = Arc::into_inner(batch) {
+            ring.give_back(batch.end(job, by));
+        }
+    }
+}
+
+impl Finished<'_> {
+    fn hand_over(&self, task: &Task, job: &dyn Job, by: DeviceIndex) {
+        let pixels = &self.view[4 * task.pixels.start..4 * task.pixels.end];
+        if let Some(first) = task.block {
+            job.put_block(by, task.image, first, pixels);
+        } else if task.whole {
+            let finding = Finding::of(job.norm(), self.extent(task.index));
+            job.put(by, task.image, &finding, pixels);
+        }
+    }
+
+    fn extent(&self, index: usize) -> Extent {
+        const BYTES: usize = size_of::<DeviceExtent>();
+        let at = 4 * self.batch.pixels() as usize + index * BYTES;
+        bytemuck::pod_read_unaligned::<DeviceExtent>(&self.view[at..at + BYTES]).into()
+    }
+
+    /// Ends the leases, and frees the slot.
+    fn end(mut self, job: &dyn Job, by: DeviceIndex) -> Slot {
+        for Held { lease, task } in std::mem::take(&mut self.held) {
+            let extent = task.map(|task| self.extent(self.tasks[task].index));
+            end_lease(lease, extent, job, by);
+        }
+        let Finished { slot, view, .. } = self;
+        drop(view);
+        slot.readback.unmap();
+        slot
+    }
+}
+
+fn end_lease(lease: Lease<'_>, extent: Option<Extent>, job: &dyn Job, by: DeviceIndex) {
+    match (lease.unit().clone(), extent) {
+        (Unit::Block { pass: Pass::Extent, .. }, Some(extent)) => lease.done_extent(extent),
+        (Unit::Block { image, pass: Pass::Normalize(_), .. }, _) => {
+            if let Some(finding) = lease.done_block() {
+                job.finish_blocks(by, image, &finding);
+            }
+        }
+        _ => lease.done(),
+    }
+}
