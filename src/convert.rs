@@ -38,7 +38,7 @@ pub struct Options {
     pub devices: Devices,
     /// Number of CPU workers, and of threads that write a GPU's images. `None`: all cores.
     pub threads: Option<NonZeroUsize>,
-    /// Most samples in a buffer, 16 Mi if `None`; images of more are done in blocks.
+    /// Most samples in a buffer, at most and by default 16 Mi; images of more are done in blocks.
     pub block_samples: Option<u64>,
     /// Who is told how the run goes.
     pub watch: Option<Arc<dyn Watch>>,
@@ -158,7 +158,11 @@ impl<'a> Workers<'a> {
             refuse_wide(source, plan)?;
             let opened = choose::open(&wanted, threads);
             if !opened.problems.is_empty() || opened.backends.is_empty() {
-                return Err(Error::Device(opened.problems.join("\n")));
+                let problems = opened.problems.join("; ");
+                return Err(Error::Device(format!(
+                    "{problems} (`tensortiff devices` lists adapters; --device auto does what it \
+                     can on the CPU)"
+                )));
             }
             Others::Ready(opened)
         } else if quick {
@@ -243,7 +247,7 @@ impl<'a> Run<'a> {
             images: row.images,
             contiguous: row.contiguous(),
         });
-        let block = options.block_samples.unwrap_or(BLOCK_BYTES / 4);
+        let block = options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4);
         let queue =
             Queue::new(options.norm, spans.collect(), block, pullers, |span| !cpu_only(span));
         let report = Report { planned: plan.images(), ..Report::default() };
@@ -290,7 +294,7 @@ impl<'a> Run<'a> {
             };
             let Some(opened) = opened else { return };
             for problem in opened.problems {
-                self.note(problem);
+                self.note(format!("{problem}; the CPU does the work"));
             }
             for backend in opened.backends {
                 scope.spawn(move || self.drain(&*backend));

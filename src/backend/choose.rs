@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::Backend;
 use crate::error::Error;
+#[cfg(feature = "gpu")]
+use crate::error::shown;
 
 /// The devices of a run. Parses from what the command line takes: `auto`, or a list such as
 /// `cpu,gpu`, `1`, `cpu,llvmpipe`.
@@ -115,26 +117,88 @@ pub(crate) struct Opened {
     pub(crate) problems: Vec<String>,
 }
 
+impl Opened {
+    /// The backends among `wanted` that are ready, and what else is wanted.
+    fn ready(wanted: &[Device]) -> (Opened, Vec<&Device>) {
+        let mut opened = Opened::default();
+        let mut rest = Vec::new();
+        for device in wanted {
+            match device {
+                Device::Ready(backend) => opened.backends.push(Arc::clone(backend)),
+                other => rest.push(other),
+            }
+        }
+        (opened, rest)
+    }
+}
+
 /// Opens adapters and proves their arithmetic: tens of milliseconds to seconds, as the driver
 /// likes. `threads` is how many threads a GPU may write with.
 #[cfg(feature = "gpu")]
 pub(crate) fn open(wanted: &[Device], threads: usize) -> Opened {
-    let _ = (wanted, threads);
-    Opened::default()
+    use super::gpu::{Gpu, adapters};
+
+    let (mut opened, rest) = Opened::ready(wanted);
+    if rest.is_empty() {
+        return opened;
+    }
+    let all = adapters();
+    let infos: Vec<_> = all.iter().map(|adapter| adapter.info.clone()).collect();
+    let mut chosen = Vec::new();
+    for device in rest {
+        match matching(device, &infos) {
+            Ok(indices) => chosen.extend(indices),
+            Err(problem) => opened.problems.push(problem),
+        }
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    for adapter in chosen.into_iter().map(|index| &all[index]) {
+        match Gpu::open(adapter, threads) {
+            Ok(gpu) => opened.backends.push(Arc::new(gpu)),
+            Err(error) => opened.problems.push(format!("{error}; it is not used")),
+        }
+    }
+    opened
+}
+
+/// Indices of the adapters that a word means.
+#[cfg(feature = "gpu")]
+fn matching(device: &Device, adapters: &[super::gpu::AdapterInfo]) -> Result<Vec<usize>, String> {
+    let found: Vec<usize> = adapters
+        .iter()
+        .filter(|adapter| match device {
+            Device::Gpu => !adapter.is_software(),
+            Device::Index(index) => adapter.index == *index,
+            Device::Named(name) => adapter.matches_name(name),
+            Device::Cpu | Device::Ready(_) => false,
+        })
+        .map(|adapter| adapter.index)
+        .collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let names: Vec<String> =
+        adapters.iter().map(|a| format!("{} {}", a.index, shown(&a.name))).collect();
+    let there = match names.len() {
+        0 => "there is no adapter, or no driver for it".to_owned(),
+        _ => format!("there are: {}", names.join(", ")),
+    };
+    Err(match device {
+        Device::Gpu if names.is_empty() => "no GPU adapter was found".to_owned(),
+        Device::Gpu => {
+            format!("no hardware GPU adapter was found; software ones must be named ({there})")
+        }
+        other => format!("no GPU adapter is meant by {other:?}; {there}"),
+    })
 }
 
 /// Without the `gpu` feature there are no adapters.
 #[cfg(not(feature = "gpu"))]
 pub(crate) fn open(wanted: &[Device], _threads: usize) -> Opened {
-    let mut opened = Opened::default();
-    for device in wanted {
-        match device {
-            Device::Ready(backend) => opened.backends.push(Arc::clone(backend)),
-            Device::Cpu => {}
-            Device::Gpu | Device::Index(_) | Device::Named(_) => opened
-                .problems
-                .push(format!("device {device:?}: this tensortiff was built without GPU support")),
-        }
+    let (mut opened, rest) = Opened::ready(wanted);
+    if !rest.is_empty() {
+        opened.problems.push("this tensortiff was built without GPU support".to_owned());
     }
     opened
 }

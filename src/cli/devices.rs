@@ -1,8 +1,84 @@
 //! `tensortiff devices`.
 
-use super::Ending;
-use super::args::DevicesArgs;
+use std::io::{self, Write as _};
 
-pub(super) fn run(_args: &DevicesArgs) -> anyhow::Result<Ending> {
+use serde::Serialize;
+
+use super::args::DevicesArgs;
+use super::{Ending, say};
+use crate::error::shown;
+
+/// One adapter of the list.
+#[derive(Serialize)]
+struct Line {
+    index: usize,
+    name: String,
+    kind: String,
+    api: String,
+    driver: String,
+    max_storage_buffer_binding_size: u64,
+    /// Whether `--device auto` uses it.
+    auto: bool,
+    passed: bool,
+    proof: String,
+}
+
+pub(super) fn run(args: &DevicesArgs) -> anyhow::Result<Ending> {
+    let lines = lines();
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &lines).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        for line in &lines {
+            writeln!(out, "{} {} ({}, {})", line.index, shown(&line.name), line.kind, line.api)?;
+            writeln!(out, "    driver   {}", shown(&line.driver))?;
+            let mib = line.max_storage_buffer_binding_size >> 20;
+            writeln!(out, "    binding  {mib} MiB at most")?;
+            let verdict = if line.passed { "passed" } else { "FAILED, not used" };
+            writeln!(out, "    proof    {verdict}: {}", shown(&line.proof))?;
+            let used = match (line.auto, line.passed) {
+                (true, _) => "--device auto uses it",
+                (false, true) => "software: used only when named, since the CPU is faster",
+                (false, false) => "not used",
+            };
+            writeln!(out, "    use      {used}")?;
+        }
+    }
+    out.flush()?;
+    if lines.is_empty() && !args.json {
+        say("no GPU adapter was found (no card, or no driver for it); the CPU does all work");
+    }
     Ok(Ending::Done)
+}
+
+#[cfg(feature = "gpu")]
+fn lines() -> Vec<Line> {
+    use crate::backend::gpu::{Gpu, adapters};
+
+    let line = |adapter: crate::backend::gpu::Adapter| {
+        let (passed, proof) = match Gpu::open(&adapter, 1) {
+            Ok(gpu) => (true, gpu.proof().to_string()),
+            Err(error) => (false, error.to_string()),
+        };
+        let info = adapter.info;
+        Line {
+            index: info.index,
+            auto: passed && !info.is_software(),
+            kind: info.kind.to_string(),
+            name: info.name,
+            api: info.api,
+            driver: info.driver,
+            max_storage_buffer_binding_size: info.max_binding,
+            passed,
+            proof,
+        }
+    };
+    adapters().into_iter().map(line).collect()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn lines() -> Vec<Line> {
+    say("this tensortiff was built without GPU support");
+    Vec::new()
 }

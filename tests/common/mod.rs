@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(not(feature = "gpu"))]
 use tensortiff::backend::cpu::Cpu;
 use tensortiff::{Device, Devices, MemorySink, Options, Report, Source, convert};
 
@@ -36,6 +37,29 @@ pub fn fleets() -> Vec<Fleet> {
         },
         Fleet { label: "both", devices: Devices::List(vec![Device::Cpu, ready()]), only: None },
     ]
+}
+
+/// Software Vulkan, opened once for all tests of a suite.
+#[cfg(feature = "gpu")]
+pub fn gpu() -> Arc<dyn tensortiff::backend::Backend + Send + Sync> {
+    use std::sync::OnceLock;
+    use tensortiff::backend::gpu::{Gpu, adapters};
+    static GPU: OnceLock<Arc<Gpu>> = OnceLock::new();
+    let open = || {
+        let all = adapters();
+        let adapter = all.iter().find(|adapter| adapter.info.matches_name(&wanted())).expect(
+            "the adapter for tests is not there; scripts/test installs software Vulkan \
+             (mesa-vulkan-drivers, libvulkan1)",
+        );
+        Arc::new(Gpu::open(adapter, 4).expect("the adapter opens and passes its proof"))
+    };
+    GPU.get_or_init(open).clone()
+}
+
+/// The adapter that the suites test: software Vulkan, or what `TENSORTIFF_TEST_ADAPTER` names.
+#[cfg(feature = "gpu")]
+pub fn wanted() -> String {
+    std::env::var("TENSORTIFF_TEST_ADAPTER").unwrap_or_else(|_| "llvmpipe".to_owned())
 }
 
 #[cfg(not(feature = "gpu"))]

@@ -60,7 +60,9 @@ pub(super) fn prove(gpu: &Gpu) -> Result<Proof, Error> {
         let images = spans.iter().map(|span| span.images).sum();
         let queue = Queue::new(norm, spans, BLOCK, gpu.pullers(), |_| true);
         gpu.drain(&queue, &planted, 0)?;
-        planted.verdict(images).map_err(|wrong| gpu.device.error(format!("failed its proof: {wrong}")))?;
+        planted
+            .verdict(images)
+            .map_err(|wrong| gpu.device.error(format!("failed its proof: {wrong}")))?;
     }
     proof.readback_gb_s = readback_speed(gpu)?;
     // The slots were made for the planted set.
