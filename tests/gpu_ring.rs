@@ -1,6 +1,11 @@
 //! The ring of the GPU backend on software Vulkan: whole jobs through the queue, in every mixture,
 //! with images that cannot be read, with a device that is lost, and with a queue that is stopped.
 #![cfg(feature = "gpu")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
 
 #[path = "support/software.rs"]
 mod software;
@@ -214,10 +219,11 @@ impl Backend for Plain {
                     let mut widened = vec![0.0; (samples.end - samples.start) as usize];
                     tensortiff::tensor::decode::to_f32(shape.dtype, &raw, &mut widened);
                     match pass {
-                        Pass::Extent => lease.done_extent(widened.iter().fold(
-                            Extent::EMPTY,
-                            |e, &x| e.merge(Extent::of(x.into())),
-                        )),
+                        Pass::Extent => lease.done_extent(
+                            widened
+                                .iter()
+                                .fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(x.into()))),
+                        ),
                         Pass::Normalize(finding) => {
                             if let tensortiff::Range::MinMax { lo, hi } = finding.range {
                                 tensortiff::backend::cpu::normalize::normalize_f32(
@@ -330,7 +336,10 @@ fn a_lost_device_gives_its_images_back_and_says_so() {
         let job = Random::new(Norm::MinMax, spans);
         let queue = job.queue(30_000);
         let error = gpu.drain(&queue, &job, 7).unwrap_err();
-        assert!(matches!(&error, Error::Gpu { device, .. } if device.contains("llvmpipe")), "{error}");
+        assert!(
+            matches!(&error, Error::Gpu { device, .. } if device.contains("llvmpipe")),
+            "{error}"
+        );
         assert!(!queue.is_finished(), "lost after {submissions} and still finished");
         // It does not come back to life.
         assert!(matches!(gpu.drain(&queue, &job, 7), Err(Error::Gpu { .. })));

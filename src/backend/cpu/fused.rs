@@ -1,8 +1,8 @@
 //! One image from raw words to pixels, in the kernels' integer form. Twin of
 //! `shaders/fused.wgsl`.
 
-use super::widen::sample;
 use super::range::{DeviceExtent, pixel, range_of};
+use super::widen::sample;
 use crate::normalize::Norm;
 use crate::tensor::Dtype;
 

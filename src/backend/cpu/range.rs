@@ -2,8 +2,8 @@
 //! `shaders/range.wgsl` and `shaders/shared/range.wgsl`. The host makes the ranges of a giant's
 //! blocks with this code.
 
-use super::widen::INF;
 use super::softfloat::{Split, bits_of, divide, half, is_finite, key_of, split, subtract};
+use super::widen::INF;
 use crate::normalize::{Extent, Norm};
 
 /// An extent on the device. All zeros is the extent of no samples.
@@ -143,10 +143,8 @@ mod tests {
         for len in 0..=samples.len() {
             for start in 0..len {
                 let part = &samples[start..len];
-                let device =
-                    part.iter().fold(DeviceExtent::default(), |e, x| e.look(x.to_bits()));
-                let naive =
-                    part.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(x.into())));
+                let device = part.iter().fold(DeviceExtent::default(), |e, x| e.look(x.to_bits()));
+                let naive = part.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(x.into())));
                 assert_eq!(Extent::from(device), naive, "{part:?}");
                 let range = DeviceRange::from(Range::of(Norm::MinMax, &naive));
                 assert_eq!(range_of(Norm::MinMax, &device), range, "{part:?}");

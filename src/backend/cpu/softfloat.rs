@@ -116,9 +116,8 @@ pub fn divide(n_bits: u32, d: Split, spoil: i32) -> u32 {
     let mut quotient =
         ((n.mantissa as f32 / divisor * power) as u32).wrapping_add(spoil.cast_unsigned());
     // Modulo 2^32, which is exact: an estimate up to 127 units off leaves it within 31 bits.
-    let mut rest = (n.mantissa << places)
-        .wrapping_sub(quotient.wrapping_mul(d.mantissa))
-        .cast_signed();
+    let mut rest =
+        (n.mantissa << places).wrapping_sub(quotient.wrapping_mul(d.mantissa)).cast_signed();
     // At most 127 in magnitude, so that it is exact but for the rounding to a whole number: the
     // rest is then within half a divisor of 0, and one step up brings it to 0 ≤ rest < divisor.
     // The others are for a driver that is worse at it than WGSL allows.
@@ -155,12 +154,18 @@ mod tests {
 
     #[test]
     fn keys_order_as_floats_do_and_lead_back() {
-        let mut bits: Vec<u32> =
-            (0..200_000_u32).map(|i| i.wrapping_mul(0x9E37_79B9)).filter(|&b| is_finite(b)).collect();
+        let mut bits: Vec<u32> = (0..200_000_u32)
+            .map(|i| i.wrapping_mul(0x9E37_79B9))
+            .filter(|&b| is_finite(b))
+            .collect();
         bits.extend([0, 1 << 31, 1, (1 << 31) + 1, 0x7F7F_FFFF, 0xFF7F_FFFF]);
         for pair in bits.windows(2) {
             let (a, b) = (f32::from_bits(pair[0]), f32::from_bits(pair[1]));
-            assert_eq!(a.partial_cmp(&b).unwrap(), key_of(pair[0]).cmp(&key_of(pair[1])), "{a} {b}");
+            assert_eq!(
+                a.partial_cmp(&b).unwrap(),
+                key_of(pair[0]).cmp(&key_of(pair[1])),
+                "{a} {b}"
+            );
             assert_eq!(f32::from_bits(bits_of(key_of(pair[0]))), a);
             // 0 is the identity of the greatest key and of the greatest complement of one.
             assert!(key_of(pair[0]) > 0 && !key_of(pair[0]) > 0);

@@ -83,7 +83,8 @@ pub fn decode(dtype: Dtype, code: u32) -> Option<u32> {
 pub fn sample(dtype: Dtype, raw: &[u32], first_byte: usize, index: usize) -> Option<u32> {
     let byte = first_byte + index * dtype.size();
     let word = raw[byte >> 2] >> (8 * (byte & 3));
-    let mask = u32::MAX.checked_shr(32_u32.saturating_sub(8 * u32::try_from(dtype.size()).ok()?))?;
+    let mask =
+        u32::MAX.checked_shr(32_u32.saturating_sub(8 * u32::try_from(dtype.size()).ok()?))?;
     decode(dtype, word & mask)
 }
 

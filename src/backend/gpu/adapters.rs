@@ -70,8 +70,7 @@ pub struct Adapter {
 }
 
 /// APIs in the order in which a card that several of them show is used.
-const APIS: [wgpu::Backend; 3] =
-    [wgpu::Backend::Vulkan, wgpu::Backend::Metal, wgpu::Backend::Dx12];
+const APIS: [wgpu::Backend; 3] = [wgpu::Backend::Vulkan, wgpu::Backend::Metal, wgpu::Backend::Dx12];
 
 /// Every adapter of this machine, each card once. None where there is no driver.
 #[must_use]

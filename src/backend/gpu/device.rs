@@ -91,8 +91,8 @@ impl Device {
     ) -> Result<T, Error> {
         use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
         self.check()?;
-        let [outer, middle, inner] = [OutOfMemory, Internal, Validation]
-            .map(|filter| self.inner.push_error_scope(filter));
+        let [outer, middle, inner] =
+            [OutOfMemory, Internal, Validation].map(|filter| self.inner.push_error_scope(filter));
         let made = make(&self.inner);
         let mut problem = None;
         // The last one pushed is the first one popped.
@@ -100,21 +100,21 @@ impl Device {
             problem = pollster::block_on(scope.pop()).or(problem);
         }
         match problem {
-            Some(error) => {
-                Err(self.error(format!("{what}: {}", one_line(&error.to_string()))))
-            }
+            Some(error) => Err(self.error(format!("{what}: {}", one_line(&error.to_string())))),
             None => self.check().map(|()| made),
         }
     }
 
     /// Runs callbacks that are due. With a submission, waits until it is done or the time is over.
-    pub(super) fn poll(&self, wait: Option<(wgpu::SubmissionIndex, Duration)>) -> Result<(), Error> {
+    pub(super) fn poll(
+        &self,
+        wait: Option<(wgpu::SubmissionIndex, Duration)>,
+    ) -> Result<(), Error> {
         self.check()?;
         let poll_type = match wait {
-            Some((index, timeout)) => wgpu::PollType::Wait {
-                submission_index: Some(index),
-                timeout: Some(timeout),
-            },
+            Some((index, timeout)) => {
+                wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(timeout) }
+            }
             None => wgpu::PollType::Poll,
         };
         // A card that is really lost makes `poll` itself panic in wgpu 30 (handle_error_fatal).
@@ -129,7 +129,11 @@ impl Device {
     }
 
     /// Maps a readback buffer and waits for it: not for use beside a drain.
-    pub(super) fn mapped(&self, buffer: &wgpu::Buffer, len: u64) -> Result<wgpu::BufferView, Error> {
+    pub(super) fn mapped(
+        &self,
+        buffer: &wgpu::Buffer,
+        len: u64,
+    ) -> Result<wgpu::BufferView, Error> {
         let done = Arc::new(AtomicBool::new(false));
         let (of_map, trouble) = (Arc::clone(&done), Arc::clone(&self.trouble));
         buffer.map_async(wgpu::MapMode::Read, 0..len, move |mapped| {

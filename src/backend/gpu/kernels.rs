@@ -31,8 +31,7 @@ macro_rules! joined {
 
 impl Kernel {
     /// All of them, in the order of a batch's dispatches.
-    pub const ALL: [Kernel; 4] =
-        [Kernel::Extent, Kernel::Range, Kernel::Normalize, Kernel::Fused];
+    pub const ALL: [Kernel; 4] = [Kernel::Extent, Kernel::Range, Kernel::Normalize, Kernel::Fused];
 
     /// The stem of its file.
     #[must_use]

@@ -101,8 +101,7 @@ impl<'r, 'q> Reader<'r, 'q> {
         let view = view.map_err(|error| one_line(&error.to_string()))?;
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
         let batch = Batch::new(self.job.norm(), dtype);
-        let mut filling =
-            Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
+        let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
         let [mut samples, mut images] = [slot.sizes.samples, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
         while let Some(lease) = next {

@@ -123,10 +123,8 @@ impl Slot {
         encoder.clear_buffer(&self.extents, 0, Some(extents));
         let workgroups = batch.workgroups();
         {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label,
-                timestamp_writes: None,
-            });
+            let mut pass = encoder
+                .begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
             pass.set_bind_group(0, &self.bind_group, &[]);
             for kernel in Kernel::ALL {
                 let count = kernel.workgroups(&workgroups);
