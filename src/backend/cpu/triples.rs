@@ -65,14 +65,16 @@ pub fn mix(seed: u64) -> u64 {
 /// The bits of finite lo ≤ x ≤ hi, number `index` of a family.
 #[must_use]
 pub fn triple(family: Family, index: u64) -> [u32; 3] {
-    let base = mix(index ^ ((family as u64) << 56));
-    let mut bits = [0, 1, 2].map(|k| one(family, base, k));
+    let mut bits = [0, 1, 2].map(|k| member(family, index, k));
     bits.sort_by(|&a, &b| f32::from_bits(a).total_cmp(&f32::from_bits(b)));
     bits
 }
 
+/// The bits of finite float `which` of set `index` of a family.
+#[must_use]
 #[allow(clippy::cast_possible_truncation, reason = "random bits are cut to size")]
-fn one(family: Family, base: u64, which: u64) -> u32 {
+pub fn member(family: Family, index: u64, which: u64) -> u32 {
+    let base = mix(index ^ ((family as u64) << 56));
     let bits = mix(base.wrapping_add(which));
     let word = (bits >> 32) as u32;
     let sign = word & 0x8000_0000;

@@ -358,7 +358,7 @@ mod tests {
             let mut batch = Batch::new(Norm::MinMax, Dtype::F32);
             let images = (sizes.samples / samples).min(u64::from(MOST_IMAGES));
             for _ in 0..images {
-                let first = batch.reserve(samples as usize * 4);
+                let first = batch.reserve(usize::try_from(4 * samples).unwrap());
                 batch.push(role, first, samples);
             }
             let orders: u64 = batch.orders().iter().map(|(_, bytes)| bytes.len() as u64).sum();

@@ -106,8 +106,8 @@ impl Planted {
 
     fn raw(&self, image: ImageId) -> &[u8] {
         let (span, raw) = &self.sets[image.span];
-        let bytes = span.samples as usize * span.dtype.size();
-        &raw[image.index as usize * bytes..][..bytes]
+        let bytes = len(span.samples) * span.dtype.size();
+        &raw[len(image.index) * bytes..][..bytes]
     }
 
     fn compare(&self, image: ImageId, finding: &Finding, pixels: &[u8]) {
@@ -143,6 +143,10 @@ impl Planted {
     }
 }
 
+fn len(count: u64) -> usize {
+    usize::try_from(count).expect("the planted set is a few hundred thousand samples")
+}
+
 /// Extremes at both sides of a block's end and at the end of all.
 fn planted_in_blocks(i: u64) -> u32 {
     let value = match i {
@@ -167,7 +171,7 @@ impl Job for Planted {
 
     fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let (span, raw) = &self.sets[image.span];
-        let at = (image.index * span.samples * span.dtype.size() as u64 + offset) as usize;
+        let at = len(image.index * span.samples * span.dtype.size() as u64 + offset);
         buf.copy_from_slice(&raw[at..at + buf.len()]);
         Ok(())
     }
@@ -177,7 +181,7 @@ impl Job for Planted {
     }
 
     fn put_block(&self, _: DeviceIndex, _: ImageId, first: u64, pixels: &[u8]) {
-        let at = first as usize * 4;
+        let at = len(first) * 4;
         let mut giant = lock(&self.giant);
         let len = giant.len().max(at + pixels.len());
         giant.resize(len, 0xFF);

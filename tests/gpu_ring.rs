@@ -1,0 +1,440 @@
+//! The ring of the GPU backend on software Vulkan: whole jobs through the queue, in every mixture,
+//! with images that cannot be read, with a device that is lost, and with a queue that is stopped.
+#![cfg(feature = "gpu")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
+#[path = "support/software.rs"]
+mod software;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use software::llvmpipe;
+use tensortiff::backend::cpu::triples::mix;
+use tensortiff::backend::gpu::Gpu;
+use tensortiff::backend::gpu::hooks::Hooks;
+use tensortiff::backend::queue::{Appetite, Pass, Queue, Unit};
+use tensortiff::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
+use tensortiff::normalize::{Norm, oracle};
+use tensortiff::{Dtype, Error, Extent};
+
+/// What was handed over of one image.
+#[derive(Debug, Default, Clone)]
+struct Made {
+    pixels: Vec<u8>,
+    finding: Option<Finding>,
+    times: u64,
+    by: Vec<DeviceIndex>,
+    failed: bool,
+}
+
+/// A job over random bytes, which remembers everything.
+struct Random {
+    norm: Norm,
+    spans: Vec<Span>,
+    unreadable: Vec<ImageId>,
+    made: Mutex<HashMap<ImageId, Made>>,
+    puts: AtomicU64,
+    /// Called at every hand-over, with their number.
+    at_put: Box<dyn Fn(u64) + Sync>,
+}
+
+impl Random {
+    fn new(norm: Norm, spans: Vec<Span>) -> Random {
+        Random {
+            norm,
+            spans,
+            unreadable: Vec::new(),
+            made: Mutex::default(),
+            puts: AtomicU64::new(0),
+            at_put: Box::new(|_| ()),
+        }
+    }
+
+    fn queue(&self, block: u64) -> Queue {
+        Queue::new(self.norm, self.spans.clone(), block, 2, |span| !span.dtype.is_wide())
+    }
+
+    fn bytes_of(&self, image: ImageId) -> u64 {
+        let span = self.spans[image.span];
+        span.samples * span.dtype.size() as u64
+    }
+
+    fn byte(image: ImageId, at: u64) -> u8 {
+        (mix(((image.span as u64) << 48 | image.index << 28) + at / 8) >> (8 * (at % 8))) as u8
+    }
+
+    fn raw(&self, image: ImageId) -> Vec<u8> {
+        (0..self.bytes_of(image)).map(|at| Random::byte(image, at)).collect()
+    }
+
+    fn with(&self, image: ImageId, add: impl FnOnce(&mut Made)) {
+        (self.at_put)(self.puts.fetch_add(1, Ordering::Relaxed));
+        add(self.made.lock().unwrap().entry(image).or_default());
+    }
+
+    /// Every image of a narrow type was made once, as the oracle has it, or failed once.
+    fn check(&self) {
+        let made = self.made.lock().unwrap();
+        let mut count = 0;
+        for (span, shape) in self.spans.iter().enumerate() {
+            for index in 0..shape.images {
+                let image = ImageId { span, index };
+                let got = made.get(&image).unwrap_or_else(|| panic!("{image:?} was not made"));
+                count += 1;
+                assert_eq!(got.times, 1, "{image:?} of {shape:?}");
+                let unreadable = self.unreadable.contains(&image);
+                assert_eq!(got.failed, unreadable, "{image:?} of {shape:?}");
+                if !unreadable {
+                    self.compare(image, got);
+                }
+            }
+        }
+        assert_eq!(made.len(), count);
+    }
+
+    fn compare(&self, image: ImageId, got: &Made) {
+        let shape = self.spans[image.span];
+        let (extent, want) = oracle::normalize(self.norm, shape.dtype, &self.raw(image));
+        assert_eq!(got.finding, Some(Finding::of(self.norm, extent)), "{image:?} of {shape:?}");
+        assert_eq!(got.pixels.len(), 4 * want.len(), "{image:?} of {shape:?}");
+        for (i, (got, want)) in got.pixels.chunks_exact(4).zip(&want).enumerate() {
+            let got = u32::from_le_bytes(got.try_into().unwrap());
+            assert_eq!(got, want.to_bits(), "pixel {i} of {image:?} of {shape:?}");
+        }
+    }
+}
+
+impl Job for Random {
+    fn norm(&self) -> Norm {
+        self.norm
+    }
+
+    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let each = self.bytes_of(image);
+        for (k, byte) in (0..).zip(buf.iter_mut()) {
+            let at = offset + k;
+            let image = ImageId { index: image.index + at / each, ..image };
+            assert!(self.spans[image.span].contiguous || at < each, "read past {image:?}");
+            if self.unreadable.contains(&image) {
+                let source = io::Error::other("planted");
+                return Err(Error::Read { dump: "d".into(), tensor: "t".into(), source });
+            }
+            *byte = Random::byte(image, at % each);
+        }
+        Ok(())
+    }
+
+    fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]) {
+        self.with(image, |made| {
+            made.pixels = pixels.to_vec();
+            made.finding = Some(*finding);
+            made.times += 1;
+            made.by.push(by);
+        });
+    }
+
+    fn put_block(&self, by: DeviceIndex, image: ImageId, first: u64, pixels: &[u8]) {
+        let all = 4 * self.spans[image.span].samples as usize;
+        self.with(image, |made| {
+            made.pixels.resize(all, 0xEE);
+            made.pixels[4 * first as usize..][..pixels.len()].copy_from_slice(pixels);
+            made.by.push(by);
+        });
+    }
+
+    fn finish_blocks(&self, _: DeviceIndex, image: ImageId, finding: &Finding) {
+        self.with(image, |made| {
+            made.finding = Some(*finding);
+            made.times += 1;
+        });
+    }
+
+    fn fail(&self, image: ImageId, _: Error) {
+        self.with(image, |made| {
+            made.times += 1;
+            made.failed = true;
+        });
+    }
+}
+
+/// A backend of a few lines, over the oracle.
+struct Plain;
+
+impl Backend for Plain {
+    fn name(&self) -> &str {
+        "plain"
+    }
+
+    fn takes(&self, _: Dtype) -> bool {
+        true
+    }
+
+    fn pullers(&self) -> usize {
+        1
+    }
+
+    fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
+        let appetite = Appetite { samples: 1000, least_samples: 1, images: 3, everything: true };
+        let read = |image: ImageId, samples: std::ops::Range<u64>| {
+            let size = queue.spans()[image.span].dtype.size();
+            let mut raw = vec![0; (samples.end - samples.start) as usize * size];
+            job.read(image, samples.start * size as u64, &mut raw).map(|()| raw)
+        };
+        while let Some(lease) = queue.take(&appetite) {
+            match lease.unit().clone() {
+                Unit::Images { span, images } => {
+                    let shape = queue.spans()[span];
+                    for index in images {
+                        let image = ImageId { span, index };
+                        match read(image, 0..shape.samples) {
+                            Err(error) => job.fail(image, error),
+                            Ok(raw) => {
+                                let (extent, pixels) =
+                                    oracle::normalize(job.norm(), shape.dtype, &raw);
+                                let finding = Finding::of(job.norm(), extent);
+                                job.put(by, image, &finding, bytemuck::cast_slice(&pixels));
+                            }
+                        }
+                    }
+                    lease.done();
+                }
+                Unit::Block { image, pass, samples } => {
+                    let shape = queue.spans()[image.span];
+                    let raw = match read(image, samples.clone()) {
+                        Ok(raw) => raw,
+                        Err(error) => {
+                            if lease.fail_giant() {
+                                job.fail(image, error);
+                            }
+                            continue;
+                        }
+                    };
+                    let mut widened = vec![0.0; (samples.end - samples.start) as usize];
+                    tensortiff::tensor::decode::to_f32(shape.dtype, &raw, &mut widened);
+                    match pass {
+                        Pass::Extent => lease.done_extent(
+                            widened
+                                .iter()
+                                .fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(x.into()))),
+                        ),
+                        Pass::Normalize(finding) => {
+                            if let tensortiff::Range::MinMax { lo, hi } = finding.range {
+                                tensortiff::backend::cpu::normalize::normalize_f32(
+                                    lo as f32,
+                                    hi as f32,
+                                    &finding.extent,
+                                    &mut widened,
+                                );
+                            }
+                            let pixels = bytemuck::cast_slice(&widened);
+                            job.put_block(by, image, samples.start, pixels);
+                            if let Some(finding) = lease.done_block() {
+                                job.finish_blocks(by, image, &finding);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn span(dtype: Dtype, samples: u64, images: u64, contiguous: bool) -> Span {
+    Span { dtype, samples, images, contiguous }
+}
+
+/// Every narrow type, small, middling and giant images, contiguous and not, one sample to many.
+fn mixture() -> Vec<Span> {
+    let narrow = Dtype::ALL.into_iter().filter(|dtype| !dtype.is_wide());
+    let mut spans: Vec<Span> = narrow
+        .flat_map(|dtype| {
+            [
+                span(dtype, 1, 3, true),
+                span(dtype, 785, 20, true),
+                span(dtype, 4097, 3, false),
+                span(dtype, 50_001, 1, true),
+            ]
+        })
+        .collect();
+    spans.extend((0..40).map(|i| span(Dtype::Bf16, 100 + i, 1, true)));
+    spans
+}
+
+#[test]
+fn every_mixture_is_made_once_and_as_the_oracle_has_it() {
+    let gpu = Gpu::open(&llvmpipe(), 3).unwrap();
+    for (norm, block) in [(Norm::MinMax, 20_000), (Norm::None, 20_000), (Norm::MinMax, 1 << 20)] {
+        let job = Random::new(norm, mixture());
+        let queue = job.queue(block);
+        gpu.drain(&queue, &job, 0).unwrap();
+        assert!(queue.is_finished());
+        job.check();
+        println!("{:?}", gpu.stats());
+    }
+}
+
+#[test]
+fn two_submissions_are_under_way_before_the_first_wait() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let job = Random::new(Norm::MinMax, vec![span(Dtype::U8, 1 << 20, 8, true)]);
+    gpu.drain(&job.queue(1 << 20), &job, 0).unwrap();
+    job.check();
+    let stats = gpu.stats();
+    assert!(stats.batches >= 3, "{stats:?}");
+    assert!(stats.submissions_before_first_wait >= 2, "{stats:?}");
+    assert_eq!(stats.submissions, stats.batches);
+    assert!(stats.bytes_up >= 8 << 20 && stats.bytes_down >= 32 << 20, "{stats:?}");
+    assert!(stats.dispatches >= 3 * stats.batches, "{stats:?}");
+}
+
+#[test]
+fn tiny_images_of_many_tensors_share_batches() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let spans: Vec<Span> = (0..300).map(|i| span(Dtype::F16, 20 + i, 1 + i % 4, true)).collect();
+    let job = Random::new(Norm::MinMax, spans);
+    gpu.drain(&job.queue(1 << 20), &job, 0).unwrap();
+    job.check();
+    assert!(gpu.stats().batches <= 4, "{:?}", gpu.stats());
+}
+
+#[test]
+fn images_that_cannot_be_read_fail_and_take_no_other_along() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let mut job = Random::new(Norm::MinMax, mixture());
+    let at = |span, index| ImageId { span, index };
+    // In a run, alone, the whole of a span, and a giant.
+    job.unreadable = vec![at(1, 0), at(1, 7), at(1, 19), at(2, 1), at(3, 0), at(5, 4), at(6, 2)];
+    job.unreadable.extend((0..3).map(|index| at(8, index)));
+    let queue = job.queue(20_000);
+    gpu.drain(&queue, &job, 0).unwrap();
+    assert!(queue.is_finished());
+    job.check();
+    let mut nothing = Random::new(Norm::MinMax, vec![span(Dtype::F32, 10, 4, true)]);
+    nothing.unreadable = (0..4).map(|index| at(0, index)).collect();
+    gpu.drain(&nothing.queue(1 << 20), &nothing, 0).unwrap();
+    nothing.check();
+}
+
+#[test]
+fn a_lost_device_gives_its_images_back_and_says_so() {
+    for submissions in [0, 1, 2, 3, 5] {
+        let hooks = Hooks { submissions, ..Hooks::NONE };
+        let gpu = Gpu::open_with(&llvmpipe(), 2, &hooks).unwrap();
+        let spans = vec![
+            span(Dtype::F32, 10_007, 100, true),
+            span(Dtype::U8, 70_000, 8, false),
+            span(Dtype::F16, 300, 500, true),
+        ];
+        let job = Random::new(Norm::MinMax, spans);
+        let queue = job.queue(30_000);
+        let error = gpu.drain(&queue, &job, 7).unwrap_err();
+        assert!(
+            matches!(&error, Error::Gpu { device, .. } if device.contains("llvmpipe")),
+            "{error}"
+        );
+        assert!(!queue.is_finished(), "lost after {submissions} and still finished");
+        // It does not come back to life.
+        assert!(matches!(gpu.drain(&queue, &job, 7), Err(Error::Gpu { .. })));
+        drop(gpu);
+        Plain.drain(&queue, &job, 8).unwrap();
+        assert!(queue.is_finished());
+        job.check();
+        println!("{submissions}: {error}");
+    }
+}
+
+#[test]
+fn a_stopped_queue_ends_the_drain_with_whole_images() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let mut job = Random::new(Norm::MinMax, vec![span(Dtype::U8, 1 << 16, 64, true)]);
+    let queue = std::sync::Arc::new(job.queue(1 << 20));
+    let to_stop = std::sync::Arc::clone(&queue);
+    job.at_put = Box::new(move |n| {
+        if n == 2 {
+            to_stop.stop();
+        }
+    });
+    gpu.drain(&queue, &job, 0).unwrap();
+    let made = job.made.lock().unwrap();
+    assert!(made.len() >= 3 && made.len() < 64, "{} images", made.len());
+    for (image, made) in made.iter() {
+        assert_eq!(made.times, 1);
+        job.compare(*image, made);
+    }
+}
+
+#[test]
+fn two_backends_share_a_queue() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let mut spans = mixture();
+    spans.push(span(Dtype::F64, 200, 30, true));
+    let job = Random::new(Norm::MinMax, spans);
+    let queue = job.queue(20_000);
+    std::thread::scope(|scope| {
+        let plain = scope.spawn(|| Plain.drain(&queue, &job, 1));
+        gpu.drain(&queue, &job, 0).unwrap();
+        plain.join().unwrap().unwrap();
+    });
+    job.check();
+}
+
+#[test]
+fn a_driver_that_computes_wrongly_is_not_opened() {
+    type Rewrite = fn(tensortiff::backend::gpu::kernels::Kernel, &str) -> Option<String>;
+    let wrong: [(&str, i32, Rewrite); 7] = [
+        ("estimates are far off", 5000, |_, _| None),
+        ("loops lose iterations", 0, |_, text| {
+            Some(text.replace("i += WORKGROUP", "i += 2u * WORKGROUP"))
+        }),
+        ("subnormals are flushed", 0, |_, text| {
+            Some(text.replace("return scaled(sign, magnitude, 24u);", "return sign;"))
+        }),
+        ("quotients are not rounded", 0, |_, text| {
+            Some(text.replace("+ mantissa + up;", "+ mantissa;"))
+        }),
+        ("bytes of a word are swapped", 0, |_, text| {
+            Some(text.replace("(8u * (byte & 3u))", "(24u - 8u * (byte & 3u))"))
+        }),
+        ("minima are not merged", 0, |_, text| {
+            Some(text.replace("atomicMax(&extents[at], word);", "atomicAdd(&extents[at], word);"))
+        }),
+        ("nothing is computed", 0, |_, text| {
+            Some(text.replace("pixels[image.first_pixel + i] =", "let unused ="))
+        }),
+    ];
+    for (name, spoil, rewrite) in wrong {
+        let hooks = Hooks { spoil, rewrite, ..Hooks::NONE };
+        let opened = Gpu::open_with(&llvmpipe(), 2, &hooks);
+        let error = opened.err().unwrap_or_else(|| panic!("{name}, and the proof saw nothing"));
+        assert!(error.to_string().contains("failed its proof"), "{name}: {error}");
+        println!("{name}: {error}");
+    }
+    // What the arithmetic is made to tolerate, it does.
+    for spoil in [48, -48, 100, -100] {
+        Gpu::open_with(&llvmpipe(), 2, &Hooks { spoil, ..Hooks::NONE }).unwrap();
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_an_error_and_no_panic() {
+    let hooks = Hooks { rewrite: |_, _| Some("fn main( {".to_owned()), ..Hooks::NONE };
+    let error = Gpu::open_with(&llvmpipe(), 2, &hooks).unwrap_err();
+    assert!(error.to_string().contains("compiling"), "{error}");
+}
+
+#[test]
+fn the_proof_is_quick_and_measures_the_readback() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let proof = gpu.proof();
+    println!("{proof}");
+    assert!(proof.images > 600 && proof.samples > 200_000, "{proof:?}");
+    assert!(proof.readback_gb_s > 0.1, "{proof:?}");
+}
