@@ -281,6 +281,17 @@ fn every_mixture_is_made_once_and_as_the_oracle_has_it() {
     }
 }
 
+/// Slots stay for the next job, whose samples may be wider: they held 4 Mi samples of one byte.
+#[test]
+fn slots_of_narrow_samples_are_not_overfilled_with_wide_ones() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    for (dtype, samples, images) in [(Dtype::U8, 4 << 20, 1), (Dtype::F32, 30_000, 100)] {
+        let job = Random::new(Norm::MinMax, vec![span(dtype, samples, images, true)]);
+        gpu.drain(&job.queue(u64::MAX), &job, 0).unwrap();
+        job.check();
+    }
+}
+
 #[test]
 fn two_submissions_are_under_way_before_the_first_wait() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();

@@ -172,7 +172,7 @@ impl Backend for Gpu {
         }
         let sizes = Sizes::of(queue.spans(), queue.block(), |dtype| self.takes(dtype));
         let slots = self.slots_of(&mut kept, sizes)?;
-        *kept = self.turn(slots, queue, job, by)?;
+        *kept = self.turn(slots, sizes.samples, queue, job, by)?;
         Ok(())
     }
 }

@@ -46,6 +46,9 @@ pub(super) struct Reader<'r, 'q> {
     ring: &'r Ring<'q>,
     queue: &'q Queue,
     job: &'r dyn Job,
+    /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
+    /// may hold more, but of narrower types.
+    samples: u64,
     chunk: Vec<u8>,
     /// A unit that did not fit the batch for which it was taken.
     pending: Option<Lease<'q>>,
@@ -61,14 +64,19 @@ struct Filling<'q> {
 }
 
 impl<'r, 'q> Reader<'r, 'q> {
-    pub(super) fn new(ring: &'r Ring<'q>, queue: &'q Queue, job: &'r dyn Job) -> Reader<'r, 'q> {
-        Reader { ring, queue, job, chunk: vec![0; CHUNK], pending: None }
+    pub(super) fn new(
+        ring: &'r Ring<'q>,
+        queue: &'q Queue,
+        job: &'r dyn Job,
+        samples: u64,
+    ) -> Reader<'r, 'q> {
+        Reader { ring, queue, job, samples, chunk: vec![0; CHUNK], pending: None }
     }
 
     /// Fills slots until there is nothing left to read.
     pub(super) fn run(mut self) -> Result<(), String> {
         while let Some(slot) = self.ring.free_slot() {
-            let appetite = self.appetite(slot.sizes.samples, u64::from(MOST_IMAGES));
+            let appetite = self.appetite(self.samples, u64::from(MOST_IMAGES));
             let first = match self.pending.take().or_else(|| self.queue.try_take(&appetite)) {
                 Some(lease) => lease,
                 // Others', or this backend's own batches under way, may yet bring some.
@@ -102,7 +110,7 @@ impl<'r, 'q> Reader<'r, 'q> {
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
         let batch = Batch::new(self.job.norm(), dtype);
         let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
-        let [mut samples, mut images] = [slot.sizes.samples, u64::from(MOST_IMAGES)];
+        let [mut samples, mut images] = [self.samples, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
         while let Some(lease) = next {
             let [unit_samples, unit_images] = self.size(lease.unit());

@@ -135,10 +135,11 @@ impl Drop for Reading<'_, '_> {
 }
 
 impl Gpu {
-    /// Drains `queue` with these slots, and gives them back.
+    /// Drains `queue` with these slots, at most `samples` to a batch, and gives them back.
     pub(super) fn turn(
         &self,
         slots: Vec<Slot>,
+        samples: u64,
         queue: &Queue,
         job: &dyn Job,
         by: DeviceIndex,
@@ -147,7 +148,7 @@ impl Gpu {
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
-            if let Err(error) = Reader::new(&ring, queue, job).run() {
+            if let Err(error) = Reader::new(&ring, queue, job, samples).run() {
                 self.device.trouble.report(error);
             }
         };
