@@ -1,6 +1,8 @@
 //! The whole conversion, from memory to the null sink (everything but files) and to files, on the
 //! CPU, a GPU and both. On software Vulkan the GPU's figures say nothing of a card.
 
+#![allow(clippy::cast_possible_truncation, reason = "made data, whose sizes and values are small")]
+
 use std::path::Path;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -31,6 +33,7 @@ fn source(dtype: Dtype, shape: &[u64]) -> MemorySource<'static> {
 }
 
 fn fleets() -> Vec<(&'static str, Devices)> {
+    #[cfg_attr(not(feature = "gpu"), allow(unused_mut, reason = "only GPUs are added"))]
     let mut fleets = vec![("cpu", Devices::List(vec![Device::Cpu]))];
     #[cfg(feature = "gpu")]
     {

@@ -2,6 +2,8 @@
 //! against the oracle, so that a wrong engine cannot win. The GPU's figures include the copies to
 //! and from the device; on software Vulkan they say nothing of a card.
 
+#![allow(clippy::cast_possible_truncation, reason = "made data, whose sizes and values are small")]
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tensortiff::backend::cpu::{extent, normalize};
 use tensortiff::normalize::oracle;
