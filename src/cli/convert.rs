@@ -63,7 +63,6 @@ fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
 /// The summary line, and one more where samples were not finite.
 fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     let seconds = report.elapsed.as_secs_f64();
-    let gb = (report.bytes_in + report.bytes_out) as f64 / 1e9;
     let total: u64 = report.devices.iter().map(|device| device.bytes_in).sum();
     let share = |bytes: u64| 100.0 * bytes as f64 / total.max(1) as f64;
     let devices: Vec<String> = report
@@ -73,12 +72,12 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
         .map(|device| format!("{} {:.0} %", shown(&device.name), share(device.bytes_in)))
         .collect();
     let mut line = format!(
-        "{} {}, {} read, {} written, {seconds:.3} s, {:.2} GB/s",
+        "{} {}, {} read, {} written, {seconds:.3} s, {:.2} GB/s read",
         report.images,
         if report.images == 1 { "image" } else { "images" },
         bytes(report.bytes_in),
         bytes(report.bytes_out),
-        gb / seconds.max(1e-9),
+        report.bytes_in as f64 / 1e9 / seconds.max(1e-9),
     );
     if !devices.is_empty() {
         line += &format!("; {}", devices.join(", "));
