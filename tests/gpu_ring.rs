@@ -389,12 +389,20 @@ fn two_backends_share_a_queue() {
 #[test]
 fn a_driver_that_computes_wrongly_is_not_opened() {
     type Rewrite = fn(tensortiff::backend::gpu::kernels::Kernel, &str) -> Option<String>;
-    let wrong: [(&str, i32, Rewrite); 7] = [
+    let wrong: [(&str, i32, Rewrite); 9] = [
         ("estimates are far off", 5000, |_, _| None),
         ("loops lose iterations", 0, |_, text| {
             Some(text.replace("i += WORKGROUP", "i += 2u * WORKGROUP"))
         }),
-        ("subnormals are flushed", 0, |_, text| {
+        ("subnormal differences are flushed", 0, |_, text| {
+            let line = "    let mantissa = sum >> 3u;";
+            Some(text.replace(line, &format!("    if sum < 0x4000000u {{ return 0u; }}\n{line}")))
+        }),
+        ("subnormal quotients are flushed", 0, |_, text| {
+            let line = "    let mantissa = quotient >> drop;";
+            Some(text.replace(line, &format!("    if drop > 1u {{ return 0u; }}\n{line}")))
+        }),
+        ("subnormal samples are flushed", 0, |_, text| {
             Some(text.replace("return scaled(sign, magnitude, 24u);", "return sign;"))
         }),
         ("quotients are not rounded", 0, |_, text| {
