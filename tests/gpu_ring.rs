@@ -41,6 +41,8 @@ struct Random {
     unreadable: Vec<ImageId>,
     made: Mutex<HashMap<ImageId, Made>>,
     puts: AtomicU64,
+    /// How long a read takes.
+    slow: std::time::Duration,
     /// Called at every hand-over, with their number.
     at_put: Box<dyn Fn(u64) + Sync>,
 }
@@ -53,6 +55,7 @@ impl Random {
             unreadable: Vec::new(),
             made: Mutex::default(),
             puts: AtomicU64::new(0),
+            slow: std::time::Duration::ZERO,
             at_put: Box::new(|_| ()),
         }
     }
@@ -118,6 +121,7 @@ impl Job for Random {
 
     fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let each = self.bytes_of(image);
+        std::thread::sleep(self.slow);
         for (k, byte) in (0..).zip(buf.iter_mut()) {
             let at = offset + k;
             let image = ImageId { index: image.index + at / each, ..image };
@@ -284,7 +288,9 @@ fn every_mixture_is_made_once_and_as_the_oracle_has_it() {
 #[test]
 fn two_submissions_are_under_way_before_the_first_wait() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
-    let job = Random::new(Norm::MinMax, vec![span(Dtype::U8, 1 << 20, 8, true)]);
+    let mut job = Random::new(Norm::MinMax, vec![span(Dtype::U8, 1 << 20, 8, true)]);
+    // A reader that is slower than the device, for whose second batch it is worth waiting.
+    job.slow = std::time::Duration::from_millis(40);
     gpu.drain(&job.queue(1 << 20), &job, 0).unwrap();
     job.check();
     let stats = gpu.stats();

@@ -99,7 +99,6 @@ fn constants_are_those_of_rust() {
             ("LANES", layout::LANES),
             ("KEEP", range::KEEP),
             ("MINMAX", range::MINMAX),
-            ("MINMAX_HALVED", range::MINMAX_HALVED),
             ("INF", widen::INF),
             ("NAN", tensortiff::tensor::decode::NAN),
         ]
