@@ -12,13 +12,14 @@ mod software;
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use software::llvmpipe;
 use tensortiff::backend::cpu::triples::mix;
-use tensortiff::backend::gpu::Gpu;
 use tensortiff::backend::gpu::hooks::Hooks;
+use tensortiff::backend::gpu::{Gpu, adapters};
 use tensortiff::backend::queue::{Appetite, Pass, Queue, Unit};
 use tensortiff::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
 use tensortiff::normalize::{Norm, oracle};
@@ -355,6 +356,39 @@ fn a_lost_device_gives_its_images_back_and_says_so() {
         job.check();
         println!("{submissions}: {error}");
     }
+}
+
+#[test]
+fn a_hand_over_that_panics_ends_the_drain_and_gives_its_units_back() {
+    for threads in [1, 3] {
+        let gpu = Gpu::open(&llvmpipe(), threads).unwrap();
+        let mut job = Random::new(Norm::MinMax, vec![span(Dtype::U8, 5_000, 400, true)]);
+        job.at_put = Box::new(|n| assert_ne!(n, 30, "planted"));
+        let queue = job.queue(1 << 20);
+        let drained = std::panic::catch_unwind(AssertUnwindSafe(|| gpu.drain(&queue, &job, 0)));
+        assert!(drained.is_err());
+        assert!(!queue.is_finished());
+        Plain.drain(&queue, &job, 1).unwrap();
+        assert!(queue.is_finished());
+        assert_eq!(job.made.lock().unwrap().len(), 400);
+    }
+}
+
+#[test]
+#[ignore = "run by a_machine_without_a_driver_has_no_adapters, in an environment of its own"]
+fn there_are_no_adapters() {
+    assert_eq!(adapters().len(), 0);
+}
+
+#[test]
+fn a_machine_without_a_driver_has_no_adapters() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["there_are_no_adapters", "--exact", "--ignored"])
+        .env("VK_DRIVER_FILES", "/nonexistent.json")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[test]
