@@ -99,7 +99,6 @@ fn constants_are_those_of_rust() {
             ("LANES", layout::LANES),
             ("KEEP", range::KEEP),
             ("MINMAX", range::MINMAX),
-            ("MINMAX_HALVED", range::MINMAX_HALVED),
             ("INF", widen::INF),
             ("NAN", tensortiff::tensor::decode::NAN),
         ]
@@ -137,7 +136,7 @@ fn workgroups_stay_within_the_floor() {
         let [entry] = &module.entry_points[..] else { panic!("one entry point a kernel") };
         assert_eq!(entry.name, "main");
         assert_eq!(entry.workgroup_size, [layout::WORKGROUP, 1, 1], "{}", kernel.stem());
-        const { assert!(layout::WORKGROUP <= 256) };
+        assert!(entry.workgroup_size[0] <= 256);
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let shared =
@@ -222,8 +221,8 @@ fn shaders_name_no_float_that_is_not_an_estimate() {
     // should be looked at as well.
     let source = Kernel::ALL.map(Kernel::source).join("\n");
     let code = || source.lines().map(str::trim).filter(|line| !line.starts_with("//"));
-    for word in ["bitcast", "unpack", "fma(", "vec2", "vec4", "f16"] {
-        let line = code().find(|line| line.contains(word) && !line.contains("decode_f16"));
+    for word in ["bitcast", "unpack", "fma(", ": f16", "<f16>", "<f32>"] {
+        let line = code().find(|line| line.contains(word));
         assert_eq!(line, None, "{word}");
     }
     let with_floats: BTreeSet<&str> = code().filter(|line| line.contains("f32(")).collect();

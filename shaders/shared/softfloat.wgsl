@@ -21,18 +21,6 @@ fn bits_of(key: u32) -> u32 {
     return select(~key, key ^ 0x80000000u, key >= 0x80000000u);
 }
 
-// x / 2 of a finite x.
-fn half(x: u32) -> u32 {
-    let magnitude = x & 0x7FFFFFFFu;
-    let sign = x ^ magnitude;
-    if magnitude >= 0x1000000u {
-        return sign | (magnitude - 0x800000u);
-    }
-    // The result is subnormal; both exponent fields, 0 and 1, count in units of 2^-149.
-    let down = magnitude >> 1u;
-    return sign | (down + (down & magnitude & 1u));
-}
-
 fn mantissa_of(magnitude: u32) -> u32 {
     return (magnitude & 0x7FFFFFu) | select(0u, 0x800000u, magnitude >= 0x800000u);
 }
@@ -41,7 +29,8 @@ fn exponent_of(magnitude: u32) -> u32 {
     return max(magnitude >> 23u, 1u);
 }
 
-// x - y of finite x >= y. Infinity's bits or more if that overflows.
+// x - y of finite x >= y. Where that overflows, the result is not infinity but the bits that a
+// format with one exponent more would have; split takes them apart like any others.
 fn subtract(x: u32, y: u32) -> u32 {
     let x_magnitude = x & 0x7FFFFFFFu;
     let y_magnitude = y & 0x7FFFFFFFu;
@@ -83,14 +72,14 @@ struct Split {
     exponent: i32,
 }
 
-// A positive finite float taken apart.
+// A positive float taken apart, or what subtract makes of an overflow.
 fn split(bits: u32) -> Split {
     let mantissa = mantissa_of(bits);
     let lift = countLeadingZeros(mantissa) - 8u;
     return Split(mantissa << (lift & 31u), i32(exponent_of(bits)) - i32(lift));
 }
 
-// n / d for finite 0 <= n <= d and 0 < d, which is given taken apart.
+// n / d for such 0 <= n <= d and 0 < d, which is given taken apart.
 fn divide(n_bits: u32, d: Split) -> u32 {
     if n_bits == 0u {
         return 0u;

@@ -2,7 +2,7 @@
 //! `shaders/range.wgsl` and `shaders/shared/range.wgsl`. The host makes the ranges of a giant's
 //! blocks with this code.
 
-use super::softfloat::{Split, bits_of, divide, half, is_finite, key_of, split, subtract};
+use super::softfloat::{Split, bits_of, divide, is_finite, key_of, split, subtract};
 use super::widen::INF;
 use crate::normalize::{Extent, Norm};
 
@@ -28,16 +28,14 @@ pub struct DeviceExtent {
 pub const KEEP: u32 = 0;
 /// (x − lo) / divisor.
 pub const MINMAX: u32 = 1;
-/// The same of halves, because hi − lo overflows.
-pub const MINMAX_HALVED: u32 = 2;
 
 /// A range on the device.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DeviceRange {
-    /// [`KEEP`], [`MINMAX`] or [`MINMAX_HALVED`].
+    /// [`KEEP`] or [`MINMAX`].
     pub mode: u32,
-    /// Bits of lo, halved already in that mode.
+    /// Bits of lo.
     pub lo: u32,
     /// hi − lo as mantissa · 2^(exponent − 150), with bit 23 the mantissa's highest.
     pub divisor_mantissa: u32,
@@ -100,13 +98,16 @@ pub fn range_of(norm: Norm, extent: &DeviceExtent) -> DeviceRange {
 /// The range of finite lo < hi, a zero of which is +0.
 #[must_use]
 pub fn minmax(lo: u32, hi: u32) -> DeviceRange {
-    let difference = subtract(hi, lo);
-    let (mode, lo, divisor) = if is_finite(difference) {
-        (MINMAX, lo, split(difference))
-    } else {
-        (MINMAX_HALVED, half(lo), split(subtract(half(hi), half(lo))))
-    };
-    DeviceRange { mode, lo, divisor_mantissa: divisor.mantissa, divisor_exponent: divisor.exponent }
+    // Where hi − lo overflows, the contract halves x, lo and hi first. Here the exponent has room
+    // for the difference; halving is exact for every sample that can matter, so that the quotient
+    // is the same.
+    let divisor = split(subtract(hi, lo));
+    DeviceRange {
+        mode: MINMAX,
+        lo,
+        divisor_mantissa: divisor.mantissa,
+        divisor_exponent: divisor.exponent,
+    }
 }
 
 impl From<crate::normalize::Range> for DeviceRange {
@@ -127,9 +128,8 @@ pub fn pixel(range: &DeviceRange, x: u32, spoil: i32) -> u32 {
     if range.mode == KEEP || !is_finite(x) {
         return x;
     }
-    let scaled_x = if range.mode == MINMAX_HALVED { half(x) } else { x };
     let divisor = Split { mantissa: range.divisor_mantissa, exponent: range.divisor_exponent };
-    divide(subtract(scaled_x, range.lo), divisor, spoil)
+    divide(subtract(x, range.lo), divisor, spoil)
 }
 
 #[cfg(test)]

@@ -13,18 +13,21 @@ pub enum Family {
     Special,
     /// A range of a few units in the last place.
     Narrow,
+    /// Ranges that overflow f32, more often than not.
+    Wide,
     /// Subnormal numbers and the least normal ones.
     Subnormal,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 6] = [
+    pub const ALL: [Family; 7] = [
         Family::Random,
         Family::SameExponent,
         Family::Gaussian,
         Family::Special,
         Family::Narrow,
+        Family::Wide,
         Family::Subnormal,
     ];
 }
@@ -95,6 +98,10 @@ pub fn member(family: Family, index: u64, which: u64) -> u32 {
             let start = (base >> 32) as u32 & 0x7EFF_FFFF;
             (start + word % 10) | ((base >> 63) as u32) << 31
         }
+        Family::Wide => match bits % 8 {
+            0 => word & 0x83FF_FFFF,
+            _ => sign | ((254 - (bits >> 8 & 1) as u32) << 23) | (word & 0x7F_FFFF),
+        },
         Family::Subnormal => (word & (0x1FF_FFFF >> (bits % 24))) | sign,
     }
 }

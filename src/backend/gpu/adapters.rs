@@ -167,6 +167,8 @@ mod tests {
         let twice = [two[0].clone(), two[1].clone(), card(Dx12, 1, ""), card(Dx12, 1, "")];
         assert_eq!(shown(&twice), [true, true, false, false]);
         assert_eq!(shown(&[card(Vulkan, 1, "a"), card(Dx12, 1, "b")]), [true, true]);
+        let one_more = [card(Vulkan, 1, ""), card(Dx12, 1, ""), card(Dx12, 1, "")];
+        assert_eq!(shown(&one_more), [true, false, true]);
         assert_eq!(shown(&[card(Vulkan, 1, ""), card(Dx12, 2, "")]), [true, true]);
     }
 

@@ -244,16 +244,30 @@ impl Batch {
         }
     }
 
-    /// The parts of the orders, one after the other: parameters, images, ranges, tiles.
+    /// The orders, one after the other as they lie in staging.
+    #[must_use]
     pub fn orders(&self) -> [(Part, Vec<u8>); 4] {
-        let tiles = [&self.extent_tiles, &self.normalize_tiles, &self.small];
-        let tiles: Vec<u8> =
-            tiles.iter().flat_map(|list| bytemuck::cast_slice(list)).copied().collect();
+        let lists = [&self.extent_tiles, &self.normalize_tiles, &self.small];
+        let tiles: Vec<Tile> = lists.into_iter().flatten().copied().collect();
         [
             (Part::Params, bytemuck::bytes_of(&self.params()).to_vec()),
             (Part::Images, bytemuck::cast_slice(&self.images).to_vec()),
             (Part::Ranges, bytemuck::cast_slice(&self.ranges).to_vec()),
-            (Part::Tiles, tiles),
+            (Part::Tiles, bytemuck::cast_slice(&tiles).to_vec()),
+        ]
+    }
+
+    /// How many bytes of orders go to each buffer.
+    #[must_use]
+    pub fn order_sizes(&self) -> [(Part, u64); 4] {
+        let lists = [&self.extent_tiles, &self.normalize_tiles, &self.small];
+        let tiles: usize = lists.into_iter().map(Vec::len).sum();
+        let images = self.images.len() as u64;
+        [
+            (Part::Params, bytes::<Params>()),
+            (Part::Images, images * bytes::<Image>()),
+            (Part::Ranges, images * bytes::<DeviceRange>()),
+            (Part::Tiles, tiles as u64 * bytes::<Tile>()),
         ]
     }
 
@@ -361,7 +375,9 @@ mod tests {
                 let first = batch.reserve(usize::try_from(4 * samples).unwrap());
                 batch.push(role, first, samples);
             }
-            let orders: u64 = batch.orders().iter().map(|(_, bytes)| bytes.len() as u64).sum();
+            let written = batch.orders().map(|(part, bytes)| (part, bytes.len() as u64));
+            assert_eq!(written, batch.order_sizes());
+            let orders: u64 = written.iter().map(|(_, len)| len).sum();
             assert!(orders <= sizes.orders() && u64::from(batch.raw()) <= sizes.raw);
             assert!(batch.readback().iter().sum::<u64>() <= sizes.readback());
             let w = batch.workgroups();

@@ -160,3 +160,58 @@ impl Device {
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::gpu::adapters;
+
+    fn llvmpipe() -> Device {
+        let all = adapters();
+        let found = all.iter().find(|adapter| adapter.info.matches_name("llvmpipe"));
+        Device::open(found.expect("software Vulkan (mesa-vulkan-drivers) is installed")).unwrap()
+    }
+
+    /// No buffer may be mapped for reading and bound as storage.
+    fn invalid_buffer(device: &wgpu::Device) -> wgpu::Buffer {
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("invalid"),
+            size: 16,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        })
+    }
+
+    #[test]
+    fn an_error_that_nobody_awaits_is_trouble_and_no_panic() {
+        let device = llvmpipe();
+        device.check().unwrap();
+        drop(invalid_buffer(&device.inner));
+        let error = device.check().unwrap_err().to_string();
+        assert!(error.contains("MAP_READ") && !error.contains('\n'), "{error}");
+        assert!(device.poll(None).is_err() && device.guarded("x", |_| ()).is_err());
+    }
+
+    #[test]
+    fn a_guarded_error_is_the_answer_and_no_trouble() {
+        let device = llvmpipe();
+        let error = device.guarded("making a buffer", invalid_buffer).unwrap_err();
+        assert!(error.to_string().contains("making a buffer: "), "{error}");
+        device.check().unwrap();
+    }
+
+    #[test]
+    fn more_memory_than_there_can_be_is_an_error() {
+        let device = llvmpipe();
+        let size = device.inner.limits().max_buffer_size + 16;
+        let made = device.guarded("allocating", |device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        });
+        assert!(made.is_err());
+    }
+}

@@ -1,8 +1,10 @@
 //! The kernels' text, and pipelines made from it.
 //!
 //! The element type is a parameter of a batch, not of a pipeline: four pipelines are compiled
-//! instead of forty, and the very ones that a run uses have passed the proof with every type. The
-//! branch is the same for a whole dispatch.
+//! instead of forty, and the very ones that a run uses have passed the proof with every type.
+//! Measured on llvmpipe, which computes every case of a switch: 1.4 times the processor time of
+//! pipelines for each type, but a proof of all types in 56 ms instead of 1.3 s. On a card the
+//! branch is the same for a whole dispatch, whose bound is memory (not measured).
 
 use super::batch::Workgroups;
 use super::device::Device;

@@ -111,6 +111,8 @@ mod tests {
         let pipe = Pipe::<u8>::new();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| pipe.pop());
+            // Long enough for it to be waiting.
+            std::thread::sleep(Duration::from_millis(50));
             pipe.close();
             assert_eq!(waiting.join().unwrap(), None);
         });

@@ -85,7 +85,7 @@ impl Planted {
         let mut sets = Vec::new();
         let narrow = Dtype::ALL.into_iter().filter(|dtype| !dtype.is_wide());
         for (seed, dtype) in (1..).zip(narrow) {
-            for (samples, images) in [(333, 5), (u64::from(SMALL) + 1, 2)] {
+            for (samples, images) in [(3, 100), (333, 5), (u64::from(SMALL) + 1, 2)] {
                 let bytes = samples * images * dtype.size() as u64;
                 let raw = (0..bytes).map(|i| mix(seed << 32 | i).to_le_bytes()[0]).collect();
                 sets.push((Span { dtype, samples, images, contiguous: true }, raw));

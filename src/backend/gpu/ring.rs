@@ -250,7 +250,7 @@ impl Gpu {
             .slice(0..flying.readback)
             .get_mapped_range()
             .map_err(|error| self.device.error(super::device::one_line(&error.to_string())))?;
-        Ok(Finished { slot, view, batch, tasks, held })
+        Ok(Finished { slot, view, batch, tasks, held, done: AtomicUsize::new(0) })
     }
 
     fn count(&self, add: impl FnOnce(&mut GpuStats)) {

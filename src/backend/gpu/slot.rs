@@ -109,11 +109,8 @@ impl Slot {
         let mut encoder =
             device.inner.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
         let mut at = 0;
-        for (part, bytes) in batch.orders() {
-            let len = bytes.len() as u64;
-            if len > 0 {
-                encoder.copy_buffer_to_buffer(&self.staging, at, self.part(part), 0, len);
-            }
+        for (part, len) in batch.order_sizes() {
+            encoder.copy_buffer_to_buffer(&self.staging, at, self.part(part), 0, len);
             at += len;
         }
         let raw = u64::from(batch.raw()).next_multiple_of(4);
@@ -151,7 +148,7 @@ impl Slot {
             let (coming, trouble) = (Arc::clone(&self.coming), Arc::clone(&device.trouble));
             move |mapped: Result<(), wgpu::BufferAsyncError>| {
                 if mapped.is_err() {
-                    trouble.report("a buffer could not be mapped".to_owned());
+                    trouble.report("a buffer could not be mapped: the device is lost".to_owned());
                 }
                 coming.fetch_sub(1, Ordering::AcqRel);
             }

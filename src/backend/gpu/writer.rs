@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::batch::Batch;
@@ -22,6 +23,9 @@ pub(super) struct Finished<'q> {
     pub(super) batch: Batch,
     pub(super) tasks: Vec<Task>,
     pub(super) held: Vec<Held<'q>>,
+    /// Tasks that are done. Fewer than all, and nobody working on the others, means that a writer
+    /// panicked: the leases must go back.
+    pub(super) done: AtomicUsize,
 }
 
 /// Finished batches and how far they are handed over.
@@ -84,8 +88,10 @@ pub(super) fn write(ring: &Ring<'_>, job: &dyn Job, by: DeviceIndex) {
     while let Some((batch, range)) = ring.board.next() {
         for task in &batch.tasks[range] {
             batch.hand_over(task, job, by);
+            batch.done.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(batch) = Arc::into_inner(batch) {
+        let whole = |batch: &Finished<'_>| batch.done.load(Ordering::Relaxed) == batch.tasks.len();
+        if let Some(batch) = Arc::into_inner(batch).filter(whole) {
             ring.give_back(batch.end(job, by));
         }
     }
