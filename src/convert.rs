@@ -56,6 +56,11 @@ pub trait Watch: Send + Sync {
 
     /// Something that the user may want to know now; it is in the report too.
     fn note(&self, text: &str);
+
+    /// Something that only the curious want to know.
+    fn detail(&self, text: &str) {
+        let _ = text;
+    }
 }
 
 /// Converts every selected image of `source` and hands it to `sink`.
@@ -312,7 +317,15 @@ impl<'a> Run<'a> {
             match receiver.recv_timeout(STARTING) {
                 Ok(opened) => return Some(opened),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) if self.queue.is_finished() => return None,
+                Err(RecvTimeoutError::Timeout) if self.queue.is_finished() => {
+                    let text = "the work was done before a GPU adapter was ready";
+                    match (&self.options.devices, &self.options.watch) {
+                        (Devices::List(_), _) => self.note(text.to_owned()),
+                        (Devices::Auto, Some(watch)) => watch.detail(text),
+                        (Devices::Auto, None) => {}
+                    }
+                    return None;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }

@@ -29,6 +29,7 @@ enum Ending {
 /// Runs the tool on this process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    hush_drivers();
     let args = Args::parse();
     let result = match &args.command {
         Command::Convert(command) => convert::run(command, args.verbosity()),
@@ -40,6 +41,18 @@ pub fn main() -> ExitCode {
         Ok(Ending::SomeImagesFailed) => 3,
         Err(error) => report_error(&error),
     })
+}
+
+/// Keeps a layer of Mesa, there on most Linux machines, from looking for a window system: without
+/// one, as on every server, it prints an "error:" to stderr whenever adapters are listed.
+fn hush_drivers() {
+    #[cfg(target_os = "linux")]
+    if std::env::var_os("NODEVICE_SELECT").is_none() {
+        // SAFETY: `main` calls this first, when no other thread can be reading the environment.
+        // There is no other way to tell the layer: it is loaded by the Vulkan loader, which takes
+        // no options.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
 }
 
 /// Prints an error, one line for each cause, and answers with its exit code.

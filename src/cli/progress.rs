@@ -90,6 +90,12 @@ impl Watch for Progress {
             self.bar.suspend(|| say(&format!("tensortiff: note: {text}")));
         }
     }
+
+    fn detail(&self, text: &str) {
+        if self.verbosity == Verbosity::Verbose {
+            self.note(text);
+        }
+    }
 }
 
 impl State {

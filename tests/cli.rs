@@ -1,0 +1,364 @@
+//! The tool as people call it: what it prints where, how it ends, and what it leaves behind.
+
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn tool() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tensortiff"));
+    command.stdin(Stdio::null()).env_remove("VK_DRIVER_FILES");
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    tool().args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs and holds the exit code; answers with stdout and stderr.
+fn ends_with(code: i32, args: &[&str]) -> (String, String) {
+    let output = run(args);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+    (out, err)
+}
+
+fn sample() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm.safetensors")
+}
+
+fn join<'a>(take: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [take, more].concat()
+}
+
+/// A folder for a test, and its path as text.
+fn folder() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out").to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+fn files(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A dump of tensors of zeros but for the first byte of each, which is `k`.
+fn dump(path: &Path, tensors: &[(&str, &str, &[u64], usize)]) {
+    let (mut header, mut data) = (Vec::new(), Vec::new());
+    for (k, (name, dtype, shape, bytes)) in tensors.iter().enumerate() {
+        let begin = data.len();
+        data.resize(begin + bytes, 0);
+        if *bytes > 0 {
+            data[begin] = u8::try_from(k + 1).unwrap();
+        }
+        header.push(format!(
+            "{}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{}]}}",
+            serde_json::Value::from(*name),
+            data.len()
+        ));
+    }
+    let json = format!("{{{}}}", header.join(","));
+    let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat();
+    fs::write(path, bytes).unwrap();
+}
+
+/// A dump whose data is a hole: any size at no cost.
+fn sparse_dump(path: &Path, shape: &[u64]) {
+    let bytes = 4 * shape.iter().product::<u64>();
+    let json =
+        format!("{{\"t\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}");
+    fs::write(path, [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(8 + json.len() as u64 + bytes).unwrap();
+}
+
+#[test]
+fn the_main_job_writes_one_file_an_image_and_one_summary_line() {
+    let (_dir, out) = folder();
+    let (stdout, stderr) = ends_with(0, &["convert", sample(), "-o", &out, "--device", "cpu"]);
+    assert_eq!(stdout, "");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in ["317 images", "2.562 MB read", "GB/s", "cpu 100 %"] {
+        assert!(stderr.contains(part), "no {part} in {stderr}");
+    }
+    assert_eq!(files(Path::new(&out)).len(), 317);
+    assert!(Path::new(&out).join("minilm/encoder.layer.3.attention.probs/2_11.tif").exists());
+    assert!(Path::new(&out).join("minilm/sentence_embedding.tif").exists());
+
+    let (_, stderr) = ends_with(1, &["convert", sample(), "-o", &out]);
+    assert!(stderr.contains("exists already, and 316 more") && stderr.contains("--overwrite"));
+    let (_, stderr) = ends_with(0, &["convert", "-q", sample(), "-o", &out, "--overwrite"]);
+    assert_eq!(stderr, "");
+    assert_eq!(files(Path::new(&out)).len(), 317);
+}
+
+#[test]
+#[cfg(feature = "gpu")]
+fn every_device_writes_the_same_files() {
+    let (dir, _) = folder();
+    let mut trees = Vec::new();
+    for device in ["cpu", "llvmpipe", "cpu,LLVMpipe", "auto"] {
+        let out = dir.path().join(device);
+        let out = out.to_str().unwrap();
+        let (_, stderr) = ends_with(0, &["convert", sample(), "-o", out, "--device", device]);
+        if device == "llvmpipe" {
+            assert!(stderr.contains("100 %") && !stderr.contains("cpu"), "{stderr}");
+        }
+        let root = Path::new(out);
+        let tree = files(root)
+            .into_iter()
+            .map(|path| (path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap()));
+        trees.push(tree.collect::<Vec<_>>());
+    }
+    assert!(trees.iter().all(|tree| tree.len() == 317 && *tree == trees[0]));
+}
+
+#[test]
+#[cfg(feature = "gpu")]
+fn devices_that_cannot_be_used_are_told() {
+    let (_dir, out) = folder();
+    let (_, stderr) = ends_with(1, &["convert", sample(), "-o", &out, "--device", "no such card"]);
+    assert!(stderr.contains("llvmpipe") && stderr.contains("tensortiff devices"), "{stderr}");
+    let (_, stderr) = ends_with(1, &["convert", sample(), "-o", &out, "--device", "99"]);
+    assert!(stderr.contains("99"), "{stderr}");
+    assert!(!Path::new(&out).exists(), "nothing is made before devices are there");
+
+    let no_driver = |device: &str, out: &str| {
+        tool()
+            .args(["convert", sample(), "-o", out, "--device", device])
+            .env("VK_DRIVER_FILES", "/nonexistent")
+            .output()
+            .unwrap()
+    };
+    let output = no_driver("gpu", &out);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("--device auto"), "{}", text(&output.stderr));
+    let output = no_driver("auto", &out);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains("cpu 100 %"));
+
+    let wide = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/dtypes.safetensors");
+    let (dir, out) = folder();
+    let (_, stderr) = ends_with(1, &["convert", wide, "-o", &out, "--device", "llvmpipe"]);
+    assert!(stderr.contains("tensor F64: F64") && stderr.contains("--exclude"), "{stderr}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+#[cfg(feature = "gpu")]
+fn devices_lists_adapters_as_text_and_json() {
+    let (stdout, stderr) = ends_with(0, &["devices"]);
+    assert!(stdout.contains("llvmpipe") && stdout.contains("proof    passed"), "{stdout}");
+    assert_eq!(stderr, "");
+    let (stdout, _) = ends_with(0, &["devices", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(list[0]["passed"], true);
+    assert_eq!(list[0]["auto"], false, "software is never chosen by itself");
+}
+
+#[test]
+fn ls_lists_tensors_as_text_and_json() {
+    let (stdout, _) = ends_with(0, &["ls", sample()]);
+    assert_eq!(stdout.lines().count(), 15, "{stdout}");
+    assert!(stdout.contains("F32    [4, 12, 32, 32]  48      encoder.layer.0.attention.probs"));
+    let (stdout, _) = ends_with(0, &["ls", "--json", "-t", "*.hidden", sample()]);
+    let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 7);
+    assert_eq!(list[0]["images"], 4);
+    // A reader that has seen enough is no error.
+    let mut child = tool().args(["ls", sample()]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn tensors_without_images_are_notes() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    dump(&path, &[("bias", "F32", &[3], 12), ("one", "F32", &[], 4), ("none", "U8", &[0, 5], 0)]);
+    let path = path.to_str().unwrap();
+    let (_, stderr) = ends_with(0, &["convert", path, "-o", &out, "--device", "cpu"]);
+    for part in ["tensor bias skipped: 1-D", "tensor one skipped: 0-D", "tensor none skipped"] {
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    assert!(stderr.contains("no images"), "{stderr}");
+    assert!(!Path::new(&out).exists());
+    let (_, stderr) = ends_with(0, &["convert", "-q", path, "-o", &out]);
+    assert_eq!(stderr, "");
+}
+
+#[test]
+fn channels_names_and_templates_do_what_they_say() {
+    let (dir, out) = folder();
+    let take = ["convert", "-q", "--device", "cpu", sample(), "-o", &out];
+    ends_with(0, &join(&take, &["-t", "*.0.attention.*", "--channel", "11"]));
+    assert_eq!(files(Path::new(&out)).len(), 4);
+    assert!(Path::new(&out).join("minilm/encoder.layer.0.attention.probs/3_11.tif").exists());
+    let (_, stderr) = ends_with(2, &join(&take, &["--channel", "12", "--overwrite"]));
+    assert!(stderr.contains("12 channels, 0 to 11"), "{stderr}");
+
+    let list = dir.path().join("names");
+    fs::write(&list, "a\nb/c.tif\nd\n").unwrap();
+    let list = list.to_str().unwrap();
+    let hidden = ["-t", "encoder.layer.2.hidden", "--names-from", list];
+    let (_, stderr) = ends_with(2, &join(&take, &hidden));
+    assert!(stderr.contains("holds 3 names, but there are 4 images"), "{stderr}");
+    fs::write(list, "a\nb/c.tif\nd\ne").unwrap();
+    ends_with(0, &join(&take, &hidden));
+    assert!(Path::new(&out).join("b/c.tif").exists() && Path::new(&out).join("e.tif").exists());
+
+    ends_with(0, &join(&take, &["-t", "sentence*", "--name", "x/{tensor}-{stem}.tif"]));
+    assert!(Path::new(&out).join("x/sentence_embedding-minilm.tif").exists());
+    let (_, stderr) = ends_with(2, &join(&take, &["--name", "{tensr}.tif"]));
+    assert!(stderr.contains("{tensr}") && stderr.contains("{tensor}"), "{stderr}");
+    let (_, stderr) = ends_with(1, &join(&take, &["--name", "{tensor}.tif"]));
+    assert!(stderr.contains("two images would both be written"), "{stderr}");
+}
+
+#[test]
+fn wrong_calls_exit_with_2_and_help() {
+    let (_dir, out) = folder();
+    let calls: [(&[&str], &str); 8] = [
+        (&[], "Usage"),
+        (&["convert"], "required"),
+        (&["convert", sample(), "-o", &out, "--norm", "minmx"], "minmax"),
+        (&["convert", sample(), "-o", &out, "--divice", "cpu"], "--device"),
+        (&["convert", sample(), "-o", &out, "--device", "cpu,"], "empty device"),
+        (&["convert", sample(), "-o", &out, "-j", "0"], "0"),
+        (&["convert", sample(), "-o", &out, "-t", "hiddn"], "the nearest is"),
+        (&["convert", sample(), sample(), "-o", &out], "named twice"),
+    ];
+    for (args, part) in calls {
+        let (_, stderr) = ends_with(2, args);
+        assert!(stderr.contains(part), "{args:?}: {stderr}");
+    }
+    assert!(!Path::new(&out).exists());
+    let (stdout, _) = ends_with(0, &["convert", "--help"]);
+    for part in ["Examples:", "Exit codes", "{index}", "--names-from"] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+}
+
+#[test]
+fn bad_inputs_are_listed_and_nothing_is_written() {
+    let (dir, out) = folder();
+    let cut = dir.path().join("cut\u{1b}[2J.safetensors");
+    fs::write(&cut, &fs::read(sample()).unwrap()[..100_000]).unwrap();
+    let args = ["convert", sample(), cut.to_str().unwrap(), "missing.safetensors", "-o", &out];
+    let (_, stderr) = ends_with(1, &args);
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
+    assert!(stderr.contains("cut\\u{1b}[2J.safetensors: not a valid safetensors file"), "{stderr}");
+    assert!(stderr.contains("missing.safetensors: No such file"), "{stderr}");
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn hostile_names_stay_inside_and_are_shown_escaped() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    let names = ["../../evil", "/abs", "a\u{1b}[31m", "nul", "..", "x".repeat(300).leak()];
+    let shape: &[u64] = &[1, 1];
+    let tensors: Vec<_> = names.iter().map(|&name| (name, "U8", shape, 1)).collect();
+    dump(&path, &tensors);
+    ends_with(0, &["convert", "-q", path.to_str().unwrap(), "-o", &out, "--device", "cpu"]);
+    assert_eq!(files(Path::new(&out)).len(), 6);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the dump and the output");
+    let (stdout, _) = ends_with(0, &["ls", path.to_str().unwrap()]);
+    assert!(!stdout.contains('\u{1b}'), "{stdout:?}");
+}
+
+#[test]
+fn tensors_of_unknown_future_types_are_an_error_unless_left_out() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    dump(&path, &[("a", "U8", &[1, 1], 1), ("q", "F4", &[2, 2], 2)]);
+    let path = path.to_str().unwrap();
+    let (_, stderr) = ends_with(1, &["convert", path, "-o", &out]);
+    assert!(stderr.contains("tensor q: the dtype F4 is not converted"), "{stderr}");
+    ends_with(0, &["convert", "-q", path, "-o", &out, "--exclude", "q"]);
+}
+
+#[test]
+fn nonfinite_samples_are_counted_in_the_summary() {
+    let (_dir, out) = folder();
+    let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/dtypes.safetensors");
+    let (_, stderr) =
+        ends_with(0, &["convert", dump, "-o", &out, "-t", "F8_E5M2", "--device", "cpu"]);
+    assert!(stderr.contains("6 NaN, 1 +Inf, 1 -Inf in 1 image"), "{stderr}");
+}
+
+/// Waits until the tool has written something.
+fn until_at_work(out: &str) {
+    let started = Instant::now();
+    while !Path::new(out).is_dir() || files(Path::new(out)).is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(30), "no file appeared");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn signals_end_the_run_soon_and_leave_whole_files() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let (dir, out) = folder();
+        let path = dir.path().join("big.safetensors");
+        sparse_dump(&path, &[100_000, 64, 64]);
+        let mut child = tool()
+            .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "1"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until_at_work(&out);
+        let sent = Instant::now();
+        let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let status = child.wait().unwrap();
+        assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!(status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains("interrupted after"), "{stderr}");
+        let written = files(Path::new(&out));
+        assert!(!written.is_empty() && written.len() < 100_000);
+        for file in written {
+            assert!(file.extension().is_some_and(|e| e == "tif"), "{}", file.display());
+            assert_eq!(fs::metadata(&file).unwrap().len(), 16_384 + 448, "{}", file.display());
+        }
+    }
+}
+
+#[test]
+fn an_input_that_shrinks_ends_the_run_and_what_was_done_stays() {
+    let (dir, out) = folder();
+    let path = dir.path().join("big.safetensors");
+    sparse_dump(&path, &[200_000, 64, 64]);
+    let child = tool()
+        .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until_at_work(&out);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100_000).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("input changed") && stderr.contains("tensor t"), "{stderr}");
+    assert!(stderr.contains("images, which are whole"), "{stderr}");
+    assert!(files(Path::new(&out)).iter().all(|f| fs::metadata(f).unwrap().len() == 16_832));
+}
