@@ -372,10 +372,10 @@ impl<'a> Run<'a> {
 
     fn header(&self, span: usize) -> Result<Arc<Header>, Error> {
         let mut last = self.header.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, header)) = &*last {
-            if *of == span {
-                return Ok(Arc::clone(header));
-            }
+        if let Some((of, header)) = &*last
+            && *of == span
+        {
+            return Ok(Arc::clone(header));
         }
         let new = Arc::new(header(self.source, self.plan, self.options.norm, span)?);
         *last = Some((span, Arc::clone(&new)));
@@ -414,9 +414,13 @@ impl<'a> Run<'a> {
         let bytes = self.header_bytes(&giant.header, image, finding);
         giant.pending.write_at(0, &bytes)?;
         // Each block's thread let go of the giant before it said that the block was done.
-        if let Some(giant) = Arc::into_inner(giant) {
-            giant.pending.commit()?;
-        }
+        let Some(giant) = Arc::into_inner(giant) else {
+            return Err(Error::Write {
+                path: self.plan.name(image.span, image.index).into(),
+                source: std::io::Error::other("a block is still being written"),
+            });
+        };
+        giant.pending.commit()?;
         Ok(Some(bytes.len() as u64 + self.plan.rows()[image.span].samples() * 4))
     }
 

@@ -1,4 +1,54 @@
-//! (map to be written when the house stands)
+//! Turns tensor dumps into 32-bit float grayscale TIFFs, one per image, on CPU and GPU with the
+//! same bytes from every device.
+//!
+//! ```no_run
+//! use tensortiff::{FilesSink, Options, SafetensorsFiles, convert};
+//!
+//! let source = SafetensorsFiles::open(&["acts.safetensors"])?;
+//! let report = convert(&source, &FilesSink::new("out", false), &Options::default())?;
+//! println!("{} images", report.images);
+//! # Ok::<(), tensortiff::Error>(())
+//! ```
+//!
+//! # Words
+//! *Dump*: what the user points at. *Tensor*: name, dtype, shape, bytes. *Image*: one H×W plane of
+//! a tensor. *Extent*: what a pass over samples finds out. *Range*: lo and hi that map to the
+//! output. *Backend*: a device that works: the CPU, or one GPU adapter. *Unit*: a run of images of
+//! one tensor, or one *block* of an image that is too large for a buffer (a *giant*). *Batch*: the
+//! units that a GPU does at once. *Sink*: where images go.
+//!
+//! # The house
+//! One way leads through it: dump → source → plan → queue → backends → sink → report.
+//!
+//! - [`source`] lists tensors from headers alone and reads their bytes where it is asked to.
+//! - [`plan`] works out which images there are, where their bytes lie, and what they are called.
+//!   It is pure, and holds no image.
+//! - [`backend`] has the [`queue`](backend::queue) of units that all backends pull from, the
+//!   [`cpu`](backend::cpu) and the `gpu` backend. The GPU's kernels are in `shaders/`; each has a
+//!   twin of the same name in `backend/cpu`.
+//! - [`encode`] lays out the TIFF header around the pixels.
+//! - [`sink`] takes images, whole or not at all.
+//! - `convert.rs` is the run, top to bottom: the only place that knows all stages. It is what
+//!   backends see as their [`Job`](backend::Job).
+//! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
+//! - `cli` (feature `cli`) is the command line; `main.rs` calls it.
+//!
+//! Stages import the data rooms [`tensor`], [`normalize`] and [`error`], and never each other.
+//! Every outside crate has one window: wgpu is named only in `backend/gpu`, tiff only in `encode`,
+//! safetensors only in `source`, and so on. `tests/house.rs` checks both.
+//!
+//! # The contract on numbers
+//! See [`normalize`]. For every input and option the bytes are the same on every backend; mixed
+//! runs, and doing again elsewhere what a device failed to do, rest on it.
+//!
+//! # Memory
+//! A CPU worker holds one image's or block's pixels, at most 64 MiB, and raw bytes of wide types, at
+//! most 128 MiB; a GPU three slots, each of at most 64 MiB of pixels four times over. Nothing grows
+//! with the number of images; what grows with the number of tensors is their headers.
+
+#[cfg(target_endian = "big")]
+compile_error!("tensortiff writes little-endian files straight from memory");
+
 pub mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -1,6 +1,12 @@
 //! Every way a .safetensors file can lie: one error that names the file and the decisive facts,
 //! and nothing worse.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,10 @@
 //! The tool as people call it: what it prints where, how it ends, and what it leaves behind.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
 #![cfg(feature = "cli")]
 
 use std::fs;

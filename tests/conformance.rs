@@ -1,6 +1,12 @@
 //! The contract on numbers, through the whole run (memory source to memory sink), for the CPU
 //! alone, a GPU alone and both on one queue: every file is the oracle's, bit for bit.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,11 @@
 //! Pixels that NumPy computed (scripts/make-golden.py), against everything that makes pixels.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
 mod common;
 
 use std::path::PathBuf;

@@ -1,6 +1,12 @@
 //! Properties of the header's parser over files that were valid once: whatever is done to them, it
 //! answers, and what it accepts can be read. `TENSORTIFF_CASES` sets the number of inputs.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
 use std::fs;
 use std::path::Path;
 
@@ -110,10 +116,10 @@ fn build(mut entries: Vec<Entry>, damages: &[Damage]) -> Vec<u8> {
             }),
             Damage::Dtype(i, d) => change(*i, &|e| e.dtype = (*d).to_owned()),
             Damage::Rename(i, j) => {
-                if let Some(name) = entries.get(j % n).map(|e| e.name.clone()) {
-                    if let Some(entry) = entries.get_mut(i % n) {
-                        entry.name = name;
-                    }
+                if let Some(name) = entries.get(j % n).map(|e| e.name.clone())
+                    && let Some(entry) = entries.get_mut(i % n)
+                {
+                    entry.name = name;
                 }
             }
             Damage::EscapedTwin(i) => twins.push(i % n),

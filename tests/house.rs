@@ -1,5 +1,11 @@
 //! The rules of the house: imports run one way, and each outside crate has one window.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
 use std::path::{Path, PathBuf};
 
 fn sources() -> Vec<(PathBuf, String)> {

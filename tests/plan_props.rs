@@ -1,6 +1,12 @@
 //! Properties of the plan: images are disjoint and complete, names injective (also where case is
 //! folded) and inside the output folder.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path};
 use std::time::Instant;

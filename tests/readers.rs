@@ -1,6 +1,11 @@
 //! Written files, opened with tifffile, Pillow and OpenCV: the same pixels and not a word on
 //! stderr. Runs in the Python environment that `scripts/test` makes.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
 #![cfg(feature = "cli")]
 
 mod common;
@@ -117,7 +122,8 @@ fn every_dtype_opens_right_everywhere() {
 /// The check itself must see what is wrong: it is shown files that are.
 #[test]
 fn the_check_sees_broken_files() {
-    let broken: [(&str, fn(&mut Vec<u8>)); 7] = [
+    type Damage = fn(&mut Vec<u8>);
+    let broken: [(&str, Damage); 7] = [
         ("pixels differ", |file| *file.last_mut().unwrap() ^= 1),
         // The value of tag 339, SampleFormat: unsigned integers.
         ("dtype", |file| patch(file, 339, 1)),

@@ -137,7 +137,7 @@ fn workgroups_stay_within_the_floor() {
         let [entry] = &module.entry_points[..] else { panic!("one entry point a kernel") };
         assert_eq!(entry.name, "main");
         assert_eq!(entry.workgroup_size, [layout::WORKGROUP, 1, 1], "{}", kernel.stem());
-        assert!(layout::WORKGROUP <= 256);
+        const { assert!(layout::WORKGROUP <= 256) };
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let shared =

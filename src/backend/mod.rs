@@ -1,4 +1,4 @@
-//! The stage that works: devices that drain one [`Queue`](queue::Queue) of units.
+//! The stage that works: devices that drain one [`Queue`] of units.
 //!
 //! A backend knows nothing of files, names or TIFF. It takes units from the queue, asks the
 //! [`Job`] for their bytes, finds extents, makes pixels and hands them back to the job. All

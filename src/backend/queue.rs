@@ -381,14 +381,14 @@ impl Lease<'_> {
     /// Ends a block of pass one.
     pub fn done_extent(mut self, extent: Extent) {
         let mut state = self.queue.lock();
-        if let Some(Unit::Block { image, samples, .. }) = self.unit.take() {
-            if let Some(giant) = state.giant(image) {
-                giant.extent = giant.extent.merge(extent);
-                giant.merged += samples.end - samples.start;
-                if giant.merged == giant.samples {
-                    giant.finding = Some(Finding::of(self.queue.norm, giant.extent));
-                    self.queue.changed.notify_all();
-                }
+        if let Some(Unit::Block { image, samples, .. }) = self.unit.take()
+            && let Some(giant) = state.giant(image)
+        {
+            giant.extent = giant.extent.merge(extent);
+            giant.merged += samples.end - samples.start;
+            if giant.merged == giant.samples {
+                giant.finding = Some(Finding::of(self.queue.norm, giant.extent));
+                self.queue.changed.notify_all();
             }
         }
         self.queue.end_lease(&mut state);
@@ -400,13 +400,13 @@ impl Lease<'_> {
     pub fn done_block(mut self) -> Option<Finding> {
         let mut state = self.queue.lock();
         let mut last = None;
-        if let Some(Unit::Block { image, samples, .. }) = self.unit.take() {
-            if let Some(giant) = state.giant(image) {
-                giant.handed_over += samples.end - samples.start;
-                if giant.handed_over == giant.samples {
-                    last = giant.finding;
-                    state.giants.retain(|giant| giant.image != image);
-                }
+        if let Some(Unit::Block { image, samples, .. }) = self.unit.take()
+            && let Some(giant) = state.giant(image)
+        {
+            giant.handed_over += samples.end - samples.start;
+            if giant.handed_over == giant.samples {
+                last = giant.finding;
+                state.giants.retain(|giant| giant.image != image);
             }
         }
         self.queue.end_lease(&mut state);

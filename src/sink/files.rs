@@ -9,24 +9,27 @@
 //!
 //! Folders are opened part by part below the output folder without following links, and files are
 //! made relative to them, so that a link that somebody plants there leads nowhere.
+//!
+//! Known hole: a folder that is moved out of the output folder while images are put into it takes
+//! them along, on Linux, because it is open.
+//!
+//! What may stay after a failure: empty folders; and, if the process is killed while a temporary name
+//! exists, a `.tensortiff-*.tmp`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Pending, Sink};
+use super::pieces::Pieces;
+use super::place::{NewFile, Place};
+use super::{Pending, Sink, name};
 use crate::error::Error;
-
-#[cfg(target_os = "linux")]
-use super::linux as place;
-#[cfg(not(target_os = "linux"))]
-use super::portable as place;
 
 /// Writes files below a folder.
 #[derive(Debug)]
 pub struct FilesSink {
     root: PathBuf,
     overwrite: bool,
-    place: place::Place,
+    place: Place,
 }
 
 impl FilesSink {
@@ -35,7 +38,7 @@ impl FilesSink {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, overwrite: bool) -> FilesSink {
         let root = root.into();
-        FilesSink { place: place::Place::new(&root, overwrite), root, overwrite }
+        FilesSink { place: Place::new(&root, overwrite), root, overwrite }
     }
 
     /// The same sink without nameless files, as on a file system that lacks them: for tests.
@@ -46,19 +49,27 @@ impl FilesSink {
         self
     }
 
+    /// The same sink as on a system of which nothing is known: for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_std_alone(mut self) -> FilesSink {
+        self.place = Place::portable(&self.root, self.overwrite);
+        self
+    }
+
     /// Existing targets, looked for folder by folder.
     fn check(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
-        let mut folder: Option<(String, bool)> = None;
+        let mut last: Option<(String, bool)> = None;
         let mut first = None;
         let mut count = 0;
         for name in names {
-            let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
-            let known = folder.as_ref().filter(|(of, _)| of == parent).map(|(_, exists)| *exists);
+            let (folder, _) = self.checked(&name)?;
+            let known = last.as_ref().filter(|(of, _)| of == folder).map(|(_, exists)| *exists);
             let exists = match known {
                 Some(exists) => exists,
                 None => {
-                    let exists = self.check_folders(parent)?;
-                    folder = Some((parent.to_owned(), exists));
+                    let exists = self.check_folders(folder)?;
+                    last = Some((folder.to_owned(), exists));
                     exists
                 }
             };
@@ -82,7 +93,7 @@ impl FilesSink {
                 None => return Ok(false),
                 Some(kind) if kind.is_dir() => {}
                 Some(kind) => {
-                    return Err(in_the_way(path, kind.is_symlink(), "a folder is needed"));
+                    return Err(in_the_way(path, kind.is_symlink(), FOLDER));
                 }
             }
         }
@@ -95,29 +106,28 @@ impl FilesSink {
         match kind(&path)? {
             None => Ok(false),
             Some(kind) if kind.is_file() => Ok(true),
-            Some(kind) => Err(in_the_way(path, kind.is_symlink(), "a file is to be written here")),
+            Some(kind) => Err(in_the_way(path, kind.is_symlink(), FILE)),
         }
     }
 
     fn checked<'n>(&self, name: &'n str) -> Result<(&'n str, &'n str), Error> {
-        let bad = |part: &str| {
-            part.is_empty() || part == "." || part == ".." || part.contains(['\0', '\\'])
-        };
-        if name.split('/').any(bad) {
-            return Err(Error::InTheWay {
-                path: self.root.join(name.replace('\0', "\\0")),
-                problem: "the name would lead outside the output folder",
-            });
-        }
-        Ok(name.rsplit_once('/').unwrap_or(("", name)))
+        name::split(name).ok_or_else(|| Error::InTheWay {
+            // Not joined: an absolute name would take the place of the root.
+            path: name.replace('\0', "\\0").into(),
+            problem: "the name would lead outside the output folder",
+        })
     }
 
+    /// What a failure about `name` means.
     fn error(&self, name: &str, source: io::Error) -> Error {
         let path = self.root.join(name);
-        match source.kind() {
-            io::ErrorKind::AlreadyExists if !self.overwrite => {
-                Error::Exists { first: path, count: 1 }
-            }
+        if source.kind() == io::ErrorKind::AlreadyExists && !self.overwrite {
+            return Error::Exists { first: path, count: 1 };
+        }
+        // A link, say, that somebody planted since the run began: the system says ENOTDIR.
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        match self.check_folders(folder).and_then(|_| self.check_file(name)) {
+            Err(found @ Error::InTheWay { .. }) => found,
             _ => Error::Write { path, source },
         }
     }
@@ -128,7 +138,7 @@ impl Sink for FilesSink {
         let failed = |source| Error::Write { path: self.root.clone(), source };
         match std::fs::metadata(&self.root) {
             Ok(found) if !found.is_dir() => {
-                return Err(in_the_way(self.root.clone(), false, "a folder is needed"));
+                return Err(in_the_way(self.root.clone(), false, FOLDER));
             }
             Ok(_) => {
                 // Nothing can be in the way in an empty folder, however many names there are.
@@ -136,42 +146,59 @@ impl Sink for FilesSink {
                     self.check(names)?;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if std::fs::symlink_metadata(&self.root).is_ok() {
+                    let problem = "the link leads nowhere, and a folder is needed";
+                    return Err(Error::InTheWay { path: self.root.clone(), problem });
+                }
+                std::fs::create_dir_all(&self.root).map_err(failed)?;
+            }
             Err(error) => return Err(failed(error)),
         }
-        std::fs::create_dir_all(&self.root).map_err(failed)?;
         self.place.prove_writable().map_err(failed)
     }
 
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
         let (folder, leaf) = self.checked(name)?;
-        let file = self.place.create(folder, leaf).map_err(|e| self.error(name, e))?;
-        file.write_all(header, pixels).map_err(|e| self.error(name, e))?;
-        file.commit().map_err(|e| self.error(name, e))
+        let put = || {
+            let file = self.place.create(folder)?;
+            file.write_all(header, pixels)?;
+            file.commit(leaf)
+        };
+        put().map_err(|e| self.error(name, e))
     }
 
     fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
-        let (folder, leaf) = self.checked(name)?;
-        let file = self.place.create(folder, leaf).map_err(|e| self.error(name, e))?;
+        let (folder, _) = self.checked(name)?;
+        let file = self.place.create(folder).map_err(|e| self.error(name, e))?;
         file.set_len(len).map_err(|e| self.error(name, e))?;
-        Ok(Box::new(PendingFile { sink: self, name: name.to_owned(), file }))
+        let pieces = Pieces::new(len);
+        Ok(Box::new(PendingFile { sink: self, name: name.to_owned(), file, pieces }))
     }
 }
 
 struct PendingFile<'a> {
     sink: &'a FilesSink,
     name: String,
-    file: place::NewFile<'a>,
+    file: NewFile<'a>,
+    pieces: Pieces,
 }
 
 impl Pending for PendingFile<'_> {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_at(offset, bytes).map_err(|e| self.sink.error(&self.name, e))
+        let write = || {
+            self.pieces.check(offset, bytes.len())?;
+            self.file.write_at(offset, bytes)?;
+            self.pieces.add(offset, bytes.len());
+            Ok(())
+        };
+        write().map_err(|e| self.sink.error(&self.name, e))
     }
 
     fn commit(self: Box<Self>) -> Result<(), Error> {
-        let PendingFile { sink, name, file } = *self;
-        file.commit().map_err(|e| sink.error(&name, e))
+        let PendingFile { sink, name, file, pieces } = *self;
+        let (_, leaf) = sink.checked(&name)?;
+        pieces.whole().and_then(|()| file.commit(leaf)).map_err(|e| sink.error(&name, e))
     }
 }
 
@@ -183,11 +210,11 @@ fn kind(path: &Path) -> Result<Option<std::fs::FileType>, Error> {
     }
 }
 
+/// What is needed where something else is in the way.
+const FOLDER: &str = "not a folder, and a folder is needed";
+const FILE: &str = "not a file, and a file is to be written here";
+
 fn in_the_way(path: PathBuf, link: bool, needed: &'static str) -> Error {
-    let problem = match (link, needed) {
-        (true, _) => "a symbolic link is in the way; links in the output folder are not followed",
-        (false, "a folder is needed") => "not a folder, and a folder is needed",
-        (false, _) => "not a file, and a file is to be written here",
-    };
-    Error::InTheWay { path, problem }
+    let links = "a symbolic link is in the way; links in the output folder are not followed";
+    Error::InTheWay { path, problem: if link { links } else { needed } }
 }

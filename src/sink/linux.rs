@@ -6,17 +6,22 @@ use std::io::{self, IoSlice, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-/// Open folders that are kept. A run works on few at a time, and 64 descriptors must suffice.
+use super::place::with_temporary_name;
+
+/// Open folders that are kept. A run works on few at a time, and 64 descriptors must suffice: these,
+/// the root, and for each thread a file and two folders.
 const FOLDERS: usize = 16;
 /// Folders and files as `mkdir` and `open` make them: the umask takes its bits away.
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
+const FOLDER_FLAGS: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
+const FILE_FLAGS: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC);
 
 /// Where files are made.
 #[derive(Debug)]
@@ -27,8 +32,6 @@ pub(super) struct Place {
     nameless: AtomicBool,
     root_folder: OnceLock<Arc<OwnedFd>>,
     folders: RwLock<HashMap<String, Arc<OwnedFd>>>,
-    /// Numbers temporary names.
-    counter: AtomicU64,
 }
 
 impl Place {
@@ -39,7 +42,6 @@ impl Place {
             nameless: AtomicBool::new(true),
             root_folder: OnceLock::new(),
             folders: RwLock::default(),
-            counter: AtomicU64::new(0),
         }
     }
 
@@ -47,56 +49,42 @@ impl Place {
         self.nameless = AtomicBool::new(false);
     }
 
-    /// Makes a file in the root, names it and takes it away: whether that works, and whether it
-    /// works without a temporary name, is known before any image is made.
+    /// Finds the way that works: without a name where possible, for whatever reason it is not
+    /// (no `/proc`, a file system that cannot link nameless files) with a temporary one.
     pub(super) fn prove_writable(&self) -> io::Result<()> {
-        let mut file = self.create("", "")?;
-        if file.temporary.is_none() {
-            let name = self.temporary_name();
-            match file.link(&name) {
-                Ok(()) => file.temporary = Some(name),
-                // No /proc here, or a file system that cannot link nameless files.
-                Err(_) => {
-                    self.nameless.store(false, Ordering::Relaxed);
-                    self.create("", "")?;
-                }
+        if self.nameless.load(Ordering::Relaxed) {
+            if self.probe().is_ok() {
+                return Ok(());
             }
+            self.nameless.store(false, Ordering::Relaxed);
         }
-        Ok(())
+        self.probe()
     }
 
-    /// A new file that will be called `leaf`.
-    pub(super) fn create(&self, folder: &str, leaf: &str) -> io::Result<NewFile<'_>> {
+    fn probe(&self) -> io::Result<()> {
+        let (name, ()) = with_temporary_name(|name| self.create("")?.commit(name))?;
+        Ok(rustix::fs::unlinkat(&*self.root_folder()?, name, AtFlags::empty())?)
+    }
+
+    pub(super) fn create(&self, folder: &str) -> io::Result<NewFile<'_>> {
         let folder = self.folder(folder)?;
-        let mut temporary = None;
-        let mut file = None;
         if self.nameless.load(Ordering::Relaxed) {
-            match rustix::fs::openat(&*folder, ".", OFlags::TMPFILE | write_flags(), FILE_MODE) {
-                Ok(fd) => file = Some(fd),
-                // What file systems and kernels without O_TMPFILE answer.
-                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+            match rustix::fs::openat(&*folder, ".", OFlags::TMPFILE | FILE_FLAGS, FILE_MODE) {
+                Ok(fd) => {
+                    return Ok(NewFile { place: self, folder, file: fd.into(), temporary: None });
+                }
+                // What file systems and kernels without O_TMPFILE answer. The root can have it and
+                // another file system that is mounted below lack it.
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                     self.nameless.store(false, Ordering::Relaxed);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        let file = match file {
-            Some(fd) => fd,
-            None => {
-                let name = self.temporary_name();
-                let flags = write_flags() | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                let fd = rustix::fs::openat(&*folder, &name, flags, FILE_MODE)?;
-                temporary = Some(name);
-                fd
-            }
-        };
-        let file = File::from(file);
-        Ok(NewFile { place: self, folder, leaf: leaf.to_owned(), file, temporary })
-    }
-
-    fn temporary_name(&self) -> String {
-        let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        format!(".tensortiff-{}-{number}.tmp", std::process::id())
+        let flags = FILE_FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let (name, fd) =
+            with_temporary_name(|name| Ok(rustix::fs::openat(&*folder, name, flags, FILE_MODE)?))?;
+        Ok(NewFile { place: self, folder, file: fd.into(), temporary: Some(name) })
     }
 
     fn root_folder(&self) -> io::Result<Arc<OwnedFd>> {
@@ -104,8 +92,7 @@ impl Place {
             return Ok(Arc::clone(root));
         }
         // The output folder itself may be a link: the user named it.
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = Arc::new(rustix::fs::openat(CWD, &self.root, flags, Mode::empty())?);
+        let root = Arc::new(rustix::fs::openat(CWD, &self.root, FOLDER_FLAGS, Mode::empty())?);
         Ok(Arc::clone(self.root_folder.get_or_init(|| root)))
     }
 
@@ -129,30 +116,24 @@ impl Place {
     }
 }
 
-fn write_flags() -> OFlags {
-    OFlags::WRONLY | OFlags::CLOEXEC
-}
-
+/// Opens a folder, never through a link: `O_NOFOLLOW` with `O_DIRECTORY` fails with ENOTDIR there.
 fn open_or_make(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+    let open = || rustix::fs::openat(parent, name, FOLDER_FLAGS | OFlags::NOFOLLOW, Mode::empty());
+    match open() {
         Err(Errno::NOENT) => match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
             // Another thread may have been first.
-            Ok(()) | Err(Errno::EXIST) => {
-                Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
-            }
+            Ok(()) | Err(Errno::EXIST) => Ok(open()?),
             Err(error) => Err(error.into()),
         },
         found => Ok(found?),
     }
 }
 
-/// A file that has no name yet. Dropped, it is gone.
+/// A file without its final name. Dropped, it is gone.
 #[derive(Debug)]
 pub(super) struct NewFile<'a> {
     place: &'a Place,
     folder: Arc<OwnedFd>,
-    leaf: String,
     file: File,
     temporary: Option<String>,
 }
@@ -182,39 +163,60 @@ impl NewFile<'_> {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// Gives the file its name.
-    pub(super) fn commit(mut self) -> io::Result<()> {
-        if self.temporary.is_none() {
-            match self.link(&self.leaf) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EXIST) if self.place.overwrite => {}
-                Err(error) => return Err(error.into()),
-            }
-            let name = self.place.temporary_name();
-            self.link(&name)?;
-            self.temporary = Some(name);
+    /// Gives the file its name. (Syncing the file belongs before this, the folder after.)
+    pub(super) fn commit(mut self, leaf: &str) -> io::Result<()> {
+        let name = match self.temporary.take() {
+            Some(name) => name,
+            None => match self.link(leaf) {
+                Err(Errno::EXIST) if self.place.overwrite => {
+                    with_temporary_name(|name| Ok(self.link(name)?))?.0
+                }
+                done => return Ok(done?),
+            },
+        };
+        // From here on it goes by that name when this is dropped.
+        self.temporary = Some(name.clone());
+        if self.place.overwrite {
+            self.replace(&name, leaf)?
+        } else {
+            self.rename(&name, leaf)?
         }
-        let name = self.temporary.clone().unwrap_or_default();
-        let flags =
-            if self.place.overwrite { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match rustix::fs::renameat_with(&self.folder, &name, &self.folder, &self.leaf, flags) {
-            // A file system without that flag: a hard link does not replace either.
-            Err(Errno::INVAL | Errno::NOSYS) if !self.place.overwrite => {
-                let (from, to) = (name.as_str(), self.leaf.as_str());
-                rustix::fs::linkat(&self.folder, from, &self.folder, to, AtFlags::empty())?;
-                Ok(()) // and the temporary name goes as this is dropped
-            }
-            Ok(()) => {
-                self.temporary = None;
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        Ok(())
     }
 
     fn link(&self, name: &str) -> Result<(), Errno> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         rustix::fs::linkat(CWD, path, &self.folder, name, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    /// Takes the place of a file. There is no moment without a whole one.
+    fn replace(&mut self, from: &str, to: &str) -> io::Result<()> {
+        match rustix::fs::statat(&self.folder, to, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile => {}
+            // A link would be replaced and not followed, but it is not ours to replace.
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        rustix::fs::renameat(&self.folder, from, &self.folder, to)?;
+        self.temporary = None;
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let folder = &self.folder;
+        match rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.temporary = None;
+                Ok(())
+            }
+            // A file system without that flag (NFS, 9p) or a kernel without that call: a hard link
+            // does not replace either. The temporary name goes as this is dropped.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                Ok(rustix::fs::linkat(folder, from, folder, to, AtFlags::empty())?)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

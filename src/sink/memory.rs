@@ -5,7 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Pending, Sink};
+use super::pieces::Pieces;
+use super::{Pending, Sink, name};
 use crate::error::Error;
 
 /// Keeps whole files by name.
@@ -27,6 +28,12 @@ impl MemorySink {
     #[must_use]
     pub fn into_files(self) -> BTreeMap<String, Vec<u8>> {
         self.files.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of what is there now.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn insert(&self, name: &str, file: Vec<u8>) -> Result<(), Error> {
@@ -55,13 +62,17 @@ impl Sink for MemorySink {
     }
 
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
+        checked(name)?;
         self.insert(name, [header, pixels].concat())
     }
 
     fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
-        let len = usize::try_from(len).map_err(|_| failed(name, io::ErrorKind::OutOfMemory))?;
+        checked(name)?;
+        let pieces = Pieces::new(len);
+        let len =
+            usize::try_from(len).map_err(|_| failed(name, io::ErrorKind::OutOfMemory.into()))?;
         let bytes = Mutex::new(vec![0; len]);
-        Ok(Box::new(PendingFile { sink: self, name: name.to_owned(), bytes }))
+        Ok(Box::new(PendingFile { sink: self, name: name.to_owned(), bytes, pieces }))
     }
 }
 
@@ -69,29 +80,37 @@ struct PendingFile<'a> {
     sink: &'a MemorySink,
     name: String,
     bytes: Mutex<Vec<u8>>,
+    pieces: Pieces,
 }
 
 impl Pending for PendingFile<'_> {
     fn write_at(&self, offset: u64, piece: &[u8]) -> Result<(), Error> {
+        self.pieces.check(offset, piece.len()).map_err(|e| failed(&self.name, e))?;
         let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        usize::try_from(offset)
-            .ok()
-            .and_then(|start| bytes.get_mut(start..start.checked_add(piece.len())?))
-            .ok_or_else(|| failed(&self.name, io::ErrorKind::InvalidInput))?
-            .copy_from_slice(piece);
+        let start = usize::try_from(offset).expect("it is below the length, which fits");
+        bytes[start..start + piece.len()].copy_from_slice(piece);
+        self.pieces.add(offset, piece.len());
         Ok(())
     }
 
     fn commit(self: Box<Self>) -> Result<(), Error> {
+        self.pieces.whole().map_err(|e| failed(&self.name, e))?;
         let bytes = self.bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.sink.insert(&self.name, bytes)
     }
+}
+
+/// The same names are refused as where they would matter.
+fn checked(name: &str) -> Result<(), Error> {
+    let problem = "the name would lead outside the output folder";
+    let path = || PathBuf::from(name.replace('\0', "\\0"));
+    name::split(name).map(drop).ok_or_else(|| Error::InTheWay { path: path(), problem })
 }
 
 fn taken(name: &str) -> Error {
     Error::Exists { first: PathBuf::from(name), count: 1 }
 }
 
-fn failed(name: &str, kind: io::ErrorKind) -> Error {
-    Error::Write { path: PathBuf::from(name), source: kind.into() }
+fn failed(name: &str, source: io::Error) -> Error {
+    Error::Write { path: PathBuf::from(name), source }
 }

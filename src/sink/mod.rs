@@ -4,8 +4,10 @@ mod files;
 #[cfg(target_os = "linux")]
 mod linux;
 mod memory;
+mod name;
 mod null;
-#[cfg(any(not(target_os = "linux"), test))]
+mod pieces;
+mod place;
 mod portable;
 
 pub use files::FilesSink;

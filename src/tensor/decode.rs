@@ -137,6 +137,7 @@ fn f16_to_f32(raw: &[u8], out: &mut [f32]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small floats widen exactly")]
 mod tests {
     use super::*;
 
