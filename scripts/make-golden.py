@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/golden/*.safetensors: inputs, and the pixels that NumPy gives for them.
 
-Run from the repository's root with NumPy; the files come out the same every time. Nothing here is
+Run from the repository's root with NumPy (tests/golden/README.md says which); the files come out the same every time. Nothing here is
 shared with the Rust code: dtypes are decoded by their definitions, the arithmetic is NumPy's.
 """
 
@@ -139,7 +139,7 @@ def float_cases(rng, kind):
     special = plain.copy()
     special.flat[:6] = [np.nan, np.inf, -np.inf, 0.0, -0.0, info.smallest_subnormal]
     special = special.view(bits_type)
-    special.flat[6:9] = [info.maxexp and bits_type(special.flat[0]) | bits_type(5),
+    special.flat[6:9] = [bits_type(special.flat[0]) | bits_type(5),  # a NaN with a payload
                          bits_type(special.flat[2]) | bits_type(1),  # a signalling NaN
                          special.flat[1]]
     wide = plain.copy()

@@ -123,7 +123,7 @@ fn every_dtype_opens_right_everywhere() {
 #[test]
 fn the_check_sees_broken_files() {
     type Damage = fn(&mut Vec<u8>);
-    let broken: [(&str, Damage); 4] = [
+    let broken: [(&str, Damage); 7] = [
         ("pixels differ", |file| *file.last_mut().unwrap() ^= 1),
         // The value of tag 339, SampleFormat: unsigned integers.
         ("dtype", |file| patch(file, 339, 1)),
@@ -133,6 +133,11 @@ fn the_check_sees_broken_files() {
             let count = u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) + 1;
             file[at..at + 4].copy_from_slice(&count.to_le_bytes());
         }),
+        // Tag 270 as 271 (Make): no description at all.
+        ("no display range", |file| retag(file, 270, 271)),
+        // A key of the JSON, and ImageJ's line for the maximum, misspelt.
+        ("keys", |file| replace(file, b"\"norm\"", b"\"morn\"")),
+        ("max", |file| replace(file, b"\nmax=", b"\nmix=")),
         ("reader", |file| file.truncate(100)),
     ];
     for (sign, damage) in broken {
@@ -153,6 +158,16 @@ fn entry(file: &[u8], tag: u16) -> usize {
         .map(|i| 10 + 12 * i)
         .find(|&at| file[at..at + 2] == tag.to_le_bytes())
         .expect("the tag is there")
+}
+
+fn retag(file: &mut [u8], tag: u16, other: u16) {
+    let at = entry(file, tag);
+    file[at..at + 2].copy_from_slice(&other.to_le_bytes());
+}
+
+fn replace(file: &mut [u8], old: &[u8], new: &[u8]) {
+    let at = file.windows(old.len()).position(|part| part == old).expect("the text is there");
+    file[at..at + old.len()].copy_from_slice(new);
 }
 
 fn patch(file: &mut [u8], tag: u16, value: u8) {
