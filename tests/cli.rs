@@ -367,3 +367,53 @@ fn an_input_that_shrinks_ends_the_run_and_what_was_done_stays() {
     assert!(stderr.contains("images, which are whole"), "{stderr}");
     assert!(files(Path::new(&out)).iter().all(|f| fs::metadata(f).unwrap().len() == 16_832));
 }
+
+/// The Vulkan loader opens the file that names a driver; this one never answers.
+#[test]
+#[cfg(all(feature = "gpu", target_os = "linux"))]
+fn a_driver_that_never_starts_delays_nobody() {
+    let (dir, out) = folder();
+    let pipe = dir.path().join("driver.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for device in ["auto", "cpu,gpu"] {
+        let out = format!("{out}-{device}");
+        let mut child = tool()
+            .args(["convert", sample(), "-o", &out, "--device", device])
+            .env("VK_DRIVER_FILES", &pipe)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+                panic!("--device {device} waits for the driver");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(files(Path::new(&out)).len(), 317);
+    }
+}
+
+/// The sample's smaller images fit this limit on the length of a file, its larger ones do not.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_that_cannot_be_written_whole_is_not_there_and_the_run_says_so() {
+    let (_dir, out) = folder();
+    let output = Command::new("prlimit")
+        .args(["--fsize=20000", env!("CARGO_BIN_EXE_tensortiff"), "convert", sample()])
+        .args(["-o", &out, "--device", "cpu"])
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("File too large") && stderr.contains("are whole"), "{stderr}");
+    let written = files(Path::new(&out));
+    assert!(written.len() < 317);
+    assert!(written.iter().all(|file| fs::metadata(file).unwrap().len() == 4096 + 512));
+}

@@ -331,3 +331,40 @@ fn channels_are_the_oracles() {
         }
     }
 }
+
+/// A device that is lost in the middle of a run: others do its images, and nobody can tell by the
+/// bytes. Alone, it is followed by the CPU.
+#[test]
+#[cfg(feature = "gpu")]
+fn a_device_lost_in_mid_run_costs_no_image() {
+    use std::sync::Arc;
+    use tensortiff::backend::gpu::hooks::Hooks;
+    use tensortiff::backend::gpu::{Gpu, adapters};
+    use tensortiff::{Device, Devices, MemorySink, convert};
+
+    let adapters = adapters();
+    let adapter = adapters.iter().find(|a| a.info.matches_name(&common::wanted())).unwrap();
+    let bytes = Random(6).bytes(4000 * 32 * 32 * 4);
+    let source = || {
+        let source = MemorySource::new("m").with("t", Dtype::F32, &[4000, 32, 32], &bytes[..]);
+        source.unwrap().with("giant", Dtype::F32, &[2, 300, 1000], &bytes[..2_400_000]).unwrap()
+    };
+    let options = Options { block_samples: Some(100_000), ..Options::default() };
+    let (expected, _) = files(&source(), &options, &common::cpu());
+    for submissions in [0, 1, 3, 6] {
+        for with_cpu in [false, true] {
+            let hooks = Hooks { submissions, ..Hooks::NONE };
+            let gpu = Arc::new(Gpu::open_with(adapter, 2, &hooks).unwrap());
+            let cpu = with_cpu.then_some(Device::Cpu);
+            let list = [Device::Ready(gpu)].into_iter().chain(cpu).collect();
+            let sink = MemorySink::default();
+            let options = Options { devices: Devices::List(list), ..options.clone() };
+            let report = convert(&source(), &sink, &options).unwrap();
+            assert_eq!((report.images, report.failed), (4002, 0), "after {submissions}");
+            assert!(sink.into_files() == expected, "after {submissions}");
+            if !with_cpu {
+                assert!(report.notes.iter().any(|n| n.contains("the CPU does what is left")));
+            }
+        }
+    }
+}
