@@ -313,6 +313,18 @@ fn tiny_images_of_many_tensors_share_batches() {
 }
 
 #[test]
+fn later_drains_may_need_more_or_less_than_earlier_ones() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    for (dtype, samples) in
+        [(Dtype::U8, 10), (Dtype::F32, 300_000), (Dtype::U8, 900_000), (Dtype::F16, 99)]
+    {
+        let job = Random::new(Norm::MinMax, vec![span(dtype, samples, 4, true)]);
+        gpu.drain(&job.queue(1 << 20), &job, 0).unwrap();
+        job.check();
+    }
+}
+
+#[test]
 fn images_that_cannot_be_read_fail_and_take_no_other_along() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
     let mut job = Random::new(Norm::MinMax, mixture());
