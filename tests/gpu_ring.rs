@@ -371,6 +371,20 @@ fn a_lost_device_gives_its_images_back_and_says_so() {
 }
 
 #[test]
+fn a_unit_of_a_type_that_no_gpu_takes_is_an_error_and_goes_back() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let spans = vec![span(Dtype::U8, 100, 3, true), span(Dtype::F64, 100, 3, true)];
+    let job = Random::new(Norm::MinMax, spans.clone());
+    // Whoever made this queue did not ask the backend what it takes.
+    let queue = Queue::new(Norm::MinMax, spans, 1000, 1, |_| true);
+    let error = gpu.drain(&queue, &job, 0).unwrap_err();
+    assert!(error.to_string().contains("F64"), "{error}");
+    assert!(!queue.is_finished());
+    Plain.drain(&queue, &job, 1).unwrap();
+    job.check();
+}
+
+#[test]
 fn a_hand_over_that_panics_ends_the_drain_and_gives_its_units_back() {
     for threads in [1, 3] {
         let gpu = Gpu::open(&llvmpipe(), threads).unwrap();
