@@ -373,7 +373,7 @@ fn a_lost_device_gives_its_images_back_and_says_so() {
 #[test]
 fn a_unit_of_a_type_that_no_gpu_takes_is_an_error_and_goes_back() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
-    let spans = vec![span(Dtype::U8, 100, 3, true), span(Dtype::F64, 100, 3, true)];
+    let spans = vec![span(Dtype::F64, 100, 3, true), span(Dtype::U8, 100, 3, true)];
     let job = Random::new(Norm::MinMax, spans.clone());
     // Whoever made this queue did not ask the backend what it takes.
     let queue = Queue::new(Norm::MinMax, spans, 1000, 1, |_| true);
