@@ -324,6 +324,18 @@ fn tiny_images_of_many_tensors_share_batches() {
 }
 
 #[test]
+fn later_drains_may_need_more_or_less_than_earlier_ones() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    for (dtype, samples) in
+        [(Dtype::U8, 10), (Dtype::F32, 300_000), (Dtype::U8, 900_000), (Dtype::F16, 99)]
+    {
+        let job = Random::new(Norm::MinMax, vec![span(dtype, samples, 4, true)]);
+        gpu.drain(&job.queue(1 << 20), &job, 0).unwrap();
+        job.check();
+    }
+}
+
+#[test]
 fn images_that_cannot_be_read_fail_and_take_no_other_along() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
     let mut job = Random::new(Norm::MinMax, mixture());
@@ -367,6 +379,20 @@ fn a_lost_device_gives_its_images_back_and_says_so() {
         job.check();
         println!("{submissions}: {error}");
     }
+}
+
+#[test]
+fn a_unit_of_a_type_that_no_gpu_takes_is_an_error_and_goes_back() {
+    let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
+    let spans = vec![span(Dtype::F64, 100, 3, true), span(Dtype::U8, 100, 3, true)];
+    let job = Random::new(Norm::MinMax, spans.clone());
+    // Whoever made this queue did not ask the backend what it takes.
+    let queue = Queue::new(Norm::MinMax, spans, 1000, 1, |_| true);
+    let error = gpu.drain(&queue, &job, 0).unwrap_err();
+    assert!(error.to_string().contains("F64"), "{error}");
+    assert!(!queue.is_finished());
+    Plain.drain(&queue, &job, 1).unwrap();
+    job.check();
 }
 
 #[test]

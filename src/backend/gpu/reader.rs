@@ -115,6 +115,10 @@ impl<'r, 'q> Reader<'r, 'q> {
         while let Some(lease) = next {
             let [unit_samples, unit_images] = self.size(lease.unit());
             let fits = unit_samples <= samples && unit_images <= images;
+            if !fits && filling.held.is_empty() && filling.batch.raw() == 0 {
+                // Only an error in the sizes leads here; trying again would never end.
+                return Err(format!("a unit of {unit_samples} samples does not fit a slot"));
+            }
             if !fits || self.shape(lease.unit()).dtype != dtype {
                 self.pending = Some(lease);
                 break;

@@ -203,7 +203,8 @@ impl Gpu {
                     flying.push_back(self.send(filled)?);
                     continue;
                 }
-                Popped::Closed if flying.is_empty() => return Ok(()),
+                // A reader that failed has said so before it ended.
+                Popped::Closed if flying.is_empty() => return self.device.check(),
                 _ => {}
             }
             let Some(first) = flying.front() else { continue };
