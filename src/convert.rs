@@ -15,13 +15,15 @@ use crate::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
 use crate::encode::Header;
 use crate::error::{Error, shown};
 use crate::normalize::{Norm, Range};
-use crate::plan::{Filter, Naming, Plan, Selection};
+use crate::plan::{Filter, Naming, Plan, Selection, SkipReason, Skipped};
 use crate::report::{DeviceReport, Failure, Report};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
 
 /// Largest buffer of pixels: images above it are done block by block.
 const BLOCK_BYTES: u64 = 64 << 20;
+/// Up to so many tensors that are skipped for one reason get a note each.
+const FEW: usize = 4;
 /// How often a run looks whether a starting adapter is ready, and whether it is still wanted.
 const STARTING: Duration = Duration::from_millis(2);
 
@@ -267,19 +269,42 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A note for each tensor without images; one for all of a kind where there are many, as the
+    /// biases of a checkpoint are.
     fn note_skipped(&self) {
-        for skipped in self.plan.skipped() {
+        let label = |skipped: &Skipped| {
             let tensor = &self.source.tensors()[skipped.tensor];
             let dump = &self.source.dumps()[tensor.dump].label;
-            self.note(format!(
-                "{}: tensor {} skipped: {}",
-                shown(dump),
-                shown(&tensor.name),
-                skipped.reason
-            ));
+            format!("{}: tensor {}", shown(dump), shown(&tensor.name))
+        };
+        let mut kinds: Vec<(SkipReason, Vec<&Skipped>)> = Vec::new();
+        for skipped in self.plan.skipped() {
+            match kinds.iter_mut().find(|(reason, _)| *reason == skipped.reason) {
+                Some((_, all)) => all.push(skipped),
+                None => kinds.push((skipped.reason, vec![skipped])),
+            }
+        }
+        for (reason, all) in kinds {
+            let each = all.iter().map(|skipped| format!("{} skipped: {reason}", label(skipped)));
+            if all.len() <= FEW {
+                each.for_each(|text| self.note(text));
+            } else {
+                self.note(format!(
+                    "{} tensors skipped: {reason}; the first is {}",
+                    all.len(),
+                    label(all[0])
+                ));
+                each.for_each(|text| self.detail(&text));
+            }
         }
         if self.plan.images() == 0 {
             self.note("no images: nothing was written".to_owned());
+        }
+    }
+
+    fn detail(&self, text: &str) {
+        if let Some(watch) = &self.options.watch {
+            watch.detail(text);
         }
     }
 
@@ -319,10 +344,9 @@ impl<'a> Run<'a> {
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) if self.queue.is_finished() => {
                     let text = "the work was done before a GPU adapter was ready";
-                    match (&self.options.devices, &self.options.watch) {
-                        (Devices::List(_), _) => self.note(text.to_owned()),
-                        (Devices::Auto, Some(watch)) => watch.detail(text),
-                        (Devices::Auto, None) => {}
+                    match self.options.devices {
+                        Devices::List(_) => self.note(text.to_owned()),
+                        Devices::Auto => self.detail(text),
                     }
                     return None;
                 }

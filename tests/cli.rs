@@ -206,6 +206,19 @@ fn tensors_without_images_are_notes() {
     assert!(!Path::new(&out).exists());
     let (_, stderr) = ends_with(0, &["convert", "-q", path, "-o", &out]);
     assert_eq!(stderr, "");
+
+    // Hundreds of biases are one note.
+    let path = dir.path().join("many.safetensors");
+    let names: Vec<String> = (0..200).map(|i| format!("bias.{i:03}")).collect();
+    let one: &[u64] = &[1];
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "U8", one, 1)).collect();
+    dump(&path, &many);
+    let path = path.to_str().unwrap();
+    let (_, stderr) = ends_with(0, &["convert", path, "-o", &out, "--device", "cpu"]);
+    assert!(stderr.contains("200 tensors skipped: 1-D") && stderr.contains("bias.000"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+    let (_, stderr) = ends_with(0, &["convert", "-v", path, "-o", &out, "--device", "cpu"]);
+    assert!(stderr.contains("bias.199 skipped"), "{stderr}");
 }
 
 #[test]
@@ -296,6 +309,8 @@ fn tensors_of_unknown_future_types_are_an_error_unless_left_out() {
     let path = path.to_str().unwrap();
     let (_, stderr) = ends_with(1, &["convert", path, "-o", &out]);
     assert!(stderr.contains("tensor q: the dtype F4 is not converted"), "{stderr}");
+    let (stdout, _) = ends_with(0, &["ls", path]);
+    assert!(stdout.contains("F4     [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
     ends_with(0, &["convert", "-q", path, "-o", &out, "--exclude", "q"]);
 }
 

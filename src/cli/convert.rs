@@ -103,6 +103,10 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     }
     let mut lines = vec![line];
     if verbosity == Verbosity::Verbose {
+        lines.extend(report.devices.iter().map(|device| {
+            let name = shown(&device.name);
+            format!("{name}: {} images, {} read", device.images, bytes(device.bytes_in))
+        }));
         lines.push(format!(
             "{} constant images (kept as they are), {} without a finite sample",
             samples.constant_images, samples.no_finite_images

@@ -8,7 +8,7 @@ use super::args::LsArgs;
 use super::convert::bytes;
 use super::{Ending, Verbosity, say};
 use crate::error::shown;
-use crate::plan::{Selected, Selection};
+use crate::plan::{Filter, Selected, Selection};
 use crate::source::{SafetensorsFiles, Source as _};
 
 /// One line of the list.
@@ -32,7 +32,7 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
         channel: args.input.channel,
     };
     let plan = Selected::new(source.dumps(), source.tensors(), &selection)?;
-    let lines = lines(&source, &plan);
+    let lines = lines(&source, &plan, &Filter::new(&selection)?);
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &lines).map_err(io::Error::from)?;
@@ -49,7 +49,7 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
     Ok(Ending::Done)
 }
 
-fn lines(source: &SafetensorsFiles, plan: &Selected) -> Vec<Line> {
+fn lines(source: &SafetensorsFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
     let line = |tensor: usize, images, skipped| {
         let info = &source.tensors()[tensor];
         let line = Line {
@@ -68,7 +68,17 @@ fn lines(source: &SafetensorsFiles, plan: &Selected) -> Vec<Line> {
         plan.skipped().iter().map(|skip| line(skip.tensor, 0, Some(skip.reason.to_string())));
     let mut lines: Vec<(usize, Line)> = rows.chain(skipped).collect();
     lines.sort_by_key(|(tensor, _)| *tensor);
-    lines.into_iter().map(|(_, line)| line).collect()
+    let unsupported = source.unsupported().iter().filter(|tensor| filter.takes(&tensor.tensor));
+    let unsupported = unsupported.map(|tensor| Line {
+        dump: source.dumps()[tensor.dump].label.clone(),
+        tensor: tensor.tensor.clone(),
+        dtype: tensor.dtype.clone(),
+        shape: tensor.shape.clone(),
+        bytes: tensor.bytes,
+        images: 0,
+        skipped: Some("this dtype is not converted".to_owned()),
+    });
+    lines.into_iter().map(|(_, line)| line).chain(unsupported).collect()
 }
 
 fn table(out: &mut impl io::Write, lines: &[Line], several: bool) -> io::Result<()> {

@@ -33,6 +33,7 @@ pub(super) struct Tensor {
     pub(super) shape: Vec<u64>,
     /// First byte, counted from the end of the header.
     pub(super) begin: u64,
+    pub(super) bytes: u64,
 }
 
 /// Parses `json`, the header of a file with `data` bytes behind it.
@@ -53,7 +54,7 @@ pub(super) fn parse(json: &[u8], data: u64) -> Result<Header, String> {
     let mut entries = raw.tensors;
     entries.sort_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
     check_sizes(&entries, data)?;
-    let tensors = entries.iter().map(|(name, raw)| tensor(name, raw)).collect::<Result<_, _>>()?;
+    let tensors = entries.iter().map(|(name, raw)| tensor(name, raw)).collect();
     second_opinion(&entries)?;
     Ok(Header { tensors, metadata: raw.metadata.unwrap_or_default() })
 }
@@ -189,13 +190,14 @@ fn format_dtype(name: &str) -> Result<FormatDtype, String> {
     known.map_err(|_| format!("the dtype {} is unknown", shown(name)))
 }
 
-fn tensor(name: &str, raw: &RawTensor) -> Result<Tensor, String> {
-    Ok(Tensor {
+fn tensor(name: &str, raw: &RawTensor) -> Tensor {
+    Tensor {
         name: name.to_owned(),
         dtype: Dtype::from_name(&raw.dtype).ok_or_else(|| raw.dtype.clone()),
         shape: raw.shape.clone(),
         begin: raw.data_offsets.0,
-    })
+        bytes: raw.data_offsets.1 - raw.data_offsets.0, // found in order by check_sizes
+    }
 }
 
 /// What the format's own crate says of the same tensors.

@@ -91,7 +91,13 @@ impl SafetensorsFiles {
                     self.begins.push(data + tensor.begin);
                 }
                 Err(dtype) => {
-                    self.unsupported.push(Unsupported { dump, tensor: tensor.name, dtype });
+                    self.unsupported.push(Unsupported {
+                        dump,
+                        tensor: tensor.name,
+                        dtype,
+                        shape: tensor.shape,
+                        bytes: tensor.bytes,
+                    });
                 }
             }
         }

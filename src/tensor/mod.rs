@@ -39,6 +39,10 @@ pub struct Unsupported {
     pub tensor: String,
     /// The type's name.
     pub dtype: String,
+    /// Axis lengths, outermost first.
+    pub shape: Vec<u64>,
+    /// Number of bytes.
+    pub bytes: u64,
 }
 
 impl TensorInfo {
