@@ -28,8 +28,8 @@
 //!   twin of the same name in `backend/cpu`.
 //! - [`encode`] lays out the TIFF header around the pixels.
 //! - [`sink`] takes images, whole or not at all.
-//! - `convert.rs` is the run, top to bottom: the only place that knows all stages. It is what
-//!   backends see as their [`Job`](backend::Job).
+//! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
+//!   what backends see as their [`Job`](backend::Job).
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
 //! - `cli` (feature `cli`) is the command line; `main.rs` calls it.
 //!

@@ -1,0 +1,89 @@
+//! Which devices work, and from when on.
+
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use super::Options;
+use crate::backend::Backend as _;
+use crate::backend::choose::{self, Device, Opened};
+use crate::backend::cpu::Cpu;
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::source::Source;
+
+/// The devices of a run: the CPU or not, and others that are ready or on their way.
+pub(super) struct Workers<'a> {
+    pub(super) cpu: &'a Cpu,
+    pub(super) use_cpu: bool,
+    pub(super) others: Others,
+}
+
+pub(super) enum Others {
+    None,
+    Ready(Opened),
+    /// Opened on a thread of its own, which nobody waits for.
+    Starting(Receiver<Opened>),
+}
+
+impl<'a> Workers<'a> {
+    /// With the CPU at work nobody waits for an adapter, and one that cannot be used is a note.
+    /// Without it the adapters are opened first, and each must do.
+    pub(super) fn start(
+        cpu: &'a Cpu,
+        source: &dyn Source,
+        plan: &Plan,
+        options: &Options,
+    ) -> Result<Workers<'a>, Error> {
+        let wanted = options.devices.others();
+        let use_cpu = options.devices.use_cpu();
+        let threads = cpu.pullers();
+        let quick = wanted.iter().all(|device| matches!(device, Device::Ready(_)));
+        let others = if wanted.is_empty() && use_cpu {
+            Others::None
+        } else if !use_cpu {
+            refuse_wide(source, plan)?;
+            let opened = choose::open(&wanted, threads);
+            if !opened.problems.is_empty() || opened.backends.is_empty() {
+                let problems = opened.problems.join("; ");
+                return Err(Error::Device(format!(
+                    "{problems} (`tensortiff devices` lists adapters; --device auto does what it \
+                     can on the CPU)"
+                )));
+            }
+            Others::Ready(opened)
+        } else if quick {
+            Others::Ready(choose::open(&wanted, threads))
+        } else {
+            let (sender, receiver) = mpsc::channel();
+            let open = move || drop(sender.send(choose::open(&wanted, threads)));
+            match thread::Builder::new().name("adapters".to_owned()).spawn(open) {
+                Ok(_) => Others::Starting(receiver),
+                Err(_) => Others::None,
+            }
+        };
+        Ok(Workers { cpu, use_cpu, others })
+    }
+
+    pub(super) fn pullers(&self) -> usize {
+        let others = match &self.others {
+            Others::None => 0,
+            Others::Ready(opened) => opened.backends.iter().map(|b| b.pullers()).sum(),
+            Others::Starting(_) => 1,
+        };
+        others + if self.use_cpu { self.cpu.pullers() } else { 0 }
+    }
+}
+
+fn refuse_wide(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
+    match plan.rows().iter().find(|row| row.dtype.is_wide()) {
+        None => Ok(()),
+        Some(row) => {
+            let tensor = &source.tensors()[row.tensor];
+            Err(Error::CpuOnly {
+                dump: source.dumps()[tensor.dump].label.clone(),
+                tensor: tensor.name.clone(),
+                dtype: row.dtype,
+            })
+        }
+    }
+}
