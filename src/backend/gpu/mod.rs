@@ -1,6 +1,6 @@
 //! The GPU backend: one adapter, through wgpu, with the same bytes as the CPU.
 //!
-//! [`adapters`] lists what the machine has. [`Gpu::open`] makes a device, compiles the kernels
+//! [`adapters()`] lists what the machine has. [`Gpu::open`] makes a device, compiles the kernels
 //! ([`kernels`]) and lets them prove themselves on a planted set (`proof`) before any use. A drain
 //! runs a ring of three slots (`ring`): readers (`reader`) pack units of the queue into a batch
 //! ([`batch`]: sizes, places and dispatch counts as plain data) and fill mapped memory; one thread
