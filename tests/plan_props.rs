@@ -7,6 +7,9 @@
     reason = "test data is small, and a test that panics says where"
 )]
 
+#[path = "plan_props/hostile.rs"]
+mod hostile;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path};
 use std::time::Instant;
@@ -205,10 +208,13 @@ fn lists_of_names_are_checked() {
     let plan = list(&["b", "a/x.TIF", "c.png"]).unwrap();
     assert_eq!(plan.names().collect::<Vec<_>>(), ["b.tif", "a/x.TIF", "c.png.tif"]);
     let wrong = [
-        (vec!["a", "b"], "holds 2 names, but there are 3 images"),
-        (vec!["a", "../b", "c"], "name 2 of the list, ../b.tif"),
+        (vec!["a", "b"], "holds 2 names, but there are 3 images (first missing: image 3)"),
+        (vec!["a", "../b", "c"], "names list, line 2, ../b"),
         (vec!["a", "b", "/c"], "relative"),
-        (vec!["a", "", "c"], "name 2 of the list"),
+        (vec!["a", "", "c"], "names list, line 2"),
+        (vec!["a", "x/", "c"], "empty part"),
+        (vec!["a", "x /y", "c"], "ends in a dot or a space"),
+        (vec!["a", "b", "c", "d"], "(first surplus: d, line 4)"),
         (vec!["a", "b", "B.tif"], "both be written to"),
         (vec!["a", "a.tif/b", "c"], "both be written to"),
         (vec!["a", "b\u{7}", "c"], "control"),

@@ -6,12 +6,11 @@
 //! tensor, two tensors can only meet if one's text before the index is the other's and more digits.
 //! Where that does not suffice, a folder's names are compared by their hashes.
 
+use std::collections::HashSet;
 use std::collections::hash_map::{DefaultHasher, Entry, HashMap};
-use std::collections::{HashSet, hash_map};
 use std::hash::{Hash as _, Hasher as _};
 
 use super::Plan;
-use super::template::Pattern;
 
 /// Two images, as (row, index), that would both be called `name`.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,12 +22,44 @@ pub(super) struct Clash {
 
 /// The first clash, if there is one.
 pub(super) fn clash(plan: &Plan) -> Option<Clash> {
+    if plan.rows().len() == 1 && plan.pattern(0).is_some_and(|pattern| pattern.texts.len() > 1) {
+        return None; // indices differ, and all names are of one length: none is another's folder
+    }
     let patterns: Option<Vec<Leaf>> =
         (0..plan.rows().len()).map(|row| Leaf::new(plan, row)).collect();
     match patterns {
         Some(leaves) => by_folder(plan, &leaves),
-        None => compare(plan, &mut (0..plan.rows().len()), true),
+        None if are_distinct_below_index(plan) => None,
+        None => compare(plan, &(0..plan.rows().len()).collect::<Vec<_>>(), true),
     }
+}
+
+/// One case for all that some file system does not tell apart: character by character, so that
+/// a text folds to its parts' foldings joined. (`str::to_lowercase` looks around a Σ.)
+fn fold(text: &str) -> String {
+    let lower = text.chars().flat_map(char::to_lowercase);
+    lower.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
+/// Whether all names are one folder, then an index as a part of its own, then a text that differs:
+/// `{index}/{tensor}.tif`.
+fn are_distinct_below_index(plan: &Plan) -> bool {
+    let mut top: Option<String> = None;
+    let mut below = HashSet::new();
+    for row in 0..plan.rows().len() {
+        let Some([before, after]) = plan.pattern(row).map(|pattern| &pattern.texts[..]) else {
+            return false;
+        };
+        let before = fold(before);
+        let own_part = (before.is_empty() || before.ends_with('/')) && after.starts_with('/');
+        if !own_part || *top.get_or_insert_with(|| before.clone()) != before {
+            return false;
+        }
+        if !below.insert(fold(after)) {
+            return false;
+        }
+    }
+    below.iter().all(|text| text.match_indices('/').all(|(at, _)| !below.contains(&text[..at])))
 }
 
 /// A row's names, case folded: all in one folder, and the index, if any, in the last part.
@@ -43,8 +74,7 @@ struct Leaf {
 
 impl Leaf {
     fn new(plan: &Plan, row: usize) -> Option<Leaf> {
-        let pattern: Pattern = plan.pattern(row)?;
-        let mut texts = pattern.texts.iter().map(|text| text.to_lowercase());
+        let mut texts = plan.pattern(row)?.texts.iter().map(|text| fold(text));
         let first = texts.next()?;
         let (folder, before) = first.rsplit_once('/').unwrap_or(("", &first));
         let after = texts.next();
@@ -57,17 +87,6 @@ impl Leaf {
             return None;
         }
         Some(Leaf { folder: folder.to_owned(), before: before.to_owned(), after, index_len })
-    }
-
-    /// Whether an image of the row could be called `name` in its folder.
-    fn may_be(&self, name: &str) -> bool {
-        match &self.after {
-            None => self.before == name,
-            Some(after) => name
-                .strip_prefix(&self.before)
-                .and_then(|rest| rest.strip_suffix(after.as_str()))
-                .is_some_and(|index| !index.is_empty() && index.chars().all(of_index)),
-        }
     }
 }
 
@@ -84,9 +103,8 @@ fn by_folder(plan: &Plan, leaves: &[Leaf]) -> Option<Clash> {
     // In the order of rows, so that the same clash is found every time.
     let mut doubtful: Vec<&Vec<usize>> = shared.collect();
     doubtful.sort();
-    let clash =
-        doubtful.into_iter().find_map(|rows| compare(plan, &mut rows.iter().copied(), false));
-    clash.or_else(|| file_is_folder(plan, leaves, &folders))
+    let clash = doubtful.into_iter().find_map(|rows| compare(plan, rows, false));
+    clash.or_else(|| file_is_folder(plan, leaves))
 }
 
 /// Whether rows of one folder cannot meet: every name is before + index + after, where `after` is
@@ -123,23 +141,15 @@ fn are_distinct(leaves: &[Leaf], rows: &[usize]) -> bool {
 }
 
 /// A file that would have to be a folder for another image.
-fn file_is_folder(
-    plan: &Plan,
-    leaves: &[Leaf],
-    folders: &HashMap<&str, Vec<usize>>,
-) -> Option<Clash> {
+fn file_is_folder(plan: &Plan, leaves: &[Leaf]) -> Option<Clash> {
+    let files = Files::new(leaves);
+    let mut seen = HashSet::new();
     for (row, leaf) in leaves.iter().enumerate() {
         let mut path = leaf.folder.as_str();
-        while !path.is_empty() {
+        while !path.is_empty() && seen.insert(path) {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-            for &other in folders.get(folder).into_iter().flatten() {
-                if leaves[other].may_be(name) {
-                    let full = |index: &u64| plan.name(other, *index).to_lowercase() == path;
-                    if let Some(index) = (0..plan.rows()[other].images).find(full) {
-                        let name = plan.name(other, index);
-                        return Some(Clash { name, one: (other, index), other: (row, 0) });
-                    }
-                }
+            if let Some(one) = files.find(plan, folder, name) {
+                return Some(Clash { name: plan.name(one.0, one.1), one, other: (row, 0) });
             }
             path = folder;
         }
@@ -147,48 +157,110 @@ fn file_is_folder(
     None
 }
 
-/// Compares all names of some rows, and with `folders` also whether a name is another's folder.
-fn compare(plan: &Plan, rows: &mut dyn Iterator<Item = usize>, folders: bool) -> Option<Clash> {
-    // Two hashes of 64 bits: equal ones are looked at again, so a chance match does no harm.
-    let mut files: HashMap<u64, (usize, u64)> = HashMap::new();
-    let mut parents: HashMap<u64, (usize, u64)> = HashMap::new();
-    let rows: Vec<usize> = rows.collect();
-    for &row in &rows {
-        for index in 0..plan.rows()[row].images {
-            let name = plan.name(row, index).to_lowercase();
-            match files.entry(hash(&name)) {
-                Entry::Vacant(entry) => {
-                    entry.insert((row, index));
-                }
-                Entry::Occupied(entry) => {
-                    let one = *entry.get();
-                    if plan.name(one.0, one.1).to_lowercase() == name {
-                        let name = plan.name(row, index);
-                        return Some(Clash { name, one, other: (row, index) });
-                    }
-                }
+/// Images by folded folder and name, without a look at all rows of a folder.
+#[derive(Default)]
+struct Files<'a> {
+    /// Rows by folder and the text before the index; the whole name where there is none.
+    befores: HashMap<(&'a str, &'a str), Vec<usize>>,
+    /// Texts after the index, by folder.
+    afters: HashMap<&'a str, HashSet<&'a str>>,
+    leaves: &'a [Leaf],
+}
+
+impl<'a> Files<'a> {
+    fn new(leaves: &'a [Leaf]) -> Files<'a> {
+        let mut files = Files { leaves, ..Files::default() };
+        for (row, leaf) in leaves.iter().enumerate() {
+            files.befores.entry((&leaf.folder, &leaf.before)).or_default().push(row);
+            if let Some(after) = &leaf.after {
+                files.afters.entry(&leaf.folder).or_default().insert(after);
             }
-            if folders {
-                for (at, _) in name.match_indices('/') {
-                    if let hash_map::Entry::Vacant(entry) = parents.entry(hash(&name[..at])) {
-                        entry.insert((row, index));
-                    }
-                }
+        }
+        files
+    }
+
+    /// The image called `name` in `folder`: the lowest, if there were several.
+    fn find(&self, plan: &Plan, folder: &str, name: &str) -> Option<(usize, u64)> {
+        let rows = |before| self.befores.get(&(folder, before)).into_iter().flatten().copied();
+        let single = rows(name).filter(|&row| self.leaves[row].after.is_none()).map(|row| (row, 0));
+        let afters = self.afters.get(folder).into_iter().flatten();
+        let indexed = afters.filter_map(|&after| Some((after, name.strip_suffix(after)?)));
+        let indexed = indexed.flat_map(|(after, rest)| {
+            let digits = rest.len() - rest.trim_end_matches(of_index).len();
+            (1..=digits).flat_map(move |cut| {
+                let (before, index) = rest.split_at(rest.len() - cut);
+                let rows = rows(before);
+                let rows =
+                    rows.filter(move |&row| self.leaves[row].after.as_deref() == Some(after));
+                rows.filter_map(move |row| Some((row, plan.rows()[row].index_of(index)?)))
+            })
+        });
+        single.chain(indexed).min()
+    }
+}
+
+/// Compares all names of some rows, and with `folders` also whether a name is another's folder.
+///
+/// Holds 8 bytes a name. Equal hashes are looked at again, so that a chance match does no harm.
+fn compare(plan: &Plan, rows: &[usize], folders: bool) -> Option<Clash> {
+    let images = || {
+        let row = |&row: &usize| (0..plan.rows()[row].images).map(move |index| (row, index));
+        rows.iter().flat_map(row)
+    };
+    let folded = |(row, index)| fold(&plan.name(row, index));
+    let mut hashes: Vec<u64> = images().map(|image| hash(&folded(image))).collect();
+    hashes.sort_unstable();
+    let twice: HashSet<u64> = hashes.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect();
+    let mut files: HashMap<String, (usize, u64)> = HashMap::new();
+    for other in images().filter(|_| !twice.is_empty()) {
+        let name = folded(other);
+        if !twice.contains(&hash(&name)) {
+            continue;
+        }
+        match files.entry(name) {
+            Entry::Vacant(entry) => drop(entry.insert(other)),
+            Entry::Occupied(entry) => {
+                let name = plan.name(other.0, other.1);
+                return Some(Clash { name, one: *entry.get(), other });
             }
         }
     }
-    let found = parents.iter().filter_map(|(folder, &other)| {
-        let one = *files.get(folder)?;
-        let name = plan.name(one.0, one.1);
-        let inside = plan.name(other.0, other.1).to_lowercase();
-        let really = inside.strip_prefix(&name.to_lowercase())?.starts_with('/');
-        really.then_some(Clash { name, one, other })
-    });
-    found.min_by_key(|clash| (clash.one, clash.other))
+    // Folders that may be files, each with the first image inside.
+    let mut inside: HashMap<String, (usize, u64)> = HashMap::new();
+    for image in images().filter(|_| folders) {
+        let name = folded(image);
+        for (at, _) in name.match_indices('/') {
+            if hashes.binary_search(&hash(&name[..at])).is_ok() {
+                inside.entry(name[..at].to_owned()).or_insert(image);
+            }
+        }
+    }
+    let mut files = images().filter(|_| !inside.is_empty());
+    files.find_map(|one| {
+        let other = *inside.get(&folded(one))?;
+        Some(Clash { name: plan.name(one.0, one.1), one, other })
+    })
 }
 
 fn hash(name: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folding_joins_every_case_of_a_character() {
+        for c in ('\0'..=char::MAX).map(String::from) {
+            let folded = fold(&c);
+            assert_eq!(fold(&folded), folded, "{c:?}");
+            assert_eq!(fold(&c.to_lowercase()), folded, "{c:?}");
+            assert_eq!(fold(&c.to_uppercase()), folded, "{c:?}");
+        }
+        assert_eq!(fold("aΣ"), fold("aσ"));
+        assert_eq!(fold("STRAẞE"), fold("strasse"));
+    }
 }

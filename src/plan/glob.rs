@@ -81,7 +81,7 @@ impl Glob {
 
 fn set(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Matcher, &'static str> {
     const OPEN: &str = "a [ has no ] (write \\[ for the character itself)";
-    let negated = chars.next_if(|&c| c == '!' || c == '^').is_some();
+    let negated = chars.next_if_eq(&'!').is_some();
     let mut ranges = Vec::new();
     loop {
         let first = match chars.next().ok_or(OPEN)? {
@@ -140,6 +140,11 @@ mod tests {
             ("l.[!0-2]", "l.7", true),
             ("[]]", "]", true),
             ("[a-]", "-", true),
+            ("[^a]", "^", true),
+            ("[^a]", "b", false),
+            ("[!a]", "/", false),
+            ("?", "/", false),
+            ("a.b", "A.b", false),
             ("\\*", "*", true),
             ("\\*", "x", false),
             ("{a,b}", "{a,b}", true),

@@ -7,15 +7,19 @@
 mod distinct;
 mod escape;
 mod glob;
+mod nearest;
+mod row;
 mod select;
 mod template;
 
 use std::borrow::Cow;
 
-pub use select::{Filter, Row, Selected, Selection, SkipReason, Skipped};
+pub use row::Row;
+pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
 
 use crate::error::{Error, shown};
 use crate::tensor::{Dump, TensorInfo};
+use distinct::Clash;
 use template::{Pattern, Template};
 
 /// Longest name of an image, in bytes: below what systems take as a path.
@@ -48,13 +52,12 @@ impl Default for Naming {
 pub struct Plan {
     selected: Selected,
     names: Names,
-    /// `{stem}` and `{tensor}` of each row.
-    fields: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
 enum Names {
-    Template(Template),
+    /// Of each row.
+    Patterns(Vec<Pattern>),
     List(Vec<String>),
 }
 
@@ -72,28 +75,25 @@ impl Plan {
     ) -> Result<Plan, Error> {
         let selected = Selected::new(dumps, tensors, selection)?;
         let names = match naming {
-            Naming::Template(template) => Names::Template(Template::parse(template)?),
+            Naming::Template(template) => {
+                let template = Template::parse(template)?;
+                let pattern = |row: &Row| {
+                    let tensor = &tensors[row.tensor];
+                    template.pattern(&dumps[tensor.dump].stem, &tensor.name, row.is_indexed())
+                };
+                Names::Patterns(selected.rows().iter().map(pattern).collect())
+            }
             Naming::List(list) => Names::List(checked_list(list, selected.images())?),
         };
-        let fields = selected.rows().iter().map(|row| {
-            let tensor = &tensors[row.tensor];
-            (dumps[tensor.dump].stem.clone(), tensor.name.clone())
-        });
-        let fields = fields.collect();
-        let plan = Plan { selected, names, fields };
-        plan.check_lengths()?;
+        let plan = Plan { selected, names };
+        plan.check_names(dumps, tensors)?;
         if let Some(clash) = distinct::clash(&plan) {
             let label = |(row, index): (usize, u64)| plan.label(dumps, tensors, row, index);
             return Err(Error::Collision {
                 one: label(clash.one),
                 other: label(clash.other),
+                hint: plan.hint(tensors, naming, &clash),
                 name: clash.name,
-                hint: match naming {
-                    Naming::Template(_) => {
-                        "; {stem}, {tensor} and {index} together tell images apart"
-                    }
-                    Naming::List(_) => "; names are compared without regard to case",
-                },
             });
         }
         Ok(plan)
@@ -121,11 +121,7 @@ impl Plan {
     #[must_use]
     pub fn name(&self, row: usize, index: u64) -> String {
         match &self.names {
-            Names::Template(template) => {
-                let (stem, tensor) = &self.fields[row];
-                let shape = &self.rows()[row];
-                template.pattern(stem, tensor, shape.is_indexed()).name(&shape.index_text(index))
-            }
+            Names::Patterns(patterns) => patterns[row].name(&self.rows()[row].index_text(index)),
             Names::List(list) => {
                 let at = self.rows()[row].first_image + index;
                 list[usize::try_from(at).expect("the list holds a name for every image")].clone()
@@ -140,66 +136,95 @@ impl Plan {
         })
     }
 
-    fn pattern(&self, row: usize) -> Option<Pattern> {
+    fn pattern(&self, row: usize) -> Option<&Pattern> {
         match &self.names {
             Names::List(_) => None,
-            Names::Template(template) => {
-                let (stem, tensor) = &self.fields[row];
-                Some(template.pattern(stem, tensor, self.rows()[row].is_indexed()))
-            }
+            Names::Patterns(patterns) => Some(&patterns[row]),
         }
     }
 
-    /// All names of a row are of one length, as indices are zero-padded; a list was checked.
-    fn check_lengths(&self) -> Result<(), Error> {
+    /// Text that is safe by itself may join to one that is not: `co` + `n`, `com` + index 1.
+    ///
+    /// All names of a row are of one length, as indices are zero-padded, and only an index of one
+    /// digit can end the name of a device, so that the first ten stand for all. A list was checked.
+    fn check_names(&self, dumps: &[Dump], tensors: &[TensorInfo]) -> Result<(), Error> {
         if matches!(self.names, Names::List(_)) {
             return Ok(());
         }
-        for row in 0..self.rows().len() {
-            let name = self.name(row, 0);
-            if name.len() > LONGEST_NAME || name.split('/').any(|part| part.len() > LONGEST_PART) {
-                return Err(Error::Usage(format!(
-                    "the name {} is too long for a file; a shorter --name helps",
-                    shown(&name)
-                )));
+        for (row, shape) in self.rows().iter().enumerate() {
+            for index in 0..shape.images.min(10) {
+                let name = self.name(row, index);
+                check_path(&name).map_err(|problem| {
+                    Error::Usage(format!(
+                        "{} would be called {}: {problem}; another --name helps",
+                        shown(&self.label(dumps, tensors, row, index)),
+                        shown(&name)
+                    ))
+                })?;
             }
         }
         Ok(())
+    }
+
+    fn hint(&self, tensors: &[TensorInfo], naming: &Naming, clash: &Clash) -> &'static str {
+        let Naming::Template(template) = naming else {
+            return "; names are compared without regard to case";
+        };
+        let [one, other] = [clash.one, clash.other].map(|(row, _)| self.rows()[row].tensor);
+        if tensors[one].dump != tensors[other].dump {
+            return if template.contains("{stem}") {
+                "; give the inputs different names"
+            } else {
+                "; give the inputs different names or use {stem} in --name"
+            };
+        }
+        match one == other {
+            true => "; use {index} in --name",
+            false if !template.contains("{tensor}") => "; use {tensor} in --name",
+            false => {
+                "; names that differ in case only, or a file and a folder of one name, meet on \
+                 disk; another --name helps, or --exclude"
+            }
+        }
     }
 
     fn label(&self, dumps: &[Dump], tensors: &[TensorInfo], row: usize, index: u64) -> String {
         let shape = &self.rows()[row];
         let tensor = &tensors[shape.tensor];
         let indices = shape.indices(index);
-        let place = if indices.is_empty() { String::new() } else { format!("{indices:?}") };
+        let place = indices.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let place = if indices.is_empty() { place } else { format!("[{place}]") };
         format!("{}: tensor {}{place}", dumps[tensor.dump].label, tensor.name)
     }
 }
 
 /// The names of a list, made whole and found safe.
 fn checked_list(list: &[String], images: u64) -> Result<Vec<String>, Error> {
-    if list.len() as u64 != images {
+    let names = list.len() as u64;
+    if names != images {
+        let first = match usize::try_from(images).ok().and_then(|images| list.get(images)) {
+            Some(surplus) => format!("first surplus: {}, line {}", shown(surplus), images + 1),
+            None => format!("first missing: image {}", names + 1),
+        };
         return Err(Error::Usage(format!(
-            "the list holds {} names, but there are {images} images",
-            list.len()
+            "the names list holds {names} names, but there are {images} images ({first})"
         )));
     }
     let named = |(i, name): (usize, &String)| {
         let lower = name.to_ascii_lowercase();
-        let name = if lower.ends_with(".tif") || lower.ends_with(".tiff") {
+        let whole = if lower.ends_with(".tif") || lower.ends_with(".tiff") {
             Cow::from(name)
         } else {
             Cow::from(format!("{name}.tif"))
         };
-        let problem = if lower.is_empty() { Err("it is empty") } else { check_path(&name) };
-        match problem {
-            Ok(()) => Ok(name.into_owned()),
-            Err(problem) => Err(Error::Usage(format!(
-                "name {} of the list, {}: {problem}",
-                i + 1,
-                shown(&name)
-            ))),
-        }
+        let problem = match name.as_str() {
+            "" => Err("it is empty"),
+            folder if folder.ends_with('/') => Err("it has an empty part after the last /"),
+            _ => check_path(&whole),
+        };
+        problem.map(|()| whole.into_owned()).map_err(|problem| {
+            Error::Usage(format!("names list, line {}, {}: {problem}", i + 1, shown(name)))
+        })
     };
     list.iter().enumerate().map(named).collect()
 }
@@ -213,6 +238,10 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     if path.contains('\\') {
         return Err("write / between folders; names hold no \\");
     }
+    // On Windows, what follows is a hidden stream of the file before it.
+    if path.contains(':') {
+        return Err("names hold no :");
+    }
     if path.chars().any(char::is_control) {
         return Err("it holds a control character");
     }
@@ -223,9 +252,73 @@ fn check_path(path: &str) -> Result<(), &'static str> {
         match part {
             "" => return Err("it has an empty part between two /"),
             "." | ".." => return Err("names hold no . or .. as a part"),
+            _ if part.ends_with(['.', ' ']) => {
+                return Err("it has a part that ends in a dot or a space, which Windows drops");
+            }
             _ if escape::is_reserved(part) => return Err("the name is a device on Windows"),
             _ => {}
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+
+    /// Number of the dump, name, shape.
+    type Tensor<'a> = (usize, &'a str, &'a [u64]);
+
+    fn plan(tensors: &[Tensor<'_>], template: &str) -> Result<Plan, Error> {
+        let stems = [("d.safetensors", "d"), ("x/d.safetensors", "d")];
+        let dumps = stems.map(|(label, stem)| Dump { label: label.into(), stem: stem.into() });
+        let tensors = tensors.iter().map(|&(dump, name, shape)| TensorInfo {
+            name: name.to_owned(),
+            dump,
+            dtype: Dtype::F32,
+            shape: shape.to_vec(),
+        });
+        let naming = Naming::Template(template.to_owned());
+        Plan::new(&dumps, &tensors.collect::<Vec<_>>(), &Selection::default(), &naming)
+    }
+
+    #[test]
+    fn parts_that_are_safe_alone_are_looked_at_once_joined() {
+        let cases: [(&str, &[u64], &str, &str); 6] = [
+            ("n", &[2, 2], "co{tensor}.tif", "Windows"),
+            ("t", &[10, 2, 2], "COM{index}.tif", "Windows"),
+            ("t", &[2, 2], "..{index}/{tensor}.tif", "ends in a dot"),
+            ("t", &[2, 2], "...{index}/{tensor}.tif", "ends in a dot"),
+            (&"y".repeat(199), &[2, 2], "{tensor}{tensor}.tif", "too long"),
+            (&"a/".repeat(2000), &[2, 2], "{tensor}.tif", "too long"),
+        ];
+        for (name, shape, template, part) in cases {
+            let error = plan(&[(0, name, shape)], template).unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains(part), "{template}: {error}");
+        }
+        assert!(plan(&[(0, "t", &[11, 2, 2])], "COM{index}.tif").is_ok());
+    }
+
+    #[test]
+    fn a_collision_says_what_would_tell_the_images_apart() {
+        let cases: [(&[Tensor<'_>], &str, &str); 6] = [
+            (&[(0, "a", &[2, 2]), (1, "a", &[2, 2])], Naming::DEFAULT, "different names"),
+            (&[(0, "a", &[2, 2]), (1, "a", &[2, 2])], "{tensor}.tif", "use {stem}"),
+            (&[(0, "a", &[3, 2, 2])], "{tensor}.tif", "use {index}"),
+            (&[(0, "a", &[2, 2]), (0, "b", &[2, 2])], "{stem}.tif", "use {tensor}"),
+            (&[(0, "a", &[2, 2]), (0, "A", &[2, 2])], Naming::DEFAULT, "case"),
+            (&[(0, "a/0", &[2, 2]), (0, "a", &[3, 4, 2, 2])], "{tensor}.tif", "use {index}"),
+        ];
+        for (tensors, template, part) in cases {
+            let error = plan(tensors, template).unwrap_err();
+            assert!(matches!(error, Error::Collision { .. }), "{error}");
+            assert!(error.to_string().contains(part), "{template}: {error}");
+        }
+        let two = plan(&[(0, "a", &[3, 4, 2, 2])], "{tensor}.tif").unwrap_err().to_string();
+        assert!(
+            two.contains("d.safetensors: tensor a[0,0] and d.safetensors: tensor a[0,1]"),
+            "{two}"
+        );
+    }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use super::glob::Glob;
+use super::nearest::edit_distance;
+use super::row::Row;
 use crate::error::{Error, shown};
-use crate::tensor::{Dtype, Dump, TensorInfo};
+use crate::tensor::{Dump, TensorInfo};
 
 /// Which tensors to take, and which of their planes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,26 +20,6 @@ pub struct Selection {
     pub channel: Option<u64>,
 }
 
-/// One tensor's images: planes of its last two axes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Index of the tensor in the source.
-    pub tensor: usize,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Length of the last axis, at least 1; fits `u32`.
-    pub width: u64,
-    /// Length of the axis before it, at least 1; fits `u32`.
-    pub height: u64,
-    /// Number of images, at least 1.
-    pub images: u64,
-    /// Number of images in all rows before.
-    pub first_image: u64,
-    /// Axes before the last two, outermost first.
-    axes: Vec<u64>,
-    channel: Option<u64>,
-}
-
 /// A selected tensor that gives no image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
@@ -48,6 +30,7 @@ pub struct Skipped {
 }
 
 /// Why a tensor gives no image.
+/// Kinds, not cases: a report counts tensors by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
     /// Fewer axes than an image has.
@@ -61,9 +44,9 @@ pub enum SkipReason {
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SkipReason::Rank(rank) => write!(f, "{rank}-D, and an image needs two axes"),
-            SkipReason::Empty => f.write_str("it has no elements"),
-            SkipReason::NoChannels => f.write_str("2-D, and --channel needs a third axis"),
+            SkipReason::Rank(rank) => write!(f, "{rank}-D: needs at least two axes"),
+            SkipReason::Empty => f.write_str("has no elements"),
+            SkipReason::NoChannels => f.write_str("rank 2: --channel needs a third axis"),
         }
     }
 }
@@ -193,7 +176,11 @@ fn plan_tensor(
     if tensor.shape.contains(&0) {
         return Ok(Err(SkipReason::Empty));
     }
-    if tensor.bytes().is_none() || [width, height].into_iter().any(|&n| u32::try_from(n).is_err()) {
+    if tensor.bytes().is_none() {
+        let problem = format!("the shape {:?} is of more than 2^64 bytes", tensor.shape);
+        return Err(too_large(dump, tensor, &problem));
+    }
+    if [width, height].into_iter().any(|&n| u32::try_from(n).is_err()) {
         return Err(too_large(
             dump,
             tensor,
@@ -225,7 +212,8 @@ fn too_large(dump: &Dump, tensor: &TensorInfo, problem: &str) -> Error {
 fn no_match(pattern: &str, tensors: &[TensorInfo]) -> Error {
     let core = pattern.trim_matches('*');
     let distance = |name: &str| (!name.contains(core), edit_distance(pattern, name));
-    let nearest = tensors.iter().min_by_key(|tensor| distance(&tensor.name));
+    // At most 10,000 characters compared a name: this many names take a fraction of a second.
+    let nearest = tensors.iter().take(20_000).min_by_key(|tensor| distance(&tensor.name));
     Error::Usage(match nearest {
         None => format!("--tensor {}: the dump holds no tensors", shown(pattern)),
         Some(nearest) => format!(
@@ -238,89 +226,78 @@ fn no_match(pattern: &str, tensors: &[TensorInfo]) -> Error {
     })
 }
 
-/// Levenshtein distance over the first 100 characters, enough to find a slip.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(100).enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
 
-impl Row {
-    /// Samples per image.
-    #[must_use]
-    pub fn samples(&self) -> u64 {
-        self.width * self.height
+    fn select(shape: &[u64], channel: Option<u64>) -> Result<Selected, Error> {
+        let dumps = [Dump { label: "d.safetensors".to_owned(), stem: "d".to_owned() }];
+        let tensor =
+            TensorInfo { name: "t".to_owned(), dump: 0, dtype: Dtype::F64, shape: shape.to_vec() };
+        Selected::new(&dumps, &[tensor], &Selection { channel, ..Selection::default() })
     }
 
-    /// Bytes of samples in all images.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.images * self.image_bytes()
-    }
-
-    fn image_bytes(&self) -> u64 {
-        self.samples() * self.dtype.size() as u64
-    }
-
-    /// Which plane of the tensor, in C order over the axes before the last two, an image is.
-    #[must_use]
-    pub fn plane(&self, index: u64) -> u64 {
-        match (self.channel, self.axes.last()) {
-            (Some(k), Some(channels)) => index * channels + k,
-            _ => index,
+    #[test]
+    fn tensors_without_images_are_skipped_with_the_reason() {
+        let cases: [(&[u64], Option<u64>, &str); 6] = [
+            (&[], None, "0-D: needs at least two axes"),
+            (&[3], Some(9), "1-D: needs at least two axes"),
+            (&[2, 0], None, "has no elements"),
+            (&[0, 2, 2], Some(9), "has no elements"),
+            (&[u64::MAX, u64::MAX, 0], None, "has no elements"),
+            (&[2, 2], Some(0), "rank 2: --channel needs a third axis"),
+        ];
+        for (shape, channel, reason) in cases {
+            let selected = select(shape, channel).unwrap();
+            assert_eq!((selected.rows().len(), selected.images()), (0, 0), "{shape:?}");
+            let told = selected.skipped()[0].reason.to_string();
+            assert_eq!(told, reason, "{shape:?}");
         }
     }
 
-    /// Where an image's bytes begin in the tensor.
-    #[must_use]
-    pub fn byte_offset(&self, index: u64) -> u64 {
-        self.plane(index) * self.image_bytes()
+    #[test]
+    fn what_does_not_fit_is_an_error_and_no_overflow() {
+        let most = u64::from(u32::MAX);
+        assert!(select(&[1, most], None).is_ok() && select(&[most, 1], None).is_ok());
+        let cases: [(&[u64], &str); 4] = [
+            (&[1, most + 1], "32 bits"),
+            (&[most + 1, 1], "32 bits"),
+            (&[u64::MAX, 1, 1], "2^64 bytes"),
+            (&[1 << 32, 1 << 32, 1, 1], "2^64 bytes"),
+        ];
+        for (shape, part) in cases {
+            let error = select(shape, None).unwrap_err();
+            assert!(matches!(error, Error::TooLarge { .. }), "{shape:?}: {error}");
+            assert!(error.to_string().contains(part), "{shape:?}: {error}");
+        }
     }
 
-    /// Whether each image's bytes follow the last one's.
-    #[must_use]
-    pub fn contiguous(&self) -> bool {
-        self.channel.is_none() || self.axes.last() == Some(&1)
+    #[test]
+    fn a_channel_out_of_range_is_told_with_tensor_shape_and_channel() {
+        assert_eq!(select(&[5, 3, 2, 2], Some(2)).unwrap().images(), 5);
+        let error = select(&[5, 3, 2, 2], Some(3)).unwrap_err();
+        let told = error.to_string();
+        assert!(error.is_usage(), "{told}");
+        for part in ["--channel 3", "tensor t", "[5, 3, 2, 2]"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
     }
 
-    /// Whether images have an index: the tensor has axes before the last two.
-    #[must_use]
-    pub fn is_indexed(&self) -> bool {
-        !self.axes.is_empty()
-    }
-
-    /// An image's place on the axes before the last two.
-    #[must_use]
-    pub fn indices(&self, index: u64) -> Vec<u64> {
-        let mut rest = self.plane(index);
-        let mut indices: Vec<u64> = self
-            .axes
-            .iter()
-            .rev()
-            .map(|axis| {
-                let at = rest % axis;
-                rest /= axis;
-                at
-            })
-            .collect();
-        indices.reverse();
-        indices
-    }
-
-    /// The indices joined by `_`, each as wide as the last one of its axis.
-    #[must_use]
-    pub fn index_text(&self, index: u64) -> String {
-        let digits = |axis: &u64| (axis - 1).checked_ilog10().unwrap_or(0) as usize + 1;
-        let padded = |(at, axis)| format!("{at:0width$}", width = digits(axis));
-        self.indices(index).into_iter().zip(&self.axes).map(padded).collect::<Vec<_>>().join("_")
+    #[test]
+    fn an_index_is_found_by_its_text_and_by_no_other() {
+        for channel in [None, Some(1)] {
+            let selected = select(&[11, 2, 10, 1, 1], channel).unwrap();
+            let row = &selected.rows()[0];
+            for index in 0..row.images {
+                assert_eq!(row.index_of(&row.index_text(index)), Some(index));
+            }
+            for text in ["", "0_0_0", "00_0", "00_0_0_0", "11_0_0", "00_2_0", "+1_0_1", "00_0_00"] {
+                assert_eq!(row.index_of(text), None, "{text}");
+            }
+        }
+        let selected = select(&[3, 2, 1, 1], Some(1)).unwrap();
+        let row = &selected.rows()[0];
+        assert_eq!((row.index_of("2_1"), row.index_of("2_0")), (Some(2), None));
     }
 }

@@ -1,7 +1,10 @@
 //! `--name`: what images are called.
 
 use super::escape;
+use super::nearest::edit_distance;
 use crate::error::{Error, shown};
+
+const FIELDS: [&str; 3] = ["stem", "tensor", "index"];
 
 /// A parsed template. Its text is safe by itself; what the fields bring in is escaped.
 #[derive(Debug, Clone)]
@@ -95,9 +98,12 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
             "tensor" => Piece::Tensor,
             "index" => Piece::Index,
             other => {
+                let nearest = FIELDS.into_iter().min_by_key(|field| edit_distance(other, field));
                 return Err(format!(
-                    "there is no field {{{}}}; there are {{stem}}, {{tensor}} and {{index}}",
-                    shown(other)
+                    "there is no field {{{}}}; there are {{stem}}, {{tensor}} and {{index}}; the \
+                     nearest is {{{}}}",
+                    shown(other),
+                    nearest.unwrap_or_default()
                 ));
             }
         });
@@ -160,10 +166,10 @@ fn parts(pieces: &[Piece]) -> Vec<Vec<Piece>> {
 
 /// A part without its indices, each with one separator before it, or after it at the start.
 fn drop_index(part: &[Piece]) -> Vec<Piece> {
-    const SEPARATORS: [char; 3] = ['_', '-', ' '];
+    const SEPARATORS: [char; 4] = ['_', '-', '.', ' '];
     let mut out: Vec<Piece> = Vec::new();
     let mut at_start = false;
-    for piece in part {
+    for (i, piece) in part.iter().enumerate() {
         match piece {
             Piece::Index => match out.last_mut() {
                 Some(Piece::Text(before)) if before.ends_with(SEPARATORS) => {
@@ -177,7 +183,10 @@ fn drop_index(part: &[Piece]) -> Vec<Piece> {
             },
             Piece::Text(text) if at_start => {
                 at_start = false;
-                let text = text.strip_prefix(SEPARATORS).unwrap_or(text);
+                // The dot of the extension is no separator of the index.
+                let extension = i + 1 == part.len() && text.starts_with('.');
+                let stripped = text.strip_prefix(SEPARATORS).filter(|_| !extension);
+                let text = stripped.unwrap_or(text);
                 if !text.is_empty() {
                     out.push(Piece::Text(text.to_owned()));
                 }
@@ -212,6 +221,11 @@ mod tests {
         assert_eq!(names("{index}/{tensor}.tif"), own("07_1/a/b.tif", "a/b.tif"));
         assert_eq!(names("{index}.tif"), own("07_1.tif", "0.tif"));
         assert_eq!(names("{index}_{stem}.tif"), own("07_1_s.tif", "s.tif"));
+        assert_eq!(names("{tensor}.{index}.tif"), own("a/b.07_1.tif", "a/b.tif"));
+        assert_eq!(names("{index}.{stem}.tif"), own("07_1.s.tif", "s.tif"));
+        assert_eq!(names("{stem}/_{index}.tif"), own("s/_07_1.tif", "s.tif"));
+        assert_eq!(names("{stem}/{index}/{index}.tif"), own("s/07_1/07_1.tif", "s.tif"));
+        assert_eq!(names("{stem}/{index}.x.tif"), own("s/07_1.x.tif", "s.x.tif"));
         assert_eq!(names("x{index}/{index}y_{index}.tif"), own("x07_1/07_1y_07_1.tif", "x/y.tif"));
     }
 
@@ -226,6 +240,12 @@ mod tests {
             ("/{tensor}.tif", "relative"),
             ("a//{tensor}.tif", "empty"),
             ("a\n{tensor}.tif", "control"),
+            ("{tensr}.tif", "nearest is {tensor}"),
+            ("{Stem}.tif", "nearest is {stem}"),
+            ("a./{tensor}.tif", "dot"),
+            (".. /{tensor}.tif", "space"),
+            ("x/c:{tensor}.tif", "no :"),
+            ("con/{tensor}.tif", "Windows"),
         ];
         for (template, part) in cases {
             let error = Template::parse(template).unwrap_err();
