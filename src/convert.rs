@@ -36,6 +36,11 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// Most samples in a buffer, at most and by default 16 Mi; images of more are done in blocks.
     pub block_samples: Option<u64>,
+    /// Whether the run may return while adapters are still starting, on a thread that nobody waits
+    /// for. Only for a process that then ends by `_exit`, as the command line tool does: an
+    /// ordinary exit tears drivers down under that thread, and crashed 1 time in 100 on llvmpipe.
+    /// Otherwise a run that is done waits for the thread, but no longer than 2 s.
+    pub leave_starting: bool,
     /// Who is told how the run goes.
     pub watch: Option<Arc<dyn Watch>>,
     /// Set from outside to end the run early.

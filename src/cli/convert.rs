@@ -56,6 +56,7 @@ fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
         naming,
         devices: args.device.clone(),
         threads: args.threads,
+        leave_starting: true, // this process ends by _exit
         ..Options::default()
     })
 }

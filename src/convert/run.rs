@@ -24,6 +24,8 @@ use crate::source::Source;
 const BLOCK_BYTES: u64 = 64 << 20;
 /// Up to so many tensors that are skipped for one reason get a note each.
 const FEW: usize = 4;
+/// How long a run that is done waits for adapters that are still starting, where it must.
+const LONGEST_START: Duration = Duration::from_secs(2);
 /// How often a run looks whether a starting adapter is ready, and whether it is still wanted.
 const STARTING: Duration = Duration::from_millis(2);
 
@@ -160,6 +162,10 @@ impl<'a> Run<'a> {
                     match self.options.devices {
                         Devices::List(_) => self.note(text.to_owned()),
                         Devices::Auto => self.detail(text),
+                    }
+                    if !self.options.leave_starting {
+                        // Its thread ends with the message.
+                        drop(receiver.recv_timeout(LONGEST_START));
                     }
                     return None;
                 }

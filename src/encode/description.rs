@@ -137,12 +137,12 @@ mod tests {
 
     #[test]
     fn the_text_is_ascii_and_says_what_undoes_the_normalization() {
-        let text = text(Norm::MinMax, of(&[-2.5, 4.0, f64::NAN, f64::INFINITY]));
+        let text = text(Norm::MinMax, of(&[-2.5, 4.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]));
         assert_eq!(
             text,
             "ImageJ=1.54f\nmin=0.0\nmax=1.0\ntensortiff={\"v\":1,\"tensor\":\"a\\\"\\u00e9\\ud83d\\ude00\\n\",\
              \"index\":[3,14],\"dtype\":\"F64\",\"norm\":\"minmax\",\"scope\":\"image\",\"lo\":-2.5,\
-             \"hi\":4.0,\"nan\":1,\"inf\":1}\n\0"
+             \"hi\":4.0,\"nan\":1,\"inf\":2}\n\0"
         );
     }
 

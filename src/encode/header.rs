@@ -231,9 +231,15 @@ mod tests {
         let (width, height) = (4096, 4097);
         let samples: Vec<f32> = (0..width * height).map(|i| (i % 8191) as f32).collect();
         let bytes = file(width, height, &samples, Norm::MinMax);
+        let end = bytes.len() as u64;
         let mut decoder =
             Decoder::new(Cursor::new(bytes)).unwrap().with_limits(Limits::unlimited());
         assert_eq!(decoder.strip_count().unwrap(), 5);
+        let offsets = decoder.get_tag_u64_vec(Tag::StripOffsets).unwrap();
+        let counts = decoder.get_tag_u64_vec(Tag::StripByteCounts).unwrap();
+        let ends: Vec<u64> = offsets.iter().zip(&counts).map(|(at, len)| at + len).collect();
+        assert_eq!(&ends[..4], &offsets[1..], "each strip ends where the next begins");
+        assert_eq!(ends[4], end, "the last one ends with the file");
         let DecodingResult::F32(pixels) = decoder.read_image().unwrap() else {
             panic!("not f32");
         };
