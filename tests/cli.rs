@@ -323,10 +323,11 @@ fn nonfinite_samples_are_counted_in_the_summary() {
     assert!(stderr.contains("6 NaN, 1 +Inf, 1 -Inf in 1 image"), "{stderr}");
 }
 
-/// Waits until the tool has written something.
+/// Waits until the tool has written an image. (Before that it makes a file to see whether it can.)
 fn until_at_work(out: &str) {
     let started = Instant::now();
-    while !Path::new(out).is_dir() || files(Path::new(out)).is_empty() {
+    let is_image = |path: &PathBuf| path.extension().is_some_and(|e| e == "tif");
+    while !Path::new(out).is_dir() || !files(Path::new(out)).iter().any(is_image) {
         assert!(started.elapsed() < Duration::from_secs(30), "no file appeared");
         std::thread::sleep(Duration::from_millis(2));
     }
