@@ -433,3 +433,28 @@ fn a_file_that_cannot_be_written_whole_is_not_there_and_the_run_says_so() {
     assert!(written.len() < 317);
     assert!(written.iter().all(|file| fs::metadata(file).unwrap().len() == 4096 + 512));
 }
+
+/// A disk that cannot read some bytes: a read over several images is tried again image by image,
+/// and only those that cannot be read fail.
+#[test]
+#[cfg(target_os = "linux")]
+fn images_that_cannot_be_read_are_named_and_the_rest_is_there() {
+    for (calls, failed, code) in [("5", 0, 0), ("5..9", 4, 3)] {
+        let (_dir, out) = folder();
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-P", sample(), "-e", "trace=pread64"])
+            .args(["-e", &format!("inject=pread64:error=EIO:when={calls}")])
+            .args([env!("CARGO_BIN_EXE_tensortiff"), "convert", sample()])
+            .args(["-o", &out, "--device", "cpu", "-j", "1"])
+            .output()
+            .expect("strace is there; scripts/test installs it");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        let errors: Vec<&str> = stderr.lines().filter(|line| line.contains("error:")).collect();
+        assert_eq!(errors.len(), failed, "{stderr}");
+        for line in &errors {
+            assert!(line.contains(".tif: ") && line.contains("Input/output error"), "{line}");
+        }
+        assert_eq!(files(Path::new(&out)).len(), 317 - failed);
+    }
+}
