@@ -35,9 +35,11 @@ fn cpu(c: &mut Criterion) {
             b.iter(|| extent::extent(&samples));
         });
         let wide: Vec<f64> = samples.iter().map(|&x| x.into()).collect();
+        group.throughput(Throughput::Bytes(8 * size as u64));
         group.bench_function(BenchmarkId::new("extent f64", size), |b| {
             b.iter(|| extent::extent(&wide));
         });
+        group.throughput(Throughput::Bytes(4 * size as u64));
         group.bench_function(BenchmarkId::new("normalize f32", size), |b| {
             // In place again and again: the values stay within 0..1, the work is the same.
             b.iter(|| normalize::normalize_f32(lo, hi, &found, &mut buffer));
