@@ -228,6 +228,13 @@ fn blocks_of_any_size_make_the_same_bytes() {
             both_norms(&tensors, &options);
         }
     }
+    // An extreme in each of the 77 places, the last block's last among them.
+    let planted = |place| (0..77).map(move |i| if i == place { -9.0 } else { i as f32 });
+    let bytes = f32_bytes((0..77).flat_map(planted));
+    let tensors = [tensor("planted", Dtype::F32, &[77, 7, 11], bytes)];
+    for block in [1, 2, 38, 76] {
+        check(&tensors, &Options { block_samples: Some(block), ..Options::default() });
+    }
     let block = 20_000;
     let mut tensors = Vec::new();
     for place in [0, 1, 19_999, 20_000, 20_001, 39_999, 40_000, 49_999_usize] {
