@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// Output files exist already, and replacing them was not asked for.
     #[error(
-        "{}: exists already{}; nothing was written (--overwrite replaces existing files)",
+        "{}: exists already{} (--overwrite replaces existing files)",
         shown_path(.first), and_others(*.count)
     )]
     Exists {

@@ -434,6 +434,19 @@ fn a_file_that_cannot_be_written_whole_is_not_there_and_the_run_says_so() {
     assert!(written.iter().all(|file| fs::metadata(file).unwrap().len() == 4096 + 512));
 }
 
+/// One odd tensor does not take the list of a whole dump down.
+#[test]
+fn thousands_of_axes_are_listed_and_long_errors_are_cut() {
+    let (dir, out) = folder();
+    let path = dir.path().join("axes.safetensors");
+    dump(&path, &[("a", "U8", &vec![1; 22_000], 1), ("b", "U8", &[1, 1], 1)]);
+    let path = path.to_str().unwrap();
+    let (stdout, _) = ends_with(0, &["ls", path]);
+    assert_eq!(stdout.lines().count(), 3);
+    let (_, stderr) = ends_with(2, &["convert", path, "-o", &out, "--device", "cpu"]);
+    assert!(stderr.len() < 2200 && stderr.contains("bytes in all"), "{}", stderr.len());
+}
+
 /// A disk that cannot read some bytes: a read over several images is tried again image by image,
 /// and only those that cannot be read fail.
 #[test]

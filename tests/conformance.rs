@@ -390,3 +390,40 @@ fn a_device_lost_in_mid_run_costs_no_image() {
         }
     }
 }
+
+/// A source from which a thread reads so slowly that no backend can drain the queue alone.
+struct Slow<'a>(MemorySource<'a>);
+
+impl tensortiff::Source for Slow<'_> {
+    fn dumps(&self) -> &[tensortiff::Dump] {
+        self.0.dumps()
+    }
+
+    fn tensors(&self) -> &[tensortiff::TensorInfo] {
+        self.0.tensors()
+    }
+
+    fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), tensortiff::Error> {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        self.0.read_at(tensor, offset, buf)
+    }
+}
+
+/// On one queue both really work, and their files are the CPU's.
+#[test]
+#[cfg(feature = "gpu")]
+fn a_mixed_run_is_done_by_both() {
+    let bytes = Random(8).bytes(400 * 200 * 200 * 4);
+    let source = || {
+        let source = MemorySource::new("m").with("t", Dtype::F32, &[400, 200, 200], &bytes[..]);
+        Slow(source.unwrap())
+    };
+    let threads = std::num::NonZeroUsize::new(1);
+    let options = Options { threads, ..Options::default() };
+    let (expected, _) = files(&source(), &options, &common::cpu());
+    let both = fleets().pop().unwrap();
+    let (made, report) = files(&source(), &options, &both);
+    assert!(made == expected);
+    assert_eq!(report.devices.len(), 2, "{:?}", report.devices);
+    assert!(report.devices.iter().all(|device| device.images > 0), "{:?}", report.devices);
+}

@@ -10,11 +10,11 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{bits, files, fleets, pixels, read_safetensors};
+use common::{bits, check_devices, files, fleets, pixels, read_safetensors};
 use tensortiff::normalize::oracle;
 use tensortiff::{
-    Devices, Dtype, MemorySink, Norm, Options, SafetensorsFiles, convert_batch, convert_channel,
-    convert_image,
+    Devices, Dtype, MemorySink, Norm, Options, Report, SafetensorsFiles, convert_batch,
+    convert_channel, convert_image,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -22,9 +22,12 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// Runs a check with the options of each backend.
-fn on_every_backend(check: impl Fn(&str, &Options)) {
+fn on_every_backend(check: impl Fn(&str, &Options) -> Vec<Report>) {
     for fleet in fleets() {
-        check(fleet.label, &Options { devices: fleet.devices.clone(), ..Options::default() });
+        let options = Options { devices: fleet.devices.clone(), ..Options::default() };
+        for report in check(fleet.label, &options) {
+            check_devices(&report, &fleet);
+        }
     }
 }
 
@@ -37,14 +40,16 @@ fn the_scripts_single_images_are_numpys() {
     let inputs = read_safetensors(&golden("original.safetensors"));
     let expected = read_safetensors(&golden("original_expected.safetensors"));
     on_every_backend(|label, options| {
-        for name in ["image", "one", "row", "zeros"] {
+        let on = |name: &str| {
             let (_, shape, bytes) = &inputs[name];
             let sink = MemorySink::default();
             let report = convert_image(&floats(bytes), shape, name, &sink, options).unwrap();
             assert_eq!(report.images, 1);
             let file = &sink.into_files()[&format!("{name}.tif")];
             assert_eq!(pixels(file), bits(&expected[name].2), "{name} on {label}");
-        }
+            report
+        };
+        ["image", "one", "row", "zeros"].map(on).into()
     });
 }
 
@@ -63,6 +68,7 @@ fn the_scripts_batch_is_numpys() {
         for (name, expected) in written.iter().zip(expected.chunks(expected.len() / 6)) {
             assert_eq!(pixels(&files[*name]), expected, "{name} on {label}");
         }
+        vec![report]
     });
 }
 
@@ -76,6 +82,7 @@ fn the_scripts_channel_is_numpys() {
         assert_eq!(report.images, 1);
         let file = &sink.into_files()["c.tif"];
         assert_eq!(pixels(file), bits(&expected["channel_3"].2), "on {label}");
+        vec![report]
     });
 }
 

@@ -15,6 +15,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::{Finding, ImageId, Span};
 use crate::normalize::{Extent, Norm};
 
+/// Fewest samples in a block, unless a buffer holds fewer: 4 MiB of f32, so that an image little
+/// larger than a buffer still occupies every core.
+const LEAST_BLOCK: u64 = 1 << 20;
+
 /// Which pass over a giant a block belongs to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pass {
@@ -99,6 +103,8 @@ struct List {
 struct Giant {
     image: ImageId,
     samples: u64,
+    /// Samples in its blocks: a share for every puller, but no more than a buffer holds.
+    block: u64,
     extent: Extent,
     /// Pass one: samples whose blocks are handed out, and samples whose extents are merged.
     looked: u64,
@@ -241,7 +247,8 @@ impl Queue {
                 let image = ImageId { span, index: list.image };
                 list.advance(1, images);
                 state.left = state.left.saturating_sub(samples);
-                state.giants.push_back(Giant::new(image, samples));
+                let share = samples.div_ceil(self.pullers).max(LEAST_BLOCK);
+                state.giants.push_back(Giant::new(image, samples, self.block.min(share)));
                 return self.next_block(state, appetite);
             }
             let run = self.run_length(state.left, samples, appetite).min(images - list.image);
@@ -282,7 +289,7 @@ impl Queue {
         let mut first_pass = None;
         for giant in giants.by_ref() {
             if let Some(finding) = giant.finding {
-                if let Some(samples) = cut(&mut giant.made, giant.samples, self.block) {
+                if let Some(samples) = cut(&mut giant.made, giant.samples, giant.block) {
                     let pass = Pass::Normalize(finding);
                     return Some(Unit::Block { image: giant.image, pass, samples });
                 }
@@ -291,7 +298,7 @@ impl Queue {
             }
         }
         let giant = first_pass?;
-        let samples = cut(&mut giant.looked, giant.samples, self.block)?;
+        let samples = cut(&mut giant.looked, giant.samples, giant.block)?;
         Some(Unit::Block { image: giant.image, pass: Pass::Extent, samples })
     }
 
@@ -333,10 +340,11 @@ impl List {
 }
 
 impl Giant {
-    fn new(image: ImageId, samples: u64) -> Giant {
+    fn new(image: ImageId, samples: u64, block: u64) -> Giant {
         Giant {
             image,
             samples,
+            block,
             extent: Extent::EMPTY,
             looked: 0,
             merged: 0,

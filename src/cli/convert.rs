@@ -14,8 +14,12 @@ use crate::sink::FilesSink;
 use crate::source::SafetensorsFiles;
 
 pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let options = options(args)?;
-    let source = SafetensorsFiles::open(&args.input.dumps)?;
+    // Whatever is wrong with the inputs is told at once.
+    let (options, source) = match (options(args), SafetensorsFiles::open(&args.input.dumps)) {
+        (Ok(options), Ok(source)) => (options, source),
+        (Err(list), Err(dumps)) => return Err(Error::Inputs(vec![list, dumps]).into()),
+        (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+    };
     let sink = FilesSink::new(&args.output, args.overwrite);
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
@@ -36,12 +40,14 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     Ok(if report.failed > 0 { Ending::SomeImagesFailed } else { Ending::Done })
 }
 
-fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
+fn options(args: &ConvertArgs) -> Result<Options, Error> {
     let naming = match &args.names_from {
         None => Naming::Template(args.name.clone()),
         Some(path) => {
             let list = fs::read_to_string(path)
                 .map_err(|source| Error::Open { path: path.clone(), source })?;
+            // Editors on Windows begin a file with a byte order mark.
+            let list = list.strip_prefix('\u{feff}').unwrap_or(&list);
             Naming::List(list.lines().map(str::to_owned).collect())
         }
     };
@@ -87,20 +93,18 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
         line += &format!("; {} failed", report.failed);
     }
     let samples = &report.samples;
-    let counts = [
-        (samples.nan, "NaN"),
-        (samples.pos_inf, "+Inf"),
-        (samples.neg_inf, "-Inf"),
-        (samples.overflow, "beyond the range of f32"),
-    ];
+    let counts = [(samples.nan, "NaN"), (samples.pos_inf, "+Inf"), (samples.neg_inf, "-Inf")];
     let counts: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if !counts.is_empty() {
         line += &format!(
             "; kept, not in any range: {} in {} images",
             counts.join(", "),
-            samples.nonfinite_images.max(1)
+            samples.nonfinite_images
         );
+    }
+    if samples.overflow > 0 {
+        line += &format!("; {} finite samples beyond f32 became ±Inf", samples.overflow);
     }
     let mut lines = vec![line];
     if verbosity == Verbosity::Verbose {

@@ -93,7 +93,8 @@ fn table(out: &mut impl io::Write, lines: &[Line], several: bool) -> io::Result<
         rows.push([line.dtype.clone(), format!("{:?}", line.shape), images, name]);
     }
     let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+        // A column is no wider than a terminal for the sake of one odd tensor.
+        rows.iter().map(|row| row[column].chars().count().min(60)).max().unwrap_or_default()
     };
     let [dtype, shape, images] = [0, 1, 2].map(width);
     for [a, b, c, d] in &rows {

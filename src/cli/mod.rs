@@ -86,7 +86,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// A line on stderr; if nobody reads it, nothing is lost that could be told.
 fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // What a hostile header says can be megabytes long.
+    const LONGEST: usize = 2000;
+    let cut = (0..=LONGEST.min(line.len())).rev().find(|&i| line.is_char_boundary(i)).unwrap_or(0);
+    let more = if cut < line.len() {
+        format!(" … ({} bytes in all)", line.len())
+    } else {
+        String::new()
+    };
+    let _ = writeln!(io::stderr(), "{}{more}", &line[..cut]);
 }
 
 /// Ends the process at once. A driver may still be starting on a thread of its own, and libraries

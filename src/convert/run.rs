@@ -112,8 +112,12 @@ impl<'a> Run<'a> {
                 each.for_each(|text| self.detail(&text));
             }
         }
-        if self.plan.images() == 0 {
-            self.note("no images: nothing was written".to_owned());
+        let mut gives = vec![false; self.source.dumps().len()];
+        for row in self.plan.rows() {
+            gives[self.source.tensors()[row.tensor].dump] = true;
+        }
+        for (dump, _) in self.source.dumps().iter().zip(gives).filter(|(_, gives)| !gives) {
+            self.note(format!("{}: no images", shown(&dump.label)));
         }
     }
 

@@ -85,13 +85,18 @@ pub fn files(
     let report =
         convert(source, &sink, &options).unwrap_or_else(|e| panic!("{}: {e}", fleet.label));
     assert_eq!((report.images, report.failed), (report.planned, 0), "{}", fleet.label);
+    check_devices(&report, fleet);
+    (sink.into_files(), report)
+}
+
+/// Whether the report says that the right devices did the images.
+pub fn check_devices(report: &Report, fleet: &Fleet) {
     let done: u64 = report.devices.iter().map(|device| device.images).sum();
     assert_eq!(done, report.images, "{}: {:?}", fleet.label, report.devices);
     if let Some(only) = &fleet.only {
         let others = |device: &&DeviceReport| device.name != *only;
         assert_eq!(report.devices.iter().find(others), None, "{}: {:?}", fleet.label, report.notes);
     }
-    (sink.into_files(), report)
 }
 
 /// The pixels of a written file, as bits, read by the `tiff` crate.
