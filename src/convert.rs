@@ -49,10 +49,11 @@ pub struct Options {
 
 /// Is told how a run goes, from any of its threads.
 pub trait Watch: Send + Sync {
-    /// The plan stands and work begins: so many images of so many bytes of samples.
+    /// The plan stands and work begins: so many images, so many bytes of samples to read. An image
+    /// larger than a buffer is read twice.
     fn planned(&self, images: u64, bytes: u64);
 
-    /// Some images are finished, some bytes of samples done.
+    /// Some images are finished, some more bytes are dealt with.
     fn advanced(&self, images: u64, bytes: u64);
 
     /// Something that the user may want to know now; it is in the report too.

@@ -392,8 +392,10 @@ fn a_device_lost_in_mid_run_costs_no_image() {
 }
 
 /// A source from which a thread reads so slowly that no backend can drain the queue alone.
+#[cfg(feature = "gpu")]
 struct Slow<'a>(MemorySource<'a>);
 
+#[cfg(feature = "gpu")]
 impl tensortiff::Source for Slow<'_> {
     fn dumps(&self) -> &[tensortiff::Dump] {
         self.0.dumps()

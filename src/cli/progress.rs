@@ -75,7 +75,7 @@ impl Watch for Progress {
         }
         state.shown = Instant::now();
         let (text, done) = (state.text(), state.bytes.1);
-        let percent = 100 * u128::from(done) / u128::from(state.bytes.0.max(1));
+        let percent = (100 * u128::from(done) / u128::from(state.bytes.0.max(1))).min(100);
         drop(state);
         if self.bar.is_hidden() {
             say(&format!("tensortiff: {percent} %, {text}"));

@@ -15,7 +15,7 @@ use crate::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
 use crate::encode::Header;
 use crate::error::{Error, shown};
 use crate::normalize::{Norm, Range};
-use crate::plan::{Plan, SkipReason, Skipped};
+use crate::plan::{Plan, Row, SkipReason, Skipped};
 use crate::report::{DeviceReport, Failure, Report};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
@@ -129,7 +129,9 @@ impl<'a> Run<'a> {
 
     pub(super) fn work(&self, workers: Workers<'_>) {
         if let Some(watch) = &self.options.watch {
-            let bytes = self.plan.rows().iter().map(|row| row.bytes()).sum();
+            // A giant is read twice.
+            let passes = |row: &Row| if row.samples() > self.queue.block() { 2 } else { 1 };
+            let bytes = self.plan.rows().iter().map(|row| row.bytes() * passes(row)).sum();
             watch.planned(self.plan.images(), bytes);
         }
         thread::scope(|scope| {
@@ -290,17 +292,19 @@ impl<'a> Run<'a> {
             samples.constant_images += u64::from(extent.has_finite() && extent.min == extent.max);
             samples.no_finite_images += u64::from(!extent.has_finite());
         }
-        self.advanced(by, 1, bytes_in);
+        self.count_bytes(by, bytes_in);
+        self.advanced(1, bytes_in);
     }
 
-    fn advanced(&self, by: DeviceIndex, images: u64, bytes_in: u64) {
-        {
-            let report = &mut self.lock().report;
-            report.bytes_in += bytes_in;
-            report.devices[by].bytes_in += bytes_in;
-        }
+    fn count_bytes(&self, by: DeviceIndex, bytes_in: u64) {
+        let report = &mut self.lock().report;
+        report.bytes_in += bytes_in;
+        report.devices[by].bytes_in += bytes_in;
+    }
+
+    fn advanced(&self, images: u64, bytes: u64) {
         if let Some(watch) = &self.options.watch {
-            watch.advanced(images, bytes_in);
+            watch.advanced(images, bytes);
         }
     }
 
@@ -321,7 +325,12 @@ impl Job for Run<'_> {
             return Err(Error::Interrupted);
         }
         let row = &self.plan.rows()[image.span];
-        self.source.read_at(row.tensor, row.byte_offset(image.index) + offset, buf)
+        self.source.read_at(row.tensor, row.byte_offset(image.index) + offset, buf)?;
+        // The long work of a giant is told as it is read, in both passes.
+        if row.samples() > self.queue.block() {
+            self.advanced(0, buf.len() as u64);
+        }
+        Ok(())
     }
 
     fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]) {
@@ -341,7 +350,7 @@ impl Job for Run<'_> {
             Err(error) => self.fail(image, error),
             Ok(()) => {
                 let size = self.plan.rows()[image.span].dtype.size() as u64;
-                self.advanced(by, 0, pixels.len() as u64 / 4 * size);
+                self.count_bytes(by, pixels.len() as u64 / 4 * size);
             }
         }
     }
