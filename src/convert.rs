@@ -1,6 +1,7 @@
 //! The run, top to bottom: plan, devices, sink, work, report. The only room that knows all stages:
-//! [`workers`] starts the devices, [`run`] is what they see.
+//! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
+mod desk;
 mod run;
 mod workers;
 
@@ -41,6 +42,9 @@ pub struct Options {
     /// ordinary exit tears drivers down under that thread, and crashed 1 time in 100 on llvmpipe.
     /// Otherwise a run that is done waits for the thread, but no longer than 2 s.
     pub leave_starting: bool,
+    /// Whether the report is to say where the threads' time went. It costs a look at the clock
+    /// for each read and write.
+    pub timings: bool,
     /// Who is told how the run goes.
     pub watch: Option<Arc<dyn Watch>>,
     /// Set from outside to end the run early.
@@ -141,6 +145,7 @@ impl std::fmt::Debug for Options {
             .field("devices", &self.devices)
             .field("threads", &self.threads)
             .field("block_samples", &self.block_samples)
+            .field("timings", &self.timings)
             .finish_non_exhaustive()
     }
 }

@@ -70,7 +70,7 @@ pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Extent, Norm, Range};
 pub use plan::{Naming, Selection};
-pub use report::{DeviceReport, Failure, Report, SampleReport};
+pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
 pub use sink::{FilesSink, MemorySink, NullSink, Pending, Sink};
 pub use source::{MemorySource, SafetensorsFiles, Source};
 pub use tensor::{Dtype, Dump, TensorInfo};

@@ -1,5 +1,6 @@
 //! What a run did.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -41,7 +42,7 @@ pub struct Failure {
 }
 
 /// One device's share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceReport {
     /// The device's name.
     pub name: String,
@@ -49,6 +50,22 @@ pub struct DeviceReport {
     pub images: u64,
     /// Bytes of samples that it turned into pixels, parts of images included.
     pub bytes_in: u64,
+    /// Where its threads' time went; zero unless [`Options::timings`](crate::Options::timings)
+    /// asked for it.
+    pub stages: Stages,
+}
+
+/// Time by what it was spent on, added up over threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// Reading samples from the source.
+    pub read: Duration,
+    /// Decoding, extents, normalizing; of a GPU only what its threads do themselves.
+    pub compute: Duration,
+    /// Handing images to the sink, their headers included.
+    pub write: Duration,
+    /// Waiting for work, or for a GPU.
+    pub wait: Duration,
 }
 
 /// What was found in the samples of the images written.
@@ -68,6 +85,35 @@ pub struct SampleReport {
     pub constant_images: u64,
     /// Images without a finite sample.
     pub no_finite_images: u64,
+}
+
+impl Stages {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.read + self.compute + self.write + self.wait
+    }
+}
+
+impl AddAssign for Stages {
+    fn add_assign(&mut self, other: Stages) {
+        self.read += other.read;
+        self.compute += other.compute;
+        self.write += other.write;
+        self.wait += other.wait;
+    }
+}
+
+impl AddAssign for SampleReport {
+    fn add_assign(&mut self, other: SampleReport) {
+        self.nan += other.nan;
+        self.pos_inf += other.pos_inf;
+        self.neg_inf += other.neg_inf;
+        self.overflow += other.overflow;
+        self.nonfinite_images += other.nonfinite_images;
+        self.constant_images += other.constant_images;
+        self.no_finite_images += other.no_finite_images;
+    }
 }
 
 impl Report {

@@ -21,7 +21,7 @@ use tensortiff::backend::cpu::triples::mix;
 use tensortiff::backend::gpu::hooks::Hooks;
 use tensortiff::backend::gpu::{Gpu, adapters};
 use tensortiff::backend::queue::{Appetite, Pass, Queue, Unit};
-use tensortiff::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
+use tensortiff::backend::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, Span};
 use tensortiff::normalize::{Norm, oracle};
 use tensortiff::{Dtype, Error, Extent};
 
@@ -120,14 +120,25 @@ impl Job for Random {
         self.norm
     }
 
-    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let each = self.bytes_of(image);
-        std::thread::sleep(self.slow);
+    fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_> {
+        Box::new(RandomDesk { job: self, by })
+    }
+}
+
+struct RandomDesk<'a> {
+    job: &'a Random,
+    by: DeviceIndex,
+}
+
+impl Desk for RandomDesk<'_> {
+    fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let each = self.job.bytes_of(image);
+        std::thread::sleep(self.job.slow);
         for (k, byte) in (0..).zip(buf.iter_mut()) {
             let at = offset + k;
             let image = ImageId { index: image.index + at / each, ..image };
-            assert!(self.spans[image.span].contiguous || at < each, "read past {image:?}");
-            if self.unreadable.contains(&image) {
+            assert!(self.job.spans[image.span].contiguous || at < each, "read past {image:?}");
+            if self.job.unreadable.contains(&image) {
                 let source = io::Error::other("planted");
                 return Err(Error::Read { dump: "d".into(), tensor: "t".into(), source });
             }
@@ -136,8 +147,9 @@ impl Job for Random {
         Ok(())
     }
 
-    fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]) {
-        self.with(image, |made| {
+    fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]) {
+        let by = self.by;
+        self.job.with(image, |made| {
             made.pixels = pixels.to_vec();
             made.finding = Some(*finding);
             made.times += 1;
@@ -145,24 +157,25 @@ impl Job for Random {
         });
     }
 
-    fn put_block(&self, by: DeviceIndex, image: ImageId, first: u64, pixels: &[u8]) {
-        let all = 4 * self.spans[image.span].samples as usize;
-        self.with(image, |made| {
+    fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
+        let by = self.by;
+        let all = 4 * self.job.spans[image.span].samples as usize;
+        self.job.with(image, |made| {
             made.pixels.resize(all, 0xEE);
             made.pixels[4 * first as usize..][..pixels.len()].copy_from_slice(pixels);
             made.by.push(by);
         });
     }
 
-    fn finish_blocks(&self, _: DeviceIndex, image: ImageId, finding: &Finding) {
-        self.with(image, |made| {
+    fn finish_blocks(&mut self, image: ImageId, finding: &Finding) {
+        self.job.with(image, |made| {
             made.finding = Some(*finding);
             made.times += 1;
         });
     }
 
-    fn fail(&self, image: ImageId, _: Error) {
-        self.with(image, |made| {
+    fn fail(&mut self, image: ImageId, _: Error) {
+        self.job.with(image, |made| {
             made.times += 1;
             made.failed = true;
         });
@@ -187,10 +200,11 @@ impl Backend for Plain {
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
         let appetite = Appetite { samples: 1000, least_samples: 1, images: 3, everything: true };
-        let read = |image: ImageId, samples: std::ops::Range<u64>| {
+        let mut desk = job.desk(by);
+        let read = |desk: &mut dyn Desk, image: ImageId, samples: std::ops::Range<u64>| {
             let size = queue.spans()[image.span].dtype.size();
             let mut raw = vec![0; (samples.end - samples.start) as usize * size];
-            job.read(image, samples.start * size as u64, &mut raw).map(|()| raw)
+            desk.read(image, samples.start * size as u64, &mut raw).map(|()| raw)
         };
         while let Some(lease) = queue.take(&appetite) {
             match lease.unit().clone() {
@@ -198,13 +212,13 @@ impl Backend for Plain {
                     let shape = queue.spans()[span];
                     for index in images {
                         let image = ImageId { span, index };
-                        match read(image, 0..shape.samples) {
-                            Err(error) => job.fail(image, error),
+                        match read(&mut *desk, image, 0..shape.samples) {
+                            Err(error) => desk.fail(image, error),
                             Ok(raw) => {
                                 let (extent, pixels) =
                                     oracle::normalize(job.norm(), shape.dtype, &raw);
                                 let finding = Finding::of(job.norm(), extent);
-                                job.put(by, image, &finding, bytemuck::cast_slice(&pixels));
+                                desk.put(image, &finding, bytemuck::cast_slice(&pixels));
                             }
                         }
                     }
@@ -212,11 +226,11 @@ impl Backend for Plain {
                 }
                 Unit::Block { image, pass, samples } => {
                     let shape = queue.spans()[image.span];
-                    let raw = match read(image, samples.clone()) {
+                    let raw = match read(&mut *desk, image, samples.clone()) {
                         Ok(raw) => raw,
                         Err(error) => {
                             if lease.fail_giant() {
-                                job.fail(image, error);
+                                desk.fail(image, error);
                             }
                             continue;
                         }
@@ -239,9 +253,9 @@ impl Backend for Plain {
                                 );
                             }
                             let pixels = bytemuck::cast_slice(&widened);
-                            job.put_block(by, image, samples.start, pixels);
+                            desk.put_block(image, samples.start, pixels);
                             if let Some(finding) = lease.done_block() {
-                                job.finish_blocks(by, image, &finding);
+                                desk.finish_blocks(image, &finding);
                             }
                         }
                     }

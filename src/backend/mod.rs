@@ -58,33 +58,55 @@ impl Finding {
 /// Which of the run's devices is speaking: an index into the report's list.
 pub type DeviceIndex = usize;
 
-/// The run, as a backend sees it: bytes come from it and finished pixels go to it.
-///
-/// Results are handed over, not returned: what becomes of a failed write is the run's affair. A
-/// failed read is reported with [`fail`](Job::fail), after which the image is done with.
+/// The run, as a backend sees it.
 pub trait Job: Sync {
     /// What is done to samples.
     fn norm(&self) -> Norm;
 
+    /// A desk for one thread of device `by`.
+    fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_>;
+}
+
+/// Where one thread of a backend deals with the run: bytes come from it and finished pixels go to
+/// it. It keeps what can be reused from image to image, and its share of the account until it is
+/// dropped, so that threads do not meet at every image.
+///
+/// Results are handed over, not returned: what becomes of a failed write is the run's affair. A
+/// failed read is reported with [`fail`](Desk::fail), after which the image is done with.
+pub trait Desk {
     /// Fills `buf` from byte `offset` of the image on. In a contiguous span the read may run on
     /// into the images that follow.
     ///
     /// # Errors
     /// Whatever the source says. Where the read covered several images, the caller should try
     /// each alone, so that only those that cannot be read fail.
-    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error>;
+    fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error>;
 
     /// Takes a whole image: its little-endian f32 pixels.
-    fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]);
+    fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]);
 
     /// Takes the pixels of one block, which begins at sample `first` of the image.
-    fn put_block(&self, by: DeviceIndex, image: ImageId, first: u64, pixels: &[u8]);
+    fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]);
 
     /// Says that every block of the image was handed over.
-    fn finish_blocks(&self, by: DeviceIndex, image: ImageId, finding: &Finding);
+    fn finish_blocks(&mut self, image: ImageId, finding: &Finding);
 
     /// Says that the image cannot be made.
-    fn fail(&self, image: ImageId, error: Error);
+    fn fail(&mut self, image: ImageId, error: Error);
+
+    /// Says that this thread begins to wait, or that it is at work again. The desk knows itself
+    /// when it reads and writes.
+    fn waiting(&mut self, begins: bool) {
+        let _ = begins;
+    }
+}
+
+/// Calls `wait` as time that `desk` spends waiting.
+pub fn wait_at<T>(desk: &mut dyn Desk, wait: impl FnOnce() -> T) -> T {
+    desk.waiting(true);
+    let outcome = wait();
+    desk.waiting(false);
+    outcome
 }
 
 /// A device that can drain a queue.

@@ -1,20 +1,20 @@
 //! A run under way: what backends see of source, plan and sink, and the account of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::desk::{RunDesk, Tally};
 use super::workers::{Others, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::queue::Queue;
-use crate::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
+use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
 use crate::encode::Header;
 use crate::error::{Error, shown};
-use crate::normalize::{Norm, Range};
+use crate::normalize::Norm;
 use crate::plan::{Plan, Row, SkipReason, Skipped};
 use crate::report::{DeviceReport, Failure, Report};
 use crate::sink::{Pending, Sink};
@@ -31,14 +31,12 @@ const STARTING: Duration = Duration::from_millis(2);
 
 /// A run under way: what backends see of source, plan and sink.
 pub(super) struct Run<'a> {
-    source: &'a dyn Source,
-    sink: &'a dyn Sink,
-    options: &'a Options,
-    plan: &'a Plan,
+    pub(super) source: &'a dyn Source,
+    pub(super) sink: &'a dyn Sink,
+    pub(super) options: &'a Options,
+    pub(super) plan: &'a Plan,
     queue: Queue,
     state: Mutex<State<'a>>,
-    /// The header that was used last: workers do one tensor's images at a time.
-    header: Mutex<Option<(usize, Arc<Header>)>>,
 }
 
 #[derive(Default)]
@@ -52,7 +50,7 @@ struct State<'a> {
 
 struct Giant<'a> {
     pending: Box<dyn Pending + 'a>,
-    header: Arc<Header>,
+    header_len: u64,
 }
 
 impl<'a> Run<'a> {
@@ -73,15 +71,8 @@ impl<'a> Run<'a> {
         let queue =
             Queue::new(options.norm, spans.collect(), block, pullers, |span| !cpu_only(span));
         let report = Report { planned: plan.images(), ..Report::default() };
-        Run {
-            source,
-            sink,
-            options,
-            plan,
-            queue,
-            state: Mutex::new(State { report, ..State::default() }),
-            header: Mutex::new(None),
-        }
+        let state = Mutex::new(State { report, ..State::default() });
+        Run { source, sink, options, plan, queue, state }
     }
 
     /// A note for each tensor without images; one for all of a kind where there are many, as the
@@ -185,7 +176,7 @@ impl<'a> Run<'a> {
             let devices = &mut self.lock().report.devices;
             let name = backend.name().to_owned();
             devices.iter().position(|device| device.name == name).unwrap_or_else(|| {
-                devices.push(DeviceReport { name, images: 0, bytes_in: 0 });
+                devices.push(DeviceReport { name, ..DeviceReport::default() });
                 devices.len() - 1
             })
         };
@@ -219,30 +210,14 @@ impl<'a> Run<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn header(&self, span: usize) -> Result<Arc<Header>, Error> {
-        let mut last = self.header.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, header)) = &*last
-            && *of == span
-        {
-            return Ok(Arc::clone(header));
-        }
-        let new = Arc::new(header(self.source, self.plan, self.options.norm, span)?);
-        *last = Some((span, Arc::clone(&new)));
-        Ok(new)
+    /// The header of a span's images, with their own numbers left open.
+    pub(super) fn header(&self, span: usize) -> Result<Header, Error> {
+        header(self.source, self.plan, self.options.norm, span)
     }
 
-    fn header_bytes(&self, header: &Header, image: ImageId, finding: &Finding) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let index = self.plan.rows()[image.span].indices(image.index);
-        header.write(&index, &finding.extent, &finding.range, &mut bytes);
-        bytes
-    }
-
-    fn put_whole(&self, image: ImageId, finding: &Finding, pixels: &[u8]) -> Result<u64, Error> {
-        let header = self.header(image.span)?;
-        let bytes = self.header_bytes(&header, image, finding);
-        self.sink.put(&self.plan.name(image.span, image.index), &bytes, pixels)?;
-        Ok(bytes.len() as u64 + pixels.len() as u64)
+    /// Whether images of the span come in blocks.
+    pub(super) fn is_giant(&self, span: usize) -> bool {
+        self.queue.spans()[span].samples > self.queue.block()
     }
 
     /// The giant under way; `None` if it has failed.
@@ -250,120 +225,68 @@ impl<'a> Run<'a> {
         if let Some(known) = self.lock().giants.get(&image) {
             return Ok(known.clone());
         }
-        let header = self.header(image.span)?;
-        let len = header.len() as u64 + self.plan.rows()[image.span].samples() * 4;
+        let header_len = self.header(image.span)?.len() as u64;
+        let len = header_len + self.plan.rows()[image.span].samples() * 4;
         let name = self.plan.name(image.span, image.index);
-        let new = Arc::new(Giant { pending: self.sink.begin(&name, len)?, header });
+        let new = Arc::new(Giant { pending: self.sink.begin(&name, len)?, header_len });
         // Two threads may come here at once; the first one's file is used, the other's dropped.
         Ok(self.lock().giants.entry(image).or_insert(Some(new)).clone())
     }
 
-    fn commit(&self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
+    pub(super) fn put_block(
+        &self,
+        image: ImageId,
+        first: u64,
+        pixels: &[u8],
+    ) -> Result<(), Error> {
+        match self.giant(image)? {
+            None => Ok(()),
+            Some(giant) => giant.pending.write_at(giant.header_len + first * 4, pixels),
+        }
+    }
+
+    /// The giant whose blocks are all there, to be finished; `None` if it has failed.
+    pub(super) fn take_giant(
+        &self,
+        image: ImageId,
+    ) -> Result<Option<Box<dyn Pending + 'a>>, Error> {
         let Some(giant) = self.lock().giants.remove(&image).flatten() else { return Ok(None) };
-        let bytes = self.header_bytes(&giant.header, image, finding);
-        giant.pending.write_at(0, &bytes)?;
         // Each block's thread let go of the giant before it said that the block was done.
-        let Some(giant) = Arc::into_inner(giant) else {
-            return Err(Error::Write {
+        match Arc::into_inner(giant) {
+            Some(giant) => Ok(Some(giant.pending)),
+            None => Err(Error::Write {
                 path: self.plan.name(image.span, image.index).into(),
                 source: std::io::Error::other("a block is still being written"),
-            });
-        };
-        giant.pending.commit()?;
-        Ok(Some(bytes.len() as u64 + self.plan.rows()[image.span].samples() * 4))
+            }),
+        }
     }
 
-    /// Accounts for a finished image.
-    fn finished(&self, by: DeviceIndex, finding: &Finding, bytes_in: u64, bytes_out: u64) {
+    /// Adds a desk's tally to the account.
+    pub(super) fn account(&self, by: DeviceIndex, tally: &Tally) {
         {
             let report = &mut self.lock().report;
-            report.images += 1;
-            report.bytes_out += bytes_out;
-            report.devices[by].images += 1;
-            let extent = &finding.extent;
-            let samples = &mut report.samples;
-            samples.nan += extent.nan;
-            samples.pos_inf += extent.pos_inf;
-            samples.neg_inf += extent.neg_inf;
-            if matches!(finding.range, Range::Keep(_)) {
-                samples.overflow += extent.overflow;
-            }
-            samples.nonfinite_images += u64::from(extent.nonfinite() > 0);
-            samples.constant_images += u64::from(extent.has_finite() && extent.min == extent.max);
-            samples.no_finite_images += u64::from(!extent.has_finite());
+            report.images += tally.images;
+            report.bytes_in += tally.bytes_in;
+            report.bytes_out += tally.bytes_out;
+            report.samples += tally.samples;
+            let device = &mut report.devices[by];
+            device.images += tally.images;
+            device.bytes_in += tally.bytes_in;
+            device.stages += tally.stages;
         }
-        self.count_bytes(by, bytes_in);
-        self.advanced(1, bytes_in);
-    }
-
-    fn count_bytes(&self, by: DeviceIndex, bytes_in: u64) {
-        let report = &mut self.lock().report;
-        report.bytes_in += bytes_in;
-        report.devices[by].bytes_in += bytes_in;
-    }
-
-    fn advanced(&self, images: u64, bytes: u64) {
-        if let Some(watch) = &self.options.watch {
-            watch.advanced(images, bytes);
+        if let Some(watch) = &self.options.watch
+            && (tally.images, tally.progress) != (0, 0)
+        {
+            watch.advanced(tally.images, tally.progress);
         }
     }
 
-    fn stop(&self, error: Error) {
+    pub(super) fn stop(&self, error: Error) {
         self.lock().stopped.get_or_insert(error);
         self.queue.stop();
     }
-}
 
-impl Job for Run<'_> {
-    fn norm(&self) -> Norm {
-        self.options.norm
-    }
-
-    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        if self.options.cancel.load(Ordering::Relaxed) {
-            self.stop(Error::Interrupted);
-            return Err(Error::Interrupted);
-        }
-        let row = &self.plan.rows()[image.span];
-        self.source.read_at(row.tensor, row.byte_offset(image.index) + offset, buf)?;
-        // The long work of a giant is told as it is read, in both passes.
-        if row.samples() > self.queue.block() {
-            self.advanced(0, buf.len() as u64);
-        }
-        Ok(())
-    }
-
-    fn put(&self, by: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]) {
-        let bytes_in = pixels.len() as u64 / 4 * self.plan.rows()[image.span].dtype.size() as u64;
-        match self.put_whole(image, finding, pixels) {
-            Ok(bytes_out) => self.finished(by, finding, bytes_in, bytes_out),
-            Err(error) => self.fail(image, error),
-        }
-    }
-
-    fn put_block(&self, by: DeviceIndex, image: ImageId, first: u64, pixels: &[u8]) {
-        let result = self.giant(image).and_then(|giant| match giant {
-            None => Ok(()),
-            Some(giant) => giant.pending.write_at(giant.header.len() as u64 + first * 4, pixels),
-        });
-        match result {
-            Err(error) => self.fail(image, error),
-            Ok(()) => {
-                let size = self.plan.rows()[image.span].dtype.size() as u64;
-                self.count_bytes(by, pixels.len() as u64 / 4 * size);
-            }
-        }
-    }
-
-    fn finish_blocks(&self, by: DeviceIndex, image: ImageId, finding: &Finding) {
-        match self.commit(image, finding) {
-            Ok(None) => {}
-            Ok(Some(bytes_out)) => self.finished(by, finding, 0, bytes_out),
-            Err(error) => self.fail(image, error),
-        }
-    }
-
-    fn fail(&self, image: ImageId, error: Error) {
+    pub(super) fn fail(&self, image: ImageId, error: Error) {
         if error.stops_the_run() {
             return self.stop(error);
         }
@@ -371,7 +294,7 @@ impl Job for Run<'_> {
         let mut state = self.lock();
         // A giant can fail once for each of its blocks that are under way.
         let first_time = !matches!(state.giants.get(&image), Some(None));
-        if self.queue.spans()[image.span].samples > self.queue.block() {
+        if self.is_giant(image.span) {
             state.giants.insert(image, None);
         }
         if first_time {
@@ -380,6 +303,16 @@ impl Job for Run<'_> {
                 state.report.failures.push(Failure { name, error });
             }
         }
+    }
+}
+
+impl Job for Run<'_> {
+    fn norm(&self) -> Norm {
+        self.options.norm
+    }
+
+    fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_> {
+        Box::new(RunDesk::new(self, by))
     }
 }
 

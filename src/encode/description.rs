@@ -12,6 +12,7 @@
 //! does. It holds no paths and no times: the same input makes the same bytes.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use crate::normalize::{Extent, Kept, Norm, Range};
 use crate::tensor::Dtype;
@@ -73,29 +74,27 @@ impl Description {
     /// Appends an image's text with its NUL.
     pub(super) fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
         let display = Display::of(extent, range);
-        let mut text = String::with_capacity(256 + self.tensor.len());
-        let index = index.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-        let (lo, hi) = if extent.has_finite() {
-            (format!("{:?}", extent.min), format!("{:?}", extent.max))
-        } else {
-            ("null".to_owned(), "null".to_owned())
-        };
         let kept = matches!(range, Range::Keep(_));
         let inf = extent.pos_inf + extent.neg_inf + if kept { extent.overflow } else { 0 };
-        write!(
-            text,
-            "ImageJ=1.54f\nmin={:?}\nmax={:?}\ntensortiff={{\"v\":1,\"tensor\":{},\"index\":[{index}],\
-             \"dtype\":\"{}\",\"norm\":\"{}\",\"scope\":\"image\",\"lo\":{lo},\"hi\":{hi},\
-             \"nan\":{},\"inf\":{inf}}}\n\0",
-            display.min,
-            display.max,
-            self.tensor,
-            self.dtype,
-            self.norm,
-            extent.nan,
-        )
-        .expect("writing to a String does not fail");
-        out.extend_from_slice(text.as_bytes());
+        let mut write = || {
+            write!(
+                out,
+                "ImageJ=1.54f\nmin={:?}\nmax={:?}\ntensortiff={{\"v\":1,\"tensor\":{},\"index\":[",
+                display.min, display.max, self.tensor,
+            )?;
+            for (i, at) in index.iter().enumerate() {
+                write!(out, "{}{at}", if i > 0 { "," } else { "" })?;
+            }
+            let (dtype, norm) = (self.dtype, self.norm);
+            write!(out, "],\"dtype\":\"{dtype}\",\"norm\":\"{norm}\",\"scope\":\"image\",")?;
+            if extent.has_finite() {
+                write!(out, "\"lo\":{:?},\"hi\":{:?},", extent.min, extent.max)?;
+            } else {
+                write!(out, "\"lo\":null,\"hi\":null,")?;
+            }
+            write!(out, "\"nan\":{},\"inf\":{inf}}}\n\0", extent.nan)
+        };
+        write().expect("writing to memory does not fail");
     }
 }
 

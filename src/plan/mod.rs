@@ -120,11 +120,24 @@ impl Plan {
     /// What image number `index` of a row is called: a relative path, `/` between its parts.
     #[must_use]
     pub fn name(&self, row: usize, index: u64) -> String {
+        let mut name = String::new();
+        self.write_name(row, index, &mut name);
+        name
+    }
+
+    /// The same, written to `out` in place of what was there.
+    pub fn write_name(&self, row: usize, index: u64, out: &mut String) {
+        out.clear();
+        let row_of = &self.rows()[row];
         match &self.names {
-            Names::Patterns(patterns) => patterns[row].name(&self.rows()[row].index_text(index)),
+            Names::Patterns(patterns) => patterns[row].write_name(out, |out| {
+                row_of.write_index_text(index, out);
+            }),
             Names::List(list) => {
-                let at = self.rows()[row].first_image + index;
-                list[usize::try_from(at).expect("the list holds a name for every image")].clone()
+                let at = row_of.first_image + index;
+                out.push_str(
+                    &list[usize::try_from(at).expect("the list holds a name for every image")],
+                );
             }
         }
     }

@@ -2,6 +2,8 @@
 //! offsets do not overflow, as a row is made only of a tensor whose bytes fit 64 bits; an `index`
 //! is below `images`.
 
+use std::fmt::Write as _;
+
 use crate::tensor::Dtype;
 
 /// One tensor's images: planes of its last two axes.
@@ -68,29 +70,37 @@ impl Row {
         !self.axes.is_empty()
     }
 
+    /// An image's place on each axis before the last two, and that axis.
+    pub fn places(&self, index: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let plane = self.plane(index);
+        let mut stride: u64 = self.axes.iter().product();
+        self.axes.iter().map(move |&axis| {
+            stride /= axis;
+            (plane / stride % axis, axis)
+        })
+    }
+
     /// An image's place on the axes before the last two.
     #[must_use]
     pub fn indices(&self, index: u64) -> Vec<u64> {
-        let mut rest = self.plane(index);
-        let mut indices: Vec<u64> = self
-            .axes
-            .iter()
-            .rev()
-            .map(|axis| {
-                let at = rest % axis;
-                rest /= axis;
-                at
-            })
-            .collect();
-        indices.reverse();
-        indices
+        self.places(index).map(|(at, _)| at).collect()
     }
 
-    /// The indices joined by `_`, each as wide as the last one of its axis.
+    /// The places joined by `_`, each as wide as the last one of its axis.
     #[must_use]
     pub fn index_text(&self, index: u64) -> String {
-        let padded = |(at, &axis): (u64, &u64)| format!("{at:0width$}", width = digits(axis));
-        self.indices(index).into_iter().zip(&self.axes).map(padded).collect::<Vec<_>>().join("_")
+        let mut text = String::new();
+        self.write_index_text(index, &mut text);
+        text
+    }
+
+    /// Appends what [`index_text`](Row::index_text) gives.
+    pub(super) fn write_index_text(&self, index: u64, out: &mut String) {
+        for (i, (at, axis)) in self.places(index).enumerate() {
+            let separator = if i > 0 { "_" } else { "" };
+            let width = digits(axis);
+            write!(out, "{separator}{at:0width$}").expect("writing to a String does not fail");
+        }
     }
 
     /// The image that [`index_text`](Row::index_text) calls `text`; `None` if it calls none so.

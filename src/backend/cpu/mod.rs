@@ -1,11 +1,12 @@
 //! The CPU backend: every worker does one image at a time while it is hot in cache, so that no
 //! pixel crosses a thread.
 //!
-//! Narrow samples are widened into the worker's pixel buffer as they are read, in steps that fit
-//! the second-level cache, and their extent is taken from each step while it is there; they are
-//! normalized in place. Wide samples stay as raw bytes until their range is known.
+//! f32 samples are read into the worker's pixel buffer in steps that fit the second-level cache;
+//! their extent is taken from each step while it is there, and they are normalized in place.
+//! Samples of other types stay as raw bytes until their range is known: they are decoded twice,
+//! each time in pieces that stay in the first-level cache.
 //!
-//! Memory: a worker holds at most one block's pixels and, of wide types, its raw bytes.
+//! Memory: a worker holds at most one block's pixels and, of types other than f32, its raw bytes.
 
 pub mod extent;
 pub mod fused;
@@ -20,15 +21,15 @@ use std::ops::Range;
 use std::thread;
 
 use super::queue::{Appetite, Lease, Pass, Queue, Unit};
-use super::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
+use super::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, Span, wait_at};
 use crate::error::Error;
-use crate::normalize::{Extent, Range as ValueRange};
+use crate::normalize::{Extent, Norm, Range as ValueRange};
 use crate::tensor::{Dtype, decode};
 
 /// Bytes read at once: the step that stays in cache between reading and the look at it.
 const STEP: usize = 256 << 10;
-/// Wide samples decoded at once, on the stack.
-const WIDE_STEP: usize = 1024;
+/// Samples decoded at once: 16 KiB of f32, 32 KiB of f64.
+const PIECE: usize = 4096;
 
 const APPETITE: Appetite =
     Appetite { samples: STEP as u64 / 4, least_samples: 1024, images: 4096, everything: true };
@@ -63,8 +64,8 @@ impl Backend for Cpu {
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
         let work = || {
-            let mut worker = Worker { queue, job, by, raw: Vec::new(), pixels: Vec::new() };
-            while let Some(lease) = queue.take(&APPETITE) {
+            let mut worker = Worker::new(queue, job, by);
+            while let Some(lease) = wait_at(&mut *worker.desk, || queue.take(&APPETITE)) {
                 worker.unit(lease);
             }
         };
@@ -84,14 +85,29 @@ impl Backend for Cpu {
 /// One thread's buffers, grown to the largest image it met and reused.
 struct Worker<'a> {
     queue: &'a Queue,
-    job: &'a dyn Job,
-    by: DeviceIndex,
-    /// Raw bytes: a step of narrow samples, or everything of wide ones.
+    desk: Box<dyn Desk + 'a>,
+    norm: Norm,
+    /// Raw bytes of types other than f32.
     raw: Vec<u8>,
     pixels: Vec<f32>,
+    /// A piece decoded on its way.
+    narrow: Box<[f32; PIECE]>,
+    wide: Box<[f64; PIECE]>,
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
+    fn new(queue: &'a Queue, job: &'a dyn Job, by: DeviceIndex) -> Worker<'a> {
+        Worker {
+            queue,
+            desk: job.desk(by),
+            norm: job.norm(),
+            raw: Vec::new(),
+            pixels: Vec::new(),
+            narrow: Box::new([0.0; PIECE]),
+            wide: Box::new([0.0; PIECE]),
+        }
+    }
+
     fn unit(&mut self, lease: Lease<'_>) {
         match lease.unit().clone() {
             Unit::Images { span, images } => {
@@ -123,7 +139,7 @@ impl Worker<'_> {
                 Ok(extent) => {
                     self.finish(&shape, image, 0..len(shape.samples), Some(extent));
                 }
-                Err(error) => self.job.fail(image, error),
+                Err(error) => self.desk.fail(image, error),
             }
         }
     }
@@ -137,10 +153,10 @@ impl Worker<'_> {
         extent: Option<Extent>,
     ) {
         let extent = extent.unwrap_or_else(|| self.look(shape, place.clone()));
-        let finding = Finding::of(self.job.norm(), extent);
+        let finding = Finding::of(self.norm, extent);
         self.make(shape, place.clone(), &finding);
         let pixels = bytemuck::cast_slice(&self.pixels[place]);
-        self.job.put(self.by, image, &finding, pixels);
+        self.desk.put(image, &finding, pixels);
     }
 
     fn block(&mut self, lease: Lease<'_>, image: ImageId, pass: Pass, samples: Range<u64>) {
@@ -149,7 +165,7 @@ impl Worker<'_> {
             Ok(extent) => extent,
             Err(error) => {
                 if lease.fail_giant() {
-                    self.job.fail(image, error);
+                    self.desk.fail(image, error);
                 }
                 return;
             }
@@ -160,16 +176,16 @@ impl Worker<'_> {
                 let place = 0..len(samples.end - samples.start);
                 self.make(&shape, place.clone(), &finding);
                 let pixels = bytemuck::cast_slice(&self.pixels[place]);
-                self.job.put_block(self.by, image, samples.start, pixels);
+                self.desk.put_block(image, samples.start, pixels);
                 if let Some(finding) = lease.done_block() {
-                    self.job.finish_blocks(self.by, image, &finding);
+                    self.desk.finish_blocks(image, &finding);
                 }
             }
         }
     }
 
-    /// Reads samples to the start of the buffers: narrow ones widened into `pixels`, wide ones as
-    /// they are into `raw`. If they are to be looked at, the extent is that of everything read.
+    /// Reads samples to the start of the buffers: f32 into `pixels`, others as they are into `raw`.
+    /// If they are to be looked at, the extent is that of everything read.
     fn load(
         &mut self,
         shape: &Span,
@@ -180,26 +196,20 @@ impl Worker<'_> {
         let size = shape.dtype.size();
         let count = len(samples.end - samples.start);
         let offset = samples.start * size as u64;
-        let wide = shape.dtype.is_wide();
-        let raw_len = if wide { count * size } else { STEP.min(count * size) };
-        grow(&mut self.raw, if shape.dtype == Dtype::F32 { 0 } else { raw_len });
         grow(&mut self.pixels, count);
+        if shape.dtype != Dtype::F32 {
+            grow(&mut self.raw, count * size);
+        }
         let mut extent = Extent::EMPTY;
         let step = STEP / size;
         for first in (0..count).step_by(step) {
             let place = first..count.min(first + step);
-            let at = offset + (first * size) as u64;
-            if shape.dtype == Dtype::F32 {
-                let bytes = bytemuck::cast_slice_mut(&mut self.pixels[place.clone()]);
-                self.job.read(image, at, bytes)?;
+            let bytes = if shape.dtype == Dtype::F32 {
+                bytemuck::cast_slice_mut(&mut self.pixels[place.clone()])
             } else {
-                let start = if wide { first * size } else { 0 };
-                let bytes = &mut self.raw[start..start + place.len() * size];
-                self.job.read(image, at, bytes)?;
-                if !wide {
-                    decode::to_f32(shape.dtype, bytes, &mut self.pixels[place.clone()]);
-                }
-            }
+                &mut self.raw[place.start * size..place.end * size]
+            };
+            self.desk.read(image, offset + (first * size) as u64, bytes)?;
             if look {
                 extent = extent.merge(self.look(shape, place));
             }
@@ -208,58 +218,66 @@ impl Worker<'_> {
     }
 
     /// The extent of loaded samples.
-    fn look(&self, shape: &Span, place: Range<usize>) -> Extent {
-        if !shape.dtype.is_wide() {
+    fn look(&mut self, shape: &Span, place: Range<usize>) -> Extent {
+        let dtype = shape.dtype;
+        if dtype == Dtype::F32 {
             return extent::extent(&self.pixels[place]);
         }
-        let mut extent = Extent::EMPTY;
-        each_wide(shape.dtype, &self.raw, place, |samples, _| {
-            extent = extent.merge(extent::extent(samples));
-        });
-        extent
+        let raw = &self.raw[place.start * dtype.size()..place.end * dtype.size()];
+        raw.chunks(PIECE * dtype.size()).fold(Extent::EMPTY, |extent, raw| {
+            let count = raw.len() / dtype.size();
+            extent.merge(if dtype.is_wide() {
+                let samples = &mut self.wide[..count];
+                decode::to_f64(dtype, raw, samples);
+                extent::extent(samples)
+            } else {
+                let samples = &mut self.narrow[..count];
+                decode::to_f32(dtype, raw, samples);
+                extent::extent(samples)
+            })
+        })
     }
 
     /// Turns loaded samples into pixels.
-    #[allow(clippy::cast_possible_truncation, reason = "a narrow image's lo and hi came from f32")]
     fn make(&mut self, shape: &Span, place: Range<usize>, finding: &Finding) {
-        let wide = shape.dtype.is_wide();
-        match finding.range {
-            ValueRange::Keep(_) if !wide => {}
-            ValueRange::Keep(_) => {
-                let pixels = &mut self.pixels;
-                each_wide(shape.dtype, &self.raw, place, |samples, place| {
-                    for (pixel, &x) in pixels[place].iter_mut().zip(samples) {
-                        *pixel = decode::pixel_of_f64(x);
-                    }
-                });
-            }
-            ValueRange::MinMax { lo, hi } if !wide => {
-                let samples = &mut self.pixels[place];
-                normalize::normalize_f32(lo as f32, hi as f32, &finding.extent, samples);
-            }
-            ValueRange::MinMax { lo, hi } => {
-                let pixels = &mut self.pixels;
-                each_wide(shape.dtype, &self.raw, place, |samples, place| {
-                    normalize::normalize_f64(lo, hi, samples, &mut pixels[place]);
-                });
+        let dtype = shape.dtype;
+        let raw = place.start * dtype.size()..place.end * dtype.size();
+        let pixels = &mut self.pixels[place];
+        if dtype == Dtype::F32 {
+            return make_narrow(finding, pixels);
+        }
+        let pieces = pixels.chunks_mut(PIECE).zip(self.raw[raw].chunks(PIECE * dtype.size()));
+        for (pixels, raw) in pieces {
+            if dtype.is_wide() {
+                let samples = &mut self.wide[..pixels.len()];
+                decode::to_f64(dtype, raw, samples);
+                make_wide(finding, samples, pixels);
+            } else {
+                decode::to_f32(dtype, raw, pixels);
+                make_narrow(finding, pixels);
             }
         }
     }
 }
 
-/// Decodes the samples at `place` of `raw` piece by piece.
-fn each_wide(
-    dtype: Dtype,
-    raw: &[u8],
-    place: Range<usize>,
-    mut visit: impl FnMut(&[f64], Range<usize>),
-) {
-    let mut samples = [0.0; WIDE_STEP];
-    for first in place.clone().step_by(WIDE_STEP) {
-        let piece = first..place.end.min(first + WIDE_STEP);
-        let samples = &mut samples[..piece.len()];
-        decode::to_f64(dtype, &raw[piece.start * dtype.size()..piece.end * dtype.size()], samples);
-        visit(samples, piece);
+#[allow(clippy::cast_possible_truncation, reason = "a narrow image's lo and hi came from f32")]
+fn make_narrow(finding: &Finding, pixels: &mut [f32]) {
+    match finding.range {
+        ValueRange::Keep(_) => {}
+        ValueRange::MinMax { lo, hi } => {
+            normalize::normalize_f32(lo as f32, hi as f32, &finding.extent, pixels);
+        }
+    }
+}
+
+fn make_wide(finding: &Finding, samples: &[f64], pixels: &mut [f32]) {
+    match finding.range {
+        ValueRange::Keep(_) => {
+            for (pixel, &x) in pixels.iter_mut().zip(samples) {
+                *pixel = decode::pixel_of_f64(x);
+            }
+        }
+        ValueRange::MinMax { lo, hi } => normalize::normalize_f64(lo, hi, samples, pixels),
     }
 }
 

@@ -12,7 +12,7 @@ use super::layout::{SMALL, TILE};
 use super::{Gpu, lock};
 use crate::backend::cpu::triples::{Family, mix, triple};
 use crate::backend::queue::Queue;
-use crate::backend::{Backend, DeviceIndex, Finding, ImageId, Job, Span};
+use crate::backend::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, Span};
 use crate::error::Error;
 use crate::normalize::{Norm, oracle};
 use crate::tensor::Dtype;
@@ -169,31 +169,39 @@ impl Job for Planted {
         self.norm
     }
 
-    fn read(&self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let (span, raw) = &self.sets[image.span];
+    fn desk(&self, _: DeviceIndex) -> Box<dyn Desk + '_> {
+        Box::new(PlantedDesk(self))
+    }
+}
+
+struct PlantedDesk<'a>(&'a Planted);
+
+impl Desk for PlantedDesk<'_> {
+    fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let (span, raw) = &self.0.sets[image.span];
         let at = len(image.index * span.samples * span.dtype.size() as u64 + offset);
         buf.copy_from_slice(&raw[at..at + buf.len()]);
         Ok(())
     }
 
-    fn put(&self, _: DeviceIndex, image: ImageId, finding: &Finding, pixels: &[u8]) {
-        self.compare(image, finding, pixels);
+    fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]) {
+        self.0.compare(image, finding, pixels);
     }
 
-    fn put_block(&self, _: DeviceIndex, _: ImageId, first: u64, pixels: &[u8]) {
+    fn put_block(&mut self, _: ImageId, first: u64, pixels: &[u8]) {
         let at = len(first) * 4;
-        let mut giant = lock(&self.giant);
+        let mut giant = lock(&self.0.giant);
         let len = giant.len().max(at + pixels.len());
         giant.resize(len, 0xFF);
         giant[at..at + pixels.len()].copy_from_slice(pixels);
     }
 
-    fn finish_blocks(&self, _: DeviceIndex, image: ImageId, finding: &Finding) {
-        self.compare(image, finding, &lock(&self.giant));
+    fn finish_blocks(&mut self, image: ImageId, finding: &Finding) {
+        self.0.compare(image, finding, &lock(&self.0.giant));
     }
 
-    fn fail(&self, _: ImageId, error: Error) {
-        self.wrong(error.to_string());
+    fn fail(&mut self, _: ImageId, error: Error) {
+        self.0.wrong(error.to_string());
     }
 }
 

@@ -12,8 +12,9 @@ use super::ring::{Filled, Ring};
 use super::slot::Slot;
 use crate::backend::cpu::range::DeviceRange;
 use crate::backend::queue::{Appetite, Lease, Pass, Queue, Unit};
-use crate::backend::{ImageId, Job, Span};
+use crate::backend::{Desk, DeviceIndex, ImageId, Job, Span, wait_at};
 use crate::error::Error;
+use crate::normalize::Norm;
 
 /// Bytes read at once: they are still in the second-level cache when they are copied.
 const CHUNK: usize = 512 << 10;
@@ -45,7 +46,8 @@ pub(super) struct Held<'q> {
 pub(super) struct Reader<'r, 'q> {
     ring: &'r Ring<'q>,
     queue: &'q Queue,
-    job: &'r dyn Job,
+    desk: Box<dyn Desk + 'r>,
+    norm: Norm,
     /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
     /// may hold more, but of narrower types.
     samples: u64,
@@ -68,19 +70,22 @@ impl<'r, 'q> Reader<'r, 'q> {
         ring: &'r Ring<'q>,
         queue: &'q Queue,
         job: &'r dyn Job,
+        by: DeviceIndex,
         samples: u64,
     ) -> Reader<'r, 'q> {
-        Reader { ring, queue, job, samples, chunk: vec![0; CHUNK], pending: None }
+        let (desk, norm) = (job.desk(by), job.norm());
+        Reader { ring, queue, desk, norm, samples, chunk: vec![0; CHUNK], pending: None }
     }
 
     /// Fills slots until there is nothing left to read.
     pub(super) fn run(mut self) -> Result<(), String> {
-        while let Some(slot) = self.ring.free_slot() {
+        let ring = self.ring;
+        while let Some(slot) = wait_at(&mut *self.desk, || ring.free_slot()) {
             let appetite = self.appetite(self.samples, u64::from(MOST_IMAGES));
             let first = match self.pending.take().or_else(|| self.queue.try_take(&appetite)) {
                 Some(lease) => lease,
                 // Others', or this backend's own batches under way, may yet bring some.
-                None => match self.ring.idle(|| self.queue.take(&appetite)) {
+                None => match self.wait_for_unit(&appetite) {
                     Some(lease) => lease,
                     None => {
                         self.ring.give_back(slot);
@@ -96,6 +101,11 @@ impl<'r, 'q> Reader<'r, 'q> {
         Ok(())
     }
 
+    fn wait_for_unit(&mut self, appetite: &Appetite) -> Option<Lease<'q>> {
+        let (ring, queue) = (self.ring, self.queue);
+        wait_at(&mut *self.desk, || ring.idle(|| queue.take(appetite)))
+    }
+
     fn appetite(&self, samples: u64, images: u64) -> Appetite {
         Appetite { samples, least_samples: LEAST.min(samples), images, everything: false }
     }
@@ -108,7 +118,7 @@ impl<'r, 'q> Reader<'r, 'q> {
         let view = slot.staging.slice(..).get_mapped_range_mut();
         let view = view.map_err(|error| one_line(&error.to_string()))?;
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
-        let batch = Batch::new(self.job.norm(), dtype);
+        let batch = Batch::new(self.norm, dtype);
         let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
         let [mut samples, mut images] = [self.samples, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
@@ -185,7 +195,7 @@ impl<'r, 'q> Reader<'r, 'q> {
             for (k, index) in images.enumerate() {
                 match self.read(filling, at + k * bytes, id(index), 0, bytes, bytes) {
                     Ok(()) => whole(filling, index, at + k * bytes),
-                    Err(error) => self.job.fail(id(index), error),
+                    Err(error) => self.desk.fail(id(index), error),
                 }
             }
             return;
@@ -194,7 +204,7 @@ impl<'r, 'q> Reader<'r, 'q> {
             let at = filling.batch.reserve(bytes);
             match self.read(filling, at, id(index), 0, bytes, bytes) {
                 Ok(()) => whole(filling, index, at),
-                Err(error) => self.job.fail(id(index), error),
+                Err(error) => self.desk.fail(id(index), error),
             }
         }
     }
@@ -215,7 +225,7 @@ impl<'r, 'q> Reader<'r, 'q> {
         let offset = samples.start * size as u64;
         if let Err(error) = self.read(filling, at, image, offset, usize::MAX, bytes) {
             if lease.fail_giant() {
-                self.job.fail(image, error);
+                self.desk.fail(image, error);
             }
             return;
         }
@@ -244,7 +254,7 @@ impl<'r, 'q> Reader<'r, 'q> {
             let chunk = &mut self.chunk[..CHUNK.min(total - done)];
             let index = first.index + (done / each) as u64;
             let image = ImageId { index, ..first };
-            self.job.read(image, offset + (done % each) as u64, chunk)?;
+            self.desk.read(image, offset + (done % each) as u64, chunk)?;
             let place = filling.raw_at + at + done;
             filling.view.slice(place..place + chunk.len()).copy_from_slice(chunk);
         }

@@ -148,7 +148,7 @@ impl Gpu {
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
-            if let Err(error) = Reader::new(&ring, queue, job, samples).run() {
+            if let Err(error) = Reader::new(&ring, queue, job, by, samples).run() {
                 self.device.trouble.report(error);
             }
         };

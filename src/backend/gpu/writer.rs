@@ -12,8 +12,8 @@ use super::ring::Ring;
 use super::slot::Slot;
 use crate::backend::cpu::range::DeviceExtent;
 use crate::backend::queue::{Lease, Pass, Unit};
-use crate::backend::{DeviceIndex, Finding, Job};
-use crate::normalize::Extent;
+use crate::backend::{Desk, DeviceIndex, Finding, Job, wait_at};
+use crate::normalize::{Extent, Norm};
 
 /// A batch whose results are in memory.
 #[derive(Debug)]
@@ -85,26 +85,28 @@ impl<'q> Board<'q> {
 
 /// One thread that hands pixels over, until the board is closed and empty.
 pub(super) fn write(ring: &Ring<'_>, job: &dyn Job, by: DeviceIndex) {
-    while let Some((batch, range)) = ring.board.next() {
+    let norm = job.norm();
+    let mut desk = job.desk(by);
+    while let Some((batch, range)) = wait_at(&mut *desk, || ring.board.next()) {
         for task in &batch.tasks[range] {
-            batch.hand_over(task, job, by);
+            batch.hand_over(task, norm, &mut *desk);
             batch.done.fetch_add(1, Ordering::Relaxed);
         }
         let whole = |batch: &Finished<'_>| batch.done.load(Ordering::Relaxed) == batch.tasks.len();
         if let Some(batch) = Arc::into_inner(batch).filter(whole) {
-            ring.give_back(batch.end(job, by));
+            ring.give_back(batch.end(&mut *desk));
         }
     }
 }
 
 impl Finished<'_> {
-    fn hand_over(&self, task: &Task, job: &dyn Job, by: DeviceIndex) {
+    fn hand_over(&self, task: &Task, norm: Norm, desk: &mut dyn Desk) {
         let pixels = &self.view[4 * task.pixels.start..4 * task.pixels.end];
         if let Some(first) = task.block {
-            job.put_block(by, task.image, first, pixels);
+            desk.put_block(task.image, first, pixels);
         } else if task.whole {
-            let finding = Finding::of(job.norm(), self.extent(task.index));
-            job.put(by, task.image, &finding, pixels);
+            let finding = Finding::of(norm, self.extent(task.index));
+            desk.put(task.image, &finding, pixels);
         }
     }
 
@@ -115,10 +117,10 @@ impl Finished<'_> {
     }
 
     /// Ends the leases, and frees the slot.
-    fn end(mut self, job: &dyn Job, by: DeviceIndex) -> Slot {
+    fn end(mut self, desk: &mut dyn Desk) -> Slot {
         for Held { lease, task } in std::mem::take(&mut self.held) {
             let extent = task.map(|task| self.extent(self.tasks[task].index));
-            end_lease(lease, extent, job, by);
+            end_lease(lease, extent, desk);
         }
         let Finished { slot, view, .. } = self;
         drop(view);
@@ -127,12 +129,12 @@ impl Finished<'_> {
     }
 }
 
-fn end_lease(lease: Lease<'_>, extent: Option<Extent>, job: &dyn Job, by: DeviceIndex) {
+fn end_lease(lease: Lease<'_>, extent: Option<Extent>, desk: &mut dyn Desk) {
     match (lease.unit().clone(), extent) {
         (Unit::Block { pass: Pass::Extent, .. }, Some(extent)) => lease.done_extent(extent),
         (Unit::Block { image, pass: Pass::Normalize(_), .. }, _) => {
             if let Some(finding) = lease.done_block() {
-                job.finish_blocks(by, image, &finding);
+                desk.finish_blocks(image, &finding);
             }
         }
         _ => lease.done(),

@@ -1,0 +1,218 @@
+//! What one thread of a device sees of the run, and its share of the account.
+
+use std::mem;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::run::Run;
+use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
+use crate::encode::Header;
+use crate::error::Error;
+use crate::normalize::Range;
+use crate::report::{SampleReport, Stages};
+
+/// A tally goes to the run's account when it has this many images or bytes, so that progress is
+/// told in time and threads seldom meet.
+const IMAGES: u64 = 64;
+const BYTES: u64 = 8 << 20;
+
+/// See [`Desk`].
+pub(super) struct RunDesk<'r, 'a> {
+    run: &'r Run<'a>,
+    by: DeviceIndex,
+    /// The header that was used last: a thread does one tensor's images at a time.
+    header: Option<(usize, Header)>,
+    indices: Vec<u64>,
+    name: String,
+    bytes: Vec<u8>,
+    tally: Tally,
+    clock: Option<Clock>,
+}
+
+/// What a desk has done since the run was told.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) images: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// Bytes that count as progress: a giant's are read twice.
+    pub(super) progress: u64,
+    pub(super) samples: SampleReport,
+    pub(super) stages: Stages,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Read,
+    Compute,
+    Write,
+    Wait,
+}
+
+/// Which stage this thread is in, and since when.
+#[derive(Debug)]
+struct Clock {
+    stage: Stage,
+    since: Instant,
+}
+
+impl<'r, 'a> RunDesk<'r, 'a> {
+    pub(super) fn new(run: &'r Run<'a>, by: DeviceIndex) -> RunDesk<'r, 'a> {
+        let clock = Clock { stage: Stage::Compute, since: Instant::now() };
+        RunDesk {
+            run,
+            by,
+            header: None,
+            indices: Vec::new(),
+            name: String::new(),
+            bytes: Vec::new(),
+            tally: Tally::default(),
+            clock: run.options.timings.then_some(clock),
+        }
+    }
+
+    fn turn(&mut self, stage: Stage) {
+        let Some(clock) = &mut self.clock else { return };
+        let now = Instant::now();
+        let spent = now - mem::replace(&mut clock.since, now);
+        let stages = &mut self.tally.stages;
+        *match mem::replace(&mut clock.stage, stage) {
+            Stage::Read => &mut stages.read,
+            Stage::Compute => &mut stages.compute,
+            Stage::Write => &mut stages.write,
+            Stage::Wait => &mut stages.wait,
+        } += spent;
+    }
+
+    /// The bytes before an image's pixels, in `self.bytes`.
+    fn make_header(&mut self, image: ImageId, finding: &Finding) -> Result<(), Error> {
+        if self.header.as_ref().is_none_or(|(span, _)| *span != image.span) {
+            self.header = Some((image.span, self.run.header(image.span)?));
+        }
+        let row = &self.run.plan.rows()[image.span];
+        self.indices.clear();
+        self.indices.extend(row.places(image.index).map(|(at, _)| at));
+        if let Some((_, header)) = &self.header {
+            header.write(&self.indices, &finding.extent, &finding.range, &mut self.bytes);
+        }
+        Ok(())
+    }
+
+    fn put_whole(
+        &mut self,
+        image: ImageId,
+        finding: &Finding,
+        pixels: &[u8],
+    ) -> Result<u64, Error> {
+        self.make_header(image, finding)?;
+        self.run.plan.write_name(image.span, image.index, &mut self.name);
+        self.run.sink.put(&self.name, &self.bytes, pixels)?;
+        Ok(self.bytes.len() as u64 + pixels.len() as u64)
+    }
+
+    fn commit(&mut self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
+        let Some(giant) = self.run.take_giant(image)? else { return Ok(None) };
+        self.make_header(image, finding)?;
+        giant.write_at(0, &self.bytes)?;
+        giant.commit()?;
+        let pixels = self.run.plan.rows()[image.span].samples() * 4;
+        Ok(Some(self.bytes.len() as u64 + pixels))
+    }
+
+    /// Accounts for a finished image.
+    fn finished(&mut self, finding: &Finding, bytes_out: u64) {
+        self.tally.images += 1;
+        self.tally.bytes_out += bytes_out;
+        let extent = &finding.extent;
+        let samples = &mut self.tally.samples;
+        samples.nan += extent.nan;
+        samples.pos_inf += extent.pos_inf;
+        samples.neg_inf += extent.neg_inf;
+        if matches!(finding.range, Range::Keep(_)) {
+            samples.overflow += extent.overflow;
+        }
+        samples.nonfinite_images += u64::from(extent.nonfinite() > 0);
+        samples.constant_images += u64::from(extent.has_finite() && extent.min == extent.max);
+        samples.no_finite_images += u64::from(!extent.has_finite());
+        self.tell();
+    }
+
+    /// Tells the run if it is worth it.
+    fn tell(&mut self) {
+        if self.tally.images >= IMAGES || self.tally.progress >= BYTES {
+            self.run.account(self.by, &mem::take(&mut self.tally));
+        }
+    }
+
+    fn samples_size(&self, image: ImageId, pixels: &[u8]) -> u64 {
+        pixels.len() as u64 / 4 * self.run.plan.rows()[image.span].dtype.size() as u64
+    }
+}
+
+impl Desk for RunDesk<'_, '_> {
+    fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        if self.run.options.cancel.load(Ordering::Relaxed) {
+            self.run.stop(Error::Interrupted);
+            return Err(Error::Interrupted);
+        }
+        self.turn(Stage::Read);
+        let row = &self.run.plan.rows()[image.span];
+        let place = row.byte_offset(image.index) + offset;
+        let outcome = self.run.source.read_at(row.tensor, place, buf);
+        self.turn(Stage::Compute);
+        // The long work of a giant is told as it is read, in both passes.
+        if outcome.is_ok() && self.run.is_giant(image.span) {
+            self.tally.progress += buf.len() as u64;
+            self.tell();
+        }
+        outcome
+    }
+
+    fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]) {
+        self.turn(Stage::Write);
+        match self.put_whole(image, finding, pixels) {
+            Ok(bytes_out) => {
+                let bytes_in = self.samples_size(image, pixels);
+                self.tally.bytes_in += bytes_in;
+                self.tally.progress += bytes_in;
+                self.finished(finding, bytes_out);
+            }
+            Err(error) => self.fail(image, error),
+        }
+        self.turn(Stage::Compute);
+    }
+
+    fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
+        self.turn(Stage::Write);
+        match self.run.put_block(image, first, pixels) {
+            Ok(()) => self.tally.bytes_in += self.samples_size(image, pixels),
+            Err(error) => self.fail(image, error),
+        }
+        self.turn(Stage::Compute);
+    }
+
+    fn finish_blocks(&mut self, image: ImageId, finding: &Finding) {
+        self.turn(Stage::Write);
+        match self.commit(image, finding) {
+            Ok(None) => {}
+            Ok(Some(bytes_out)) => self.finished(finding, bytes_out),
+            Err(error) => self.fail(image, error),
+        }
+        self.turn(Stage::Compute);
+    }
+
+    fn fail(&mut self, image: ImageId, error: Error) {
+        self.run.fail(image, error);
+    }
+
+    fn waiting(&mut self, begins: bool) {
+        self.turn(if begins { Stage::Wait } else { Stage::Compute });
+    }
+}
+
+impl Drop for RunDesk<'_, '_> {
+    fn drop(&mut self) {
+        self.turn(Stage::Wait);
+        self.run.account(self.by, &self.tally);
+    }
+}
