@@ -111,10 +111,10 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     }
 
     fn commit(&mut self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
-        let Some(giant) = self.run.take_giant(image)? else { return Ok(None) };
+        let Some(file) = self.run.take_pending(image)? else { return Ok(None) };
         self.make_header(image, finding)?;
-        giant.write_at(0, &self.bytes)?;
-        giant.commit()?;
+        file.write_at(0, &self.bytes)?;
+        file.commit()?;
         let pixels = self.run.plan.rows()[image.span].samples() * 4;
         Ok(Some(self.bytes.len() as u64 + pixels))
     }
@@ -185,8 +185,14 @@ impl Desk for RunDesk<'_, '_> {
     fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
         self.turn(Stage::Write);
         match self.run.put_block(image, first, pixels) {
-            Ok(()) => self.tally.bytes_in += self.samples_size(image, pixels),
-            Err(error) => self.fail(image, error),
+            Ok(()) => {
+                let bytes_in = self.samples_size(image, pixels);
+                self.tally.bytes_in += bytes_in;
+                if !self.run.is_giant(image.span) {
+                    self.tally.progress += bytes_in;
+                }
+            }
+            Err(error) => self.run.fail_blocks(image, error),
         }
         self.turn(Stage::Compute);
     }
@@ -196,13 +202,17 @@ impl Desk for RunDesk<'_, '_> {
         match self.commit(image, finding) {
             Ok(None) => {}
             Ok(Some(bytes_out)) => self.finished(finding, bytes_out),
-            Err(error) => self.fail(image, error),
+            Err(error) => self.run.fail_blocks(image, error),
         }
         self.turn(Stage::Compute);
     }
 
     fn fail(&mut self, image: ImageId, error: Error) {
-        self.run.fail(image, error);
+        if self.run.is_giant(image.span) {
+            self.run.fail_blocks(image, error);
+        } else {
+            self.run.fail(image, error);
+        }
     }
 
     fn waiting(&mut self, begins: bool) {

@@ -42,13 +42,14 @@ pub(super) struct Run<'a> {
 #[derive(Default)]
 struct State<'a> {
     report: Report,
-    /// Images that come in blocks; `None` once one has failed.
-    giants: HashMap<ImageId, Option<Arc<Giant<'a>>>>,
+    /// Images under way that come in blocks; `None` once one has failed.
+    in_blocks: HashMap<ImageId, Option<Arc<InBlocks<'a>>>>,
     /// Why the run must end.
     stopped: Option<Error>,
 }
 
-struct Giant<'a> {
+/// An image's file while its blocks come.
+struct InBlocks<'a> {
     pending: Box<dyn Pending + 'a>,
     header_len: u64,
 }
@@ -220,40 +221,35 @@ impl<'a> Run<'a> {
         self.queue.spans()[span].samples > self.queue.block()
     }
 
-    /// The giant under way; `None` if it has failed.
-    fn giant(&self, image: ImageId) -> Result<Option<Arc<Giant<'a>>>, Error> {
-        if let Some(known) = self.lock().giants.get(&image) {
+    /// The image under way; `None` if it has failed.
+    fn in_blocks(&self, image: ImageId) -> Result<Option<Arc<InBlocks<'a>>>, Error> {
+        if let Some(known) = self.lock().in_blocks.get(&image) {
             return Ok(known.clone());
         }
         let header_len = self.header(image.span)?.len() as u64;
         let len = header_len + self.plan.rows()[image.span].samples() * 4;
         let name = self.plan.name(image.span, image.index);
-        let new = Arc::new(Giant { pending: self.sink.begin(&name, len)?, header_len });
+        let new = Arc::new(InBlocks { pending: self.sink.begin(&name, len)?, header_len });
         // Two threads may come here at once; the first one's file is used, the other's dropped.
-        Ok(self.lock().giants.entry(image).or_insert(Some(new)).clone())
+        Ok(self.lock().in_blocks.entry(image).or_insert(Some(new)).clone())
     }
 
-    pub(super) fn put_block(
-        &self,
-        image: ImageId,
-        first: u64,
-        pixels: &[u8],
-    ) -> Result<(), Error> {
-        match self.giant(image)? {
+    pub(super) fn put_block(&self, image: ImageId, first: u64, pixels: &[u8]) -> Result<(), Error> {
+        match self.in_blocks(image)? {
             None => Ok(()),
-            Some(giant) => giant.pending.write_at(giant.header_len + first * 4, pixels),
+            Some(image) => image.pending.write_at(image.header_len + first * 4, pixels),
         }
     }
 
-    /// The giant whose blocks are all there, to be finished; `None` if it has failed.
-    pub(super) fn take_giant(
+    /// The image whose blocks are all there, to be finished; `None` if it has failed.
+    pub(super) fn take_pending(
         &self,
         image: ImageId,
     ) -> Result<Option<Box<dyn Pending + 'a>>, Error> {
-        let Some(giant) = self.lock().giants.remove(&image).flatten() else { return Ok(None) };
-        // Each block's thread let go of the giant before it said that the block was done.
-        match Arc::into_inner(giant) {
-            Some(giant) => Ok(Some(giant.pending)),
+        let Some(blocks) = self.lock().in_blocks.remove(&image).flatten() else { return Ok(None) };
+        // Each block's thread let go of it before it said that the block was done.
+        match Arc::into_inner(blocks) {
+            Some(blocks) => Ok(Some(blocks.pending)),
             None => Err(Error::Write {
                 path: self.plan.name(image.span, image.index).into(),
                 source: std::io::Error::other("a block is still being written"),
@@ -286,22 +282,23 @@ impl<'a> Run<'a> {
         self.queue.stop();
     }
 
+    /// An image failed that comes whole.
     pub(super) fn fail(&self, image: ImageId, error: Error) {
         if error.stops_the_run() {
             return self.stop(error);
         }
         let name = self.plan.name(image.span, image.index);
-        let mut state = self.lock();
-        // A giant can fail once for each of its blocks that are under way.
-        let first_time = !matches!(state.giants.get(&image), Some(None));
-        if self.is_giant(image.span) {
-            state.giants.insert(image, None);
+        let report = &mut self.lock().report;
+        report.failed += 1;
+        if report.failures.len() < Report::MOST_FAILURES {
+            report.failures.push(Failure { name, error });
         }
-        if first_time {
-            state.report.failed += 1;
-            if state.report.failures.len() < Report::MOST_FAILURES {
-                state.report.failures.push(Failure { name, error });
-            }
+    }
+
+    /// An image failed that comes in blocks: once for each of them that is under way, perhaps.
+    pub(super) fn fail_blocks(&self, image: ImageId, error: Error) {
+        if !matches!(self.lock().in_blocks.insert(image, None), Some(None)) {
+            self.fail(image, error);
         }
     }
 }

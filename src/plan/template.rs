@@ -212,7 +212,11 @@ mod tests {
 
     fn names(template: &str) -> (String, String) {
         let template = Template::parse(template).unwrap();
-        let name = |indexed| template.pattern("s", "a/b", indexed).name("07_1");
+        let name = |indexed| {
+            let mut name = String::new();
+            template.pattern("s", "a/b", indexed).write_name(&mut name, |out| out.push_str("07_1"));
+            name
+        };
         (name(true), name(false))
     }
 

@@ -7,6 +7,7 @@
 
 use super::Dtype;
 use half::slice::HalfFloatSliceExt as _;
+use multiversion::multiversion;
 
 /// The NaN of every type that has no payload worth keeping.
 pub const NAN: u32 = 0x7FC0_0000;
@@ -71,6 +72,7 @@ mod fn_table {
 ///
 /// # Panics
 /// If `dtype` is wide or the lengths do not match; both are errors of the caller.
+#[multiversion(targets("x86_64+avx2"))]
 pub fn to_f32(dtype: Dtype, raw: &[u8], out: &mut [f32]) {
     assert_eq!(raw.len(), out.len() * dtype.size(), "raw bytes and samples do not match");
     match dtype {
@@ -94,6 +96,7 @@ pub fn to_f32(dtype: Dtype, raw: &[u8], out: &mut [f32]) {
 ///
 /// # Panics
 /// If `dtype` is narrow or the lengths do not match; both are errors of the caller.
+#[multiversion(targets("x86_64+avx2"))]
 pub fn to_f64(dtype: Dtype, raw: &[u8], out: &mut [f64]) {
     assert_eq!(raw.len(), out.len() * dtype.size(), "raw bytes and samples do not match");
     match dtype {
@@ -113,6 +116,7 @@ pub fn pixel_of_f64(sample: f64) -> f32 {
     if sample.is_nan() { f32::from_bits(NAN) } else { sample as f32 }
 }
 
+#[inline(always)]
 fn each<const N: usize, T>(raw: &[u8], out: &mut [T], decode: impl Fn([u8; N]) -> T) {
     for (out, bytes) in out.iter_mut().zip(raw.as_chunks::<N>().0) {
         *out = decode(*bytes);
@@ -120,10 +124,26 @@ fn each<const N: usize, T>(raw: &[u8], out: &mut [T], decode: impl Fn([u8; N]) -
 }
 
 /// bf16 is the upper half of an f32.
+#[inline(always)]
 fn bf16_to_f32(half: u16) -> f32 {
     let bits = u32::from(half) << 16;
     let nan = (bits & 0x7FFF_FFFF) > 0x7F80_0000;
     f32::from_bits(bits | (u32::from(nan) << 22))
+}
+
+/// bf16 that is neither NaN nor infinite.
+#[inline(always)]
+pub(crate) fn finite_bf16_to_f32(half: u16) -> f32 {
+    f32::from_bits(u32::from(half) << 16)
+}
+
+/// f16 that is neither NaN nor infinite: moved to the places of an f32, it is too small by the
+/// difference of the exponents' biases, 127 − 15. The product is exact, of subnormal ones too.
+#[inline(always)]
+pub(crate) fn finite_f16_to_f32(half: u16) -> f32 {
+    const SCALE: f32 = f32::from_bits((112 + 127) << 23);
+    let half = u32::from(half);
+    f32::from_bits(((half & 0x8000) << 16) | ((half & 0x7FFF) << 13)) * SCALE
 }
 
 /// `half` converts slices with the processor's own instruction where there is one.

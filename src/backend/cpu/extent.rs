@@ -1,13 +1,21 @@
 //! Extents on the CPU. Twin of `shaders/extent.wgsl`.
 //!
-//! Baseline code for any processor, shaped so that the compiler keeps the lanes in registers: 32
-//! lanes of `if x < least` reach memory bandwidth on plain x86-64 (24.5 GB/s measured; `f32::min`
-//! gave 19, 16 lanes 3 to 6). The lanes suffice only where all samples are finite, which is nearly
+//! Written so that the compiler keeps the lanes in registers, for any processor and again for AVX2,
+//! which is chosen when the program runs: 32 lanes of `if x < least` and flags as wide as the
+//! samples. Measured in cache on an AMD EPYC, GB/s of f32 with AVX2 / without: this form 57 / 30,
+//! flags that are `bool` 37 / 23, 64 lanes 44 / -, 16 lanes - / 22; of f64 with AVX2: 24 lanes 48,
+//! 32 lanes 23, 16 lanes 6. The lanes suffice only where all samples are finite, which is nearly
 //! always so. They tell when not, and the rare chunk with a NaN or an infinity is done again
 //! sample by sample.
 
-use crate::normalize::Extent;
+use std::ops::BitOrAssign;
 
+use multiversion::multiversion;
+
+use crate::normalize::Extent;
+use crate::tensor::{Dtype, decode};
+
+/// Lanes of halves.
 const LANES: usize = 32;
 /// Samples per chunk: 16 KiB of f32 stay in the first-level cache for the second look.
 const CHUNK: usize = 4096;
@@ -18,41 +26,60 @@ pub trait Sample: Copy + PartialOrd + Into<f64> {
     const INFINITY: Self;
     /// −∞.
     const NEG_INFINITY: Self;
+    /// An integer of the same size.
+    type Flag: Copy + Default + PartialEq + BitOrAssign;
+
+    /// All bits set if it is a NaN.
+    fn nan(self) -> Self::Flag;
+
+    /// The extent of a chunk in which nothing needs to be counted; `None` of any other.
+    fn by_lanes(chunk: &[Self]) -> Option<Extent>;
 }
 
-impl Sample for f32 {
-    const INFINITY: f32 = f32::INFINITY;
-    const NEG_INFINITY: f32 = f32::NEG_INFINITY;
+macro_rules! sample {
+    ($float:ident, $flag:ident, $lanes:literal) => {
+        impl Sample for $float {
+            const INFINITY: $float = $float::INFINITY;
+            const NEG_INFINITY: $float = $float::NEG_INFINITY;
+            type Flag = $flag;
+
+            #[inline(always)]
+            fn nan(self) -> $flag {
+                if self.is_nan() { $flag::MAX } else { 0 }
+            }
+
+            #[inline(always)]
+            fn by_lanes(chunk: &[$float]) -> Option<Extent> {
+                by_lanes::<$float, $lanes>(chunk)
+            }
+        }
+    };
 }
 
-impl Sample for f64 {
-    const INFINITY: f64 = f64::INFINITY;
-    const NEG_INFINITY: f64 = f64::NEG_INFINITY;
-}
+sample!(f32, u32, 32);
+sample!(f64, u64, 24);
 
 /// The extent of `samples`, as merging [`Extent::of`] over them gives it.
 #[must_use]
+#[multiversion(targets("x86_64+avx2"))]
 pub fn extent<T: Sample>(samples: &[T]) -> Extent {
     samples.chunks(CHUNK).fold(Extent::EMPTY, |extent, chunk| {
-        extent.merge(by_lanes(chunk).unwrap_or_else(|| one_by_one(chunk)))
+        extent.merge(T::by_lanes(chunk).unwrap_or_else(|| one_by_one(chunk)))
     })
 }
 
-/// The extent of a chunk in which nothing needs to be counted; `None` of any other.
-fn by_lanes<T: Sample>(chunk: &[T]) -> Option<Extent> {
+#[inline(always)]
+fn by_lanes<T: Sample, const LANES: usize>(chunk: &[T]) -> Option<Extent> {
     let (rows, rest) = chunk.as_chunks::<LANES>();
     let mut least = [T::INFINITY; LANES];
     let mut greatest = [T::NEG_INFINITY; LANES];
-    let mut unordered = [false; LANES];
+    let mut nan = [T::Flag::default(); LANES];
     for row in rows {
         for lane in 0..LANES {
             let x = row[lane];
             least[lane] = if x < least[lane] { x } else { least[lane] };
             greatest[lane] = if x > greatest[lane] { x } else { greatest[lane] };
-            // Only a NaN is unequal to itself.
-            #[allow(clippy::eq_op, reason = "the cheapest test for NaN that stays in the lanes")]
-            let nan = x != x;
-            unordered[lane] |= nan;
+            nan[lane] |= x.nan();
         }
     }
     let mut extent = one_by_one(rest);
@@ -61,7 +88,7 @@ fn by_lanes<T: Sample>(chunk: &[T]) -> Option<Extent> {
         let max = greatest.into_iter().fold(T::NEG_INFINITY, |a, x| if x > a { x } else { a });
         let max: f64 = max.into();
         let countless = min > -Extent::OVERFLOW && max < Extent::OVERFLOW;
-        if !countless || unordered.contains(&true) {
+        if !countless || nan != [T::Flag::default(); LANES] {
             return None;
         }
         let visited = (chunk.len() - rest.len()) as u64;
@@ -71,13 +98,97 @@ fn by_lanes<T: Sample>(chunk: &[T]) -> Option<Extent> {
     Some(extent)
 }
 
+#[inline(always)]
 fn one_by_one<T: Sample>(samples: &[T]) -> Extent {
     samples.iter().fold(Extent::EMPTY, |extent, &x| extent.merge(Extent::of(x.into())))
+}
+
+/// The extent of raw samples of F16 or BF16.
+///
+/// Their codes become signed integers of the same order, with every infinity and NaN outside of
+/// the finite ones: what is decoded is the least and the greatest.
+///
+/// # Panics
+/// If `dtype` is another.
+#[must_use]
+#[multiversion(targets("x86_64+avx2"))]
+pub fn extent_of_halves(dtype: Dtype, raw: &[u8]) -> Extent {
+    let infinity: i16 = match dtype {
+        Dtype::F16 => 0x7C00,
+        Dtype::Bf16 => 0x7F80,
+        _ => panic!("{dtype} is no half"),
+    };
+    raw.chunks(2 * CHUNK).fold(Extent::EMPTY, |extent, chunk| {
+        let (halves, _) = chunk.as_chunks::<2>();
+        let (least, greatest) = extremes(halves);
+        extent.merge(if least > key(infinity | i16::MIN) && greatest < infinity {
+            let decoded = |key_of| {
+                let mut sample = [0.0];
+                // The key of a key is the code.
+                decode::to_f32(dtype, &key(key_of).to_le_bytes(), &mut sample);
+                f64::from(sample[0]) + 0.0
+            };
+            let (min, max) = (decoded(least), decoded(greatest));
+            Extent { min, max, visited: halves.len() as u64, ..Extent::EMPTY }
+        } else {
+            let mut samples = [0.0; CHUNK];
+            let samples = &mut samples[..halves.len()];
+            decode::to_f32(dtype, chunk, samples);
+            one_by_one(samples)
+        })
+    })
+}
+
+/// The signed integer of a half's code, in the order of the values that codes stand for.
+#[inline(always)]
+fn key(code: i16) -> i16 {
+    code ^ ((code >> 15) & i16::MAX)
+}
+
+/// The least and the greatest key.
+#[inline(always)]
+fn extremes(halves: &[[u8; 2]]) -> (i16, i16) {
+    let (rows, rest) = halves.as_chunks::<LANES>();
+    let mut least = [i16::MAX; LANES];
+    let mut greatest = [i16::MIN; LANES];
+    for row in rows {
+        for lane in 0..LANES {
+            let key = key(i16::from_le_bytes(row[lane]));
+            least[lane] = least[lane].min(key);
+            greatest[lane] = greatest[lane].max(key);
+        }
+    }
+    let rest = rest.iter().map(|&half| key(i16::from_le_bytes(half)));
+    let least = least.into_iter().chain(rest.clone()).fold(i16::MAX, i16::min);
+    (least, greatest.into_iter().chain(rest).fold(i16::MIN, i16::max))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every code of a half by itself and among others, at every place of a row.
+    #[test]
+    fn halves_are_what_their_decoded_samples_are() {
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            let check = |codes: &[u16]| {
+                let raw: Vec<u8> = codes.iter().flat_map(|code| code.to_le_bytes()).collect();
+                let mut samples = vec![0.0; codes.len()];
+                decode::to_f32(dtype, &raw, &mut samples);
+                let (got, want) = (extent_of_halves(dtype, &raw), one_by_one(&samples));
+                assert_eq!(got, want, "{dtype} {codes:x?}");
+                assert_eq!(got.min.to_bits(), want.min.to_bits(), "{dtype} {codes:x?}");
+            };
+            for code in 0..=u16::MAX {
+                check(&[code]);
+                let mut codes = [0x3C12; 35];
+                codes[usize::from(code) % 35] = code;
+                check(&codes);
+            }
+            let many: Vec<u16> = (0..3 * CHUNK as u16 + 7).map(|i| i.wrapping_mul(40503)).collect();
+            check(&many);
+        }
+    }
 
     /// Everything that a sample can be, planted where chunks and lanes begin and end.
     #[test]

@@ -1,11 +1,15 @@
 //! Min-max normalization on the CPU, with the processor's own correctly rounded operations. Twin
 //! of `shaders/normalize.wgsl`, which gets the same bits from integers.
 
+use multiversion::multiversion;
+
 use crate::normalize::Extent;
-use crate::tensor::decode::pixel_of_f64;
+use crate::tensor::Dtype;
+use crate::tensor::decode::{finite_bf16_to_f32, finite_f16_to_f32, pixel_of_f64};
 
 /// y = (x − lo) / (hi − lo) in f32, in place, for finite lo < hi and samples of that extent.
 /// Where the extent has none that are not finite, they need no look.
+#[multiversion(targets("x86_64+avx2"))]
 pub fn normalize_f32(lo: f32, hi: f32, extent: &Extent, samples: &mut [f32]) {
     let map = Map::new(lo, hi);
     if extent.nonfinite() > 0 {
@@ -20,6 +24,49 @@ pub fn normalize_f32(lo: f32, hi: f32, extent: &Extent, samples: &mut [f32]) {
     }
 }
 
+/// The same from `samples` to `pixels`.
+///
+/// # Panics
+/// If the lengths differ.
+#[multiversion(targets("x86_64+avx2"))]
+pub fn normalize_f32_to(lo: f32, hi: f32, extent: &Extent, samples: &[f32], pixels: &mut [f32]) {
+    assert_eq!(samples.len(), pixels.len(), "one pixel a sample");
+    let map = Map::new(lo, hi);
+    if extent.nonfinite() > 0 || map.halved {
+        pixels.copy_from_slice(samples);
+        return normalize_f32(lo, hi, extent, pixels);
+    }
+    for (y, &x) in pixels.iter_mut().zip(samples) {
+        *y = (x - map.lo) / map.divisor;
+    }
+}
+
+/// The same from raw samples of F16 or BF16 that are all finite, in one go. False, and nothing is
+/// done, of other types and where the range must be halved.
+///
+/// # Panics
+/// If the lengths do not match.
+#[multiversion(targets("x86_64+avx2"))]
+pub fn normalize_halves(lo: f32, hi: f32, dtype: Dtype, raw: &[u8], pixels: &mut [f32]) -> bool {
+    assert_eq!(raw.len(), 2 * pixels.len(), "one pixel a sample");
+    let map = Map::new(lo, hi);
+    if map.halved {
+        return false;
+    }
+    let halves = raw.as_chunks::<2>().0.iter().map(|half| u16::from_le_bytes(*half));
+    let pairs = pixels.iter_mut().zip(halves);
+    match dtype {
+        Dtype::Bf16 => pairs.for_each(|(y, half)| {
+            *y = (finite_bf16_to_f32(half) - map.lo) / map.divisor;
+        }),
+        Dtype::F16 => pairs.for_each(|(y, half)| {
+            *y = (finite_f16_to_f32(half) - map.lo) / map.divisor;
+        }),
+        _ => return false,
+    }
+    true
+}
+
 struct Map {
     lo: f32,
     divisor: f32,
@@ -27,6 +74,7 @@ struct Map {
 }
 
 impl Map {
+    #[inline(always)]
     fn new(lo: f32, hi: f32) -> Map {
         let halved = !(hi - lo).is_finite();
         let half = if halved { 0.5 } else { 1.0 };
@@ -35,6 +83,7 @@ impl Map {
         Map { lo: if lo == 0.0 { -0.0 } else { lo }, divisor: hi - lo, halved }
     }
 
+    #[inline(always)]
     fn apply(&self, x: f32) -> f32 {
         let x = if self.halved { x * 0.5 } else { x };
         (x - self.lo) / self.divisor
@@ -46,6 +95,7 @@ impl Map {
 /// # Panics
 /// If the lengths differ.
 #[allow(clippy::cast_possible_truncation, reason = "the one rounding at the end")]
+#[multiversion(targets("x86_64+avx2"))]
 pub fn normalize_f64(lo: f64, hi: f64, samples: &[f64], pixels: &mut [f32]) {
     assert_eq!(samples.len(), pixels.len(), "one pixel a sample");
     let half = if (hi - lo).is_finite() { 1.0 } else { 0.5 };
@@ -60,6 +110,7 @@ pub fn normalize_f64(lo: f64, hi: f64, samples: &[f64], pixels: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::decode;
 
     #[test]
     fn zero_is_positive_whatever_its_signs() {
@@ -71,6 +122,44 @@ mod tests {
             normalize_f64(f64::from(lo), 1.0, &[0.0, -0.0, 1.0], &mut pixels);
             assert_eq!(pixels.map(f32::to_bits), [0, 0, 1_f32.to_bits()]);
         }
+    }
+
+    #[test]
+    fn to_elsewhere_is_as_in_place() {
+        let samples = [-3.0, -0.0, 0.0, 1e-40, 2.5, f32::MAX, -f32::MAX, f32::NAN, f32::INFINITY];
+        let extent = |samples: &[f32]| crate::backend::cpu::extent::extent(samples);
+        for samples in [&samples[..], &samples[..7], &samples[..5], &samples[1..5]] {
+            let extent = extent(samples);
+            #[allow(clippy::cast_possible_truncation, reason = "they came from f32")]
+            let (lo, hi) = (extent.min as f32, extent.max as f32);
+            let mut want = samples.to_vec();
+            normalize_f32(lo, hi, &extent, &mut want);
+            let mut got = vec![9.0; want.len()];
+            normalize_f32_to(lo, hi, &extent, samples, &mut got);
+            let bits = |pixels: &[f32]| pixels.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&got), bits(&want), "{samples:?}");
+        }
+    }
+
+    /// Every finite code against decoding and normalizing one after the other.
+    #[test]
+    fn halves_in_one_go_are_what_two_steps_make_of_them() {
+        for (dtype, infinity) in [(Dtype::F16, 0x7C00), (Dtype::Bf16, 0x7F80)] {
+            let codes = (0..=u16::MAX).filter(|code| code & 0x7FFF < infinity);
+            let raw: Vec<u8> = codes.flat_map(u16::to_le_bytes).collect();
+            let mut samples = vec![0.0; raw.len() / 2];
+            decode::to_f32(dtype, &raw, &mut samples);
+            for (lo, hi) in [(-65504.0, 65504.0), (0.0, 1.0), (-3.0, 1e-30), (1e-44, 7.0)] {
+                let mut want = samples.clone();
+                normalize_f32(lo, hi, &Extent::EMPTY, &mut want);
+                let mut got = vec![9.0; want.len()];
+                assert!(normalize_halves(lo, hi, dtype, &raw, &mut got));
+                let differs = (0..got.len()).find(|&i| got[i].to_bits() != want[i].to_bits());
+                assert_eq!(differs, None, "{dtype} {lo} {hi}");
+            }
+            assert!(!normalize_halves(-f32::MAX, f32::MAX, dtype, &raw, &mut samples));
+        }
+        assert!(!normalize_halves(0.0, 1.0, Dtype::I16, &[1, 2], &mut [0.0]));
     }
 
     #[test]
