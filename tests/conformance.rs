@@ -332,6 +332,61 @@ fn images_beyond_every_limit_are_the_oracles() {
     check(&[at_once], &Options::default());
 }
 
+/// A finite sample that grows with `value`, which is −100 to 100.
+fn finite(dtype: Dtype, value: i8) -> Vec<u8> {
+    let x = f32::from(value);
+    let shifted = value as u8 ^ 0x80; // unsigned types: 28 to 228
+    match dtype {
+        Dtype::F32 => x.to_le_bytes().to_vec(),
+        Dtype::F64 => f64::from(x).to_le_bytes().to_vec(),
+        // Codes of halves and of bytes grow with the value, but for the sign.
+        Dtype::F16 | Dtype::Bf16 => {
+            let sign = if value < 0 { 0x8000 } else { 0 };
+            (sign | (u16::from(value.unsigned_abs()) << 8)).to_le_bytes().to_vec()
+        }
+        Dtype::F8E4m3 | Dtype::F8E5m2 => {
+            vec![(value as u8 & 0x80) | value.unsigned_abs()]
+        }
+        Dtype::Bool => vec![u8::from(value > 0)],
+        Dtype::I8 => vec![value as u8],
+        Dtype::U8 => vec![shifted],
+        Dtype::I16 => i16::from(value).to_le_bytes().to_vec(),
+        Dtype::U16 => u16::from(shifted).to_le_bytes().to_vec(),
+        Dtype::I32 => i32::from(value).to_le_bytes().to_vec(),
+        Dtype::U32 => u32::from(shifted).to_le_bytes().to_vec(),
+        Dtype::I64 => i64::from(value).to_le_bytes().to_vec(),
+        Dtype::U64 => u64::from(shifted).to_le_bytes().to_vec(),
+    }
+}
+
+/// Images in which every sample is finite, which is a path of its own for many types; the larger
+/// ones no longer stay in a processor's cache and are handed over in steps of 65,536 samples. The
+/// extremes stand where steps begin and end.
+#[test]
+fn finite_images_of_every_dtype_are_the_oracles() {
+    for dtype in Dtype::ALL {
+        let mut tensors = Vec::new();
+        for (height, width) in [(3, 1), (61, 67), (1030, 1021)] {
+            let n: usize = height * width;
+            let mut places = vec![[0, n - 1], [n - 1, 0]];
+            if n > 1 << 20 {
+                places.extend([[65_535, 65_536], [(1 << 20) - 1, 1 << 20], [1 << 20, 131_071]]);
+            }
+            for [least, greatest] in places {
+                let sample = |i| match i {
+                    i if i == least => -100,
+                    i if i == greatest => 100,
+                    i => (i * 31 % 181) as i8,
+                };
+                let bytes = (0..n).flat_map(|i| finite(dtype, sample(i).min(90))).collect();
+                let name = format!("{dtype}-{n}-{least}");
+                tensors.push(tensor(name, dtype, &[height as u64, width as u64], bytes));
+            }
+        }
+        both_norms(&tensors, &Options::default());
+    }
+}
+
 /// Selected channels lie apart in the file: nothing between them is read into their images.
 #[test]
 fn channels_are_the_oracles() {

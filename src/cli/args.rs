@@ -124,6 +124,10 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "LIST", conflicts_with = "name")]
     pub(super) names_from: Option<PathBuf>,
 
+    /// Say at the end where the threads' time went: reading, computing, writing, waiting.
+    #[arg(long)]
+    pub(super) timings: bool,
+
     /// Replace files that exist already; without this they are an error before any work.
     #[arg(long)]
     pub(super) overwrite: bool,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::args::ConvertArgs;
 use super::progress::Progress;
@@ -9,7 +10,7 @@ use super::{Ending, Verbosity, say, signals};
 use crate::convert::{Options, convert};
 use crate::error::{Error, shown};
 use crate::plan::{Naming, Selection};
-use crate::report::Report;
+use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
 use crate::source::SafetensorsFiles;
 
@@ -37,6 +38,9 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     if verbosity > Verbosity::Quiet {
         summary(&report, verbosity).iter().for_each(|line| say(line));
     }
+    if args.timings {
+        report.devices.iter().for_each(|device| say(&timings(device)));
+    }
     Ok(if report.failed > 0 { Ending::SomeImagesFailed } else { Ending::Done })
 }
 
@@ -62,6 +66,7 @@ fn options(args: &ConvertArgs) -> Result<Options, Error> {
         naming,
         devices: args.device.clone(),
         threads: args.threads,
+        timings: args.timings,
         leave_starting: true, // this process ends by _exit
         ..Options::default()
     })
@@ -118,6 +123,23 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// `timings: cpu: read 30.1 %, compute 12.0 %, write 55.2 %, wait 2.7 % of 0.640 s of threads`
+fn timings(device: &DeviceReport) -> String {
+    let stages = &device.stages;
+    let total = stages.total().as_secs_f64();
+    let share = |(what, time): (&str, Duration)| {
+        format!("{what} {:.1} %", 100.0 * time.as_secs_f64() / total.max(1e-9))
+    };
+    let stages = [
+        ("read", stages.read),
+        ("compute", stages.compute),
+        ("write", stages.write),
+        ("wait", stages.wait),
+    ];
+    let shares = stages.map(share).join(", ");
+    format!("timings: {}: {shares} of {total:.3} s of its threads", shown(&device.name))
 }
 
 /// A byte count for people, in powers of 1000.

@@ -237,7 +237,9 @@ impl<'a> Worker<'a> {
     ) -> Result<(), Error> {
         let size = load.dtype.size();
         if self.buffer.len() < load.len() {
-            self.buffer.resize(load.len(), 0.0);
+            // Not both at once; and fresh zeros come from the system untouched.
+            self.buffer = Vec::new();
+            self.buffer = vec![0.0; load.len()];
         }
         for start in (0..load.count).step_by(STEP / size) {
             let place = start..load.count.min(start + STEP / size);
