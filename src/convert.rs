@@ -149,3 +149,45 @@ impl std::fmt::Debug for Options {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Stages;
+    use crate::sink::NullSink;
+    use crate::source::MemorySource;
+    use crate::tensor::Dtype;
+
+    fn small() -> MemorySource<'static> {
+        let samples: Vec<u8> = (0..=255).collect();
+        MemorySource::new("m").with("a", Dtype::U8, &[4, 8, 8], samples).unwrap()
+    }
+
+    /// Loading a driver would cost a run that is over by then more than it could gain.
+    #[test]
+    fn a_short_run_tries_no_adapter_of_its_own_accord() {
+        let started = Instant::now();
+        let report = convert(&small(), &NullSink, &Options::default()).unwrap();
+        assert_eq!((report.images, report.gpu_not_needed), (4, true));
+        assert_eq!(report.devices.len(), 1);
+        assert_eq!(report.notes, Vec::<String>::new());
+        // It does not wait for the time when it would have been tried either.
+        assert!(started.elapsed() < workers::HEAD_START, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn stages_are_told_where_they_are_asked_for() {
+        let stages = |timings| {
+            let devices = "cpu".parse().unwrap();
+            let options = Options { timings, devices, ..Options::default() };
+            convert(&small(), &NullSink, &options).unwrap().devices[0].stages
+        };
+        assert_eq!(stages(false), Stages::default());
+        let told = stages(true);
+        assert!(
+            told.read.min(told.compute).min(told.write) > std::time::Duration::ZERO,
+            "{told:?}"
+        );
+        assert!(told.total() >= told.read + told.compute + told.write);
+    }
+}

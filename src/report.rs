@@ -26,6 +26,8 @@ pub struct Report {
     pub elapsed: Duration,
     /// Who did what.
     pub devices: Vec<DeviceReport>,
+    /// GPU adapters were wanted beside the CPU, but the work was done before one was ready.
+    pub gpu_not_needed: bool,
     /// What was found in the samples.
     pub samples: SampleReport,
     /// Tensors that gave no image, and why; devices that were not used, and why.

@@ -135,6 +135,24 @@ fn every_device_writes_the_same_files() {
 }
 
 #[test]
+fn timings_say_where_the_time_went() {
+    let (_dir, out) = folder();
+    let args = ["convert", sample(), "-o", &out, "--device", "cpu", "-j", "2", "-q", "--timings"];
+    let (_, stderr) = ends_with(0, &args);
+    let line = stderr.strip_suffix('\n').unwrap();
+    let rest = line.strip_prefix("timings: cpu: ").unwrap_or_else(|| panic!("{line}"));
+    let mut sum = 0.0;
+    for (part, what) in rest.split(", ").zip(["read", "compute", "write", "wait"]) {
+        let share: f64 = part.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(part.starts_with(what) && part.contains(" %"), "{line}");
+        assert!(share > 0.0 || what == "wait", "{line}");
+        sum += share;
+    }
+    assert!((sum - 100.0_f64).abs() < 0.3, "{line}");
+    assert!(line.ends_with(" s of its threads"), "{line}");
+}
+
+#[test]
 #[cfg(feature = "gpu")]
 fn devices_that_cannot_be_used_are_told() {
     let (_dir, out) = folder();

@@ -94,6 +94,9 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     if !devices.is_empty() {
         line += &format!("; {}", devices.join(", "));
     }
+    if report.gpu_not_needed {
+        line += " (done before a GPU was ready)";
+    }
     if report.failed > 0 {
         line += &format!("; {} failed", report.failed);
     }

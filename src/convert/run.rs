@@ -1,13 +1,12 @@
 //! A run under way: what backends see of source, plan and sink, and the account of it.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::desk::{RunDesk, Tally};
-use super::workers::{Others, Workers};
+use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::queue::Queue;
@@ -26,8 +25,6 @@ const BLOCK_BYTES: u64 = 64 << 20;
 const FEW: usize = 4;
 /// How long a run that is done waits for adapters that are still starting, where it must.
 const LONGEST_START: Duration = Duration::from_secs(2);
-/// How often a run looks whether a starting adapter is ready, and whether it is still wanted.
-const STARTING: Duration = Duration::from_millis(2);
 
 /// A run under way: what backends see of source, plan and sink.
 pub(super) struct Run<'a> {
@@ -127,15 +124,24 @@ impl<'a> Run<'a> {
             watch.planned(self.plan.images(), bytes);
         }
         thread::scope(|scope| {
+            let done = match &workers.others {
+                Others::Starting(starting) => Some(starting.cpu.clone()),
+                _ => None,
+            };
             if workers.use_cpu {
-                scope.spawn(|| self.drain(workers.cpu));
+                scope.spawn(move || {
+                    self.drain(workers.cpu);
+                    done.map(|done| done.send(Event::Done))
+                });
             }
             let opened = match workers.others {
                 Others::None => return,
-                Others::Ready(opened) => Some(opened),
-                Others::Starting(receiver) => self.wait_for(&receiver),
+                Others::Ready(opened) => opened,
+                Others::Starting(starting) => match self.wait_for(starting) {
+                    Some(opened) => opened,
+                    None => return,
+                },
             };
-            let Some(opened) = opened else { return };
             for problem in opened.problems {
                 self.note(format!("{problem}; the CPU does the work"));
             }
@@ -150,26 +156,23 @@ impl<'a> Run<'a> {
     }
 
     /// The adapters, if they come before the work is done.
-    fn wait_for(&self, receiver: &Receiver<Opened>) -> Option<Opened> {
-        loop {
-            match receiver.recv_timeout(STARTING) {
-                Ok(opened) => return Some(opened),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) if self.queue.is_finished() => {
-                    let text = "the work was done before a GPU adapter was ready";
-                    match self.options.devices {
-                        Devices::List(_) => self.note(text.to_owned()),
-                        Devices::Auto => self.detail(text),
-                    }
-                    if !self.options.leave_starting {
-                        // Its thread ends with the message.
-                        drop(receiver.recv_timeout(LONGEST_START));
-                    }
-                    return None;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
+    fn wait_for(&self, starting: Starting) -> Option<Opened> {
+        let Starting { events, cpu, wanted } = starting;
+        // Then only those are left who have something to say.
+        drop(cpu);
+        if let Ok(Event::Opened(opened)) = events.recv() {
+            return Some(opened);
         }
+        if let Devices::List(_) = self.options.devices {
+            self.note("the work was done before a GPU adapter was ready".to_owned());
+        }
+        self.lock().report.gpu_not_needed = true;
+        drop(wanted);
+        if !self.options.leave_starting {
+            // Its thread ends with the message, or without one.
+            drop(events.recv_timeout(LONGEST_START));
+        }
+        None
     }
 
     fn drain(&self, backend: &dyn Backend) {

@@ -1,11 +1,12 @@
 //! Which devices work, and from when on.
 
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::Duration;
 
 use super::Options;
 use crate::backend::Backend as _;
-use crate::backend::choose::{self, Device, Opened};
+use crate::backend::choose::{self, Device, Devices, Opened};
 use crate::backend::cpu::Cpu;
 use crate::error::Error;
 use crate::plan::Plan;
@@ -22,8 +23,29 @@ pub(super) enum Others {
     None,
     Ready(Opened),
     /// Opened on a thread of its own, which nobody waits for.
-    Starting(Receiver<Opened>),
+    Starting(Starting),
 }
+
+/// Adapters on their way.
+pub(super) struct Starting {
+    pub(super) events: Receiver<Event>,
+    /// For the CPU to say that it is done.
+    pub(super) cpu: Sender<Event>,
+    /// Dropped, it calls them off if they were not tried yet.
+    pub(super) wanted: Sender<()>,
+}
+
+/// What is waited for while adapters start.
+pub(super) enum Event {
+    /// They are ready.
+    Opened(Opened),
+    /// The CPU found no more work.
+    Done,
+}
+
+/// With `auto` the CPU has so much time for itself: loading a driver takes tens of milliseconds of a
+/// core, which a run that is over by then should not pay.
+pub(super) const HEAD_START: Duration = Duration::from_millis(100);
 
 impl<'a> Workers<'a> {
     /// With the CPU at work nobody waits for an adapter, and one that cannot be used is a note.
@@ -54,10 +76,21 @@ impl<'a> Workers<'a> {
         } else if quick {
             Others::Ready(choose::open(&wanted, threads))
         } else {
-            let (sender, receiver) = mpsc::channel();
-            let open = move || drop(sender.send(choose::open(&wanted, threads)));
+            let (sender, events) = mpsc::channel();
+            let cpu = sender.clone();
+            let (still_wanted, called_off) = mpsc::channel();
+            let wait = match options.devices {
+                Devices::Auto => HEAD_START,
+                Devices::List(_) => Duration::ZERO,
+            };
+            let open = move || {
+                if called_off.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                    let opened = choose::open(&wanted, threads);
+                    drop(sender.send(Event::Opened(opened)));
+                }
+            };
             match thread::Builder::new().name("adapters".to_owned()).spawn(open) {
-                Ok(_) => Others::Starting(receiver),
+                Ok(_) => Others::Starting(Starting { events, cpu, wanted: still_wanted }),
                 Err(_) => Others::None,
             }
         };
