@@ -165,6 +165,7 @@ mod tests {
 
     /// Loading a driver would cost a run that is over by then more than it could gain.
     #[test]
+    #[cfg(feature = "gpu")]
     fn a_short_run_tries_no_adapter_of_its_own_accord() {
         let started = Instant::now();
         let report = convert(&small(), &NullSink, &Options::default()).unwrap();

@@ -59,7 +59,8 @@ impl<'a> Workers<'a> {
         let wanted = options.devices.others();
         let use_cpu = options.devices.use_cpu();
         let threads = cpu.pullers();
-        let quick = wanted.iter().all(|device| matches!(device, Device::Ready(_)));
+        let ready = |device: &Device| matches!(device, Device::Ready(_));
+        let quick = cfg!(not(feature = "gpu")) || wanted.iter().all(ready);
         let others = if wanted.is_empty() && use_cpu {
             Others::None
         } else if !use_cpu {
