@@ -152,6 +152,8 @@ impl std::fmt::Debug for Options {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::report::Stages;
     use crate::sink::NullSink;
@@ -174,6 +176,44 @@ mod tests {
         assert_eq!(report.notes, Vec::<String>::new());
         // It does not wait for the time when it would have been tried either.
         assert!(started.elapsed() < workers::HEAD_START, "{:?}", started.elapsed());
+    }
+
+    #[derive(Default)]
+    struct Told {
+        calls: AtomicU64,
+        images: AtomicU64,
+        bytes: AtomicU64,
+    }
+
+    impl Watch for Told {
+        fn planned(&self, _: u64, _: u64) {}
+
+        fn advanced(&self, images: u64, bytes: u64) {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            self.images.fetch_add(images, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+
+        fn note(&self, _: &str) {}
+    }
+
+    /// Neither only at the end nor for each image: after some images, or some bytes.
+    #[test]
+    fn progress_is_told_as_it_is_made() {
+        for (shape, calls) in [([2000, 2, 2], 20..200), ([60, 1 << 10, 1 << 11], 10..200)] {
+            let bytes = shape.iter().product::<u64>();
+            let samples = vec![7; usize::try_from(bytes).unwrap()];
+            let source = MemorySource::new("m").with("a", Dtype::U8, &shape, samples).unwrap();
+            let told = Arc::new(Told::default());
+            let devices = "cpu".parse().unwrap();
+            let options = Options { watch: Some(told.clone()), devices, ..Options::default() };
+            let report = convert(&source, &NullSink, &options).unwrap();
+            assert_eq!(report.images, shape[0]);
+            assert_eq!(told.images.load(Ordering::Relaxed), shape[0]);
+            assert_eq!(told.bytes.load(Ordering::Relaxed), bytes);
+            let times = told.calls.load(Ordering::Relaxed);
+            assert!(calls.contains(&times), "told {times} times, not {calls:?}");
+        }
     }
 
     #[test]
