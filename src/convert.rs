@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::report::Stages;
-    use crate::sink::NullSink;
+    use crate::sink::{NullSink, Pending};
     use crate::source::MemorySource;
     use crate::tensor::Dtype;
 
@@ -213,6 +213,58 @@ mod tests {
             assert_eq!(told.bytes.load(Ordering::Relaxed), bytes);
             let times = told.calls.load(Ordering::Relaxed);
             assert!(calls.contains(&times), "told {times} times, not {calls:?}");
+        }
+    }
+
+    /// Refuses every block, as where a folder has taken the name; counts what it is asked.
+    #[derive(Default)]
+    struct Refusing {
+        blocks: AtomicU64,
+        commits: AtomicU64,
+    }
+
+    impl Sink for Refusing {
+        fn prepare(&self, _: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn put(&self, _: &str, _: &[u8], _: &[u8]) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn begin(&self, _: &str, _: u64) -> Result<Box<dyn Pending + '_>, Error> {
+            Ok(Box::new(self))
+        }
+    }
+
+    impl Pending for &Refusing {
+        fn write_at(&self, _: u64, _: &[u8]) -> Result<(), Error> {
+            self.blocks.fetch_add(1, Ordering::Relaxed);
+            Err(Error::Exists { first: "taken".into(), count: 1 })
+        }
+
+        fn commit(self: Box<Self>) -> Result<(), Error> {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    /// Of an image that is larger than a buffer, and of one that one thread hands over in steps.
+    #[test]
+    fn an_image_whose_blocks_fail_fails_once() {
+        let samples: Vec<u8> = (0..1100 * 1000).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        for block_samples in [None, Some(10_000)] {
+            let source = MemorySource::new("m").with("a", Dtype::U8, &[1100, 1000], &samples[..]);
+            let options =
+                Options { block_samples, devices: "cpu".parse().unwrap(), ..Options::default() };
+            let sink = Refusing::default();
+            let report = convert(&source.unwrap(), &sink, &options).unwrap();
+            assert_eq!((report.images, report.failed, report.failures.len()), (0, 1, 1));
+            assert_eq!(report.bytes_in, 0);
+            let [blocks, commits] = [&sink.blocks, &sink.commits].map(|n| n.load(Ordering::Relaxed));
+            // Threads may be at it when the first fails.
+            assert!((1..=64).contains(&blocks), "{blocks} blocks were tried");
+            assert_eq!(commits, 0);
         }
     }
 
