@@ -261,7 +261,8 @@ mod tests {
             let report = convert(&source.unwrap(), &sink, &options).unwrap();
             assert_eq!((report.images, report.failed, report.failures.len()), (0, 1, 1));
             assert_eq!(report.bytes_in, 0);
-            let [blocks, commits] = [&sink.blocks, &sink.commits].map(|n| n.load(Ordering::Relaxed));
+            let [blocks, commits] =
+                [&sink.blocks, &sink.commits].map(|n| n.load(Ordering::Relaxed));
             // Threads may be at it when the first fails.
             assert!((1..=64).contains(&blocks), "{blocks} blocks were tried");
             assert_eq!(commits, 0);

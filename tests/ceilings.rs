@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 /// A dump of one f32 tensor whose samples are zeros that take no room on disk.
 fn sparse_dump(path: &Path, shape: [u64; 3]) {
     let bytes = 4 * shape.iter().product::<u64>();
-    let header = format!(
-        "{{\"t\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}"
-    );
+    let header =
+        format!("{{\"t\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}");
     let mut file = File::create(path).unwrap();
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(header.as_bytes()).unwrap();
@@ -67,7 +66,9 @@ fn the_first_file_is_there_within_20_ms_whatever_the_driver_does() {
     for driver in [None, Some(&*driver)] {
         // The least of ten: other tests may have the processor.
         let least = (0..10)
-            .map(|k| first_file(&dump, &dir.path().join(format!("{}-{k}", driver.is_some())), driver))
+            .map(|k| {
+                first_file(&dump, &dir.path().join(format!("{}-{k}", driver.is_some())), driver)
+            })
             .min();
         assert!(least.unwrap() < Duration::from_millis(20), "{least:?} with driver {driver:?}");
     }

@@ -33,7 +33,10 @@ pub(super) struct RunDesk<'r, 'a> {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) images: u64,
+    /// Bytes of samples of those images.
     pub(super) bytes_in: u64,
+    /// Bytes of samples that became pixels here, parts of images included.
+    pub(super) worked: u64,
     pub(super) bytes_out: u64,
     /// Bytes that count as progress: a giant's are read twice.
     pub(super) progress: u64,
@@ -120,8 +123,10 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     }
 
     /// Accounts for a finished image.
-    fn finished(&mut self, finding: &Finding, bytes_out: u64) {
+    fn finished(&mut self, image: ImageId, finding: &Finding, bytes_out: u64) {
+        let row = &self.run.plan.rows()[image.span];
         self.tally.images += 1;
+        self.tally.bytes_in += row.samples() * row.dtype.size() as u64;
         self.tally.bytes_out += bytes_out;
         let extent = &finding.extent;
         let samples = &mut self.tally.samples;
@@ -173,9 +178,9 @@ impl Desk for RunDesk<'_, '_> {
         match self.put_whole(image, finding, pixels) {
             Ok(bytes_out) => {
                 let bytes_in = self.samples_size(image, pixels);
-                self.tally.bytes_in += bytes_in;
+                self.tally.worked += bytes_in;
                 self.tally.progress += bytes_in;
-                self.finished(finding, bytes_out);
+                self.finished(image, finding, bytes_out);
             }
             Err(error) => self.fail(image, error),
         }
@@ -185,9 +190,10 @@ impl Desk for RunDesk<'_, '_> {
     fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
         self.turn(Stage::Write);
         match self.run.put_block(image, first, pixels) {
-            Ok(()) => {
+            Ok(false) => {}
+            Ok(true) => {
                 let bytes_in = self.samples_size(image, pixels);
-                self.tally.bytes_in += bytes_in;
+                self.tally.worked += bytes_in;
                 if !self.run.is_giant(image.span) {
                     self.tally.progress += bytes_in;
                 }
@@ -201,7 +207,7 @@ impl Desk for RunDesk<'_, '_> {
         self.turn(Stage::Write);
         match self.commit(image, finding) {
             Ok(None) => {}
-            Ok(Some(bytes_out)) => self.finished(finding, bytes_out),
+            Ok(Some(bytes_out)) => self.finished(image, finding, bytes_out),
             Err(error) => self.run.fail_blocks(image, error),
         }
         self.turn(Stage::Compute);

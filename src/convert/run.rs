@@ -237,11 +237,16 @@ impl<'a> Run<'a> {
         Ok(self.lock().in_blocks.entry(image).or_insert(Some(new)).clone())
     }
 
-    pub(super) fn put_block(&self, image: ImageId, first: u64, pixels: &[u8]) -> Result<(), Error> {
-        match self.in_blocks(image)? {
-            None => Ok(()),
-            Some(image) => image.pending.write_at(image.header_len + first * 4, pixels),
-        }
+    /// False if the image has failed, which makes the block worthless.
+    pub(super) fn put_block(
+        &self,
+        image: ImageId,
+        first: u64,
+        pixels: &[u8],
+    ) -> Result<bool, Error> {
+        let Some(file) = self.in_blocks(image)? else { return Ok(false) };
+        file.pending.write_at(file.header_len + first * 4, pixels)?;
+        Ok(true)
     }
 
     /// The image whose blocks are all there, to be finished; `None` if it has failed.
@@ -270,7 +275,7 @@ impl<'a> Run<'a> {
             report.samples += tally.samples;
             let device = &mut report.devices[by];
             device.images += tally.images;
-            device.bytes_in += tally.bytes_in;
+            device.bytes_in += tally.worked;
             device.stages += tally.stages;
         }
         if let Some(watch) = &self.options.watch
