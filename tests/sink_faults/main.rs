@@ -190,7 +190,7 @@ fn all_are_stored_with(way: &str, inject: &str, log_holds: impl Fn(&str) -> bool
         let dir = tempfile::tempdir().unwrap();
         let (out, log) = (dir.path().join("out"), dir.path().join("log"));
         let trace = format!(
-            "exec strace -f -qq -o '{}' -e trace=openat,writev,renameat2 {inject} \"$0\" \"$@\"",
+            "exec strace -f -qq -o '{}' -e trace=openat,linkat,writev,renameat2 {inject} \"$0\" \"$@\"",
             log.display()
         );
         let text = must(child("images", way, overwrite, &out, &trace), "install strace");
@@ -217,6 +217,19 @@ fn a_file_system_without_nameless_files_is_noticed_once() {
     for error in ["EOPNOTSUPP", "EISDIR", "EINVAL", "ENOENT"] {
         let inject = format!("-e inject=openat:error={error}:when={}", before + 1);
         all_are_stored_with("nameless", &inject, |log| log.matches("O_TMPFILE").count() == 1);
+    }
+}
+
+/// Before Linux 6.10 an ordinary process may not link a file by its descriptor alone. The first
+/// link, the probe's, finds out.
+#[test]
+fn a_system_that_links_no_descriptors_is_noticed_once() {
+    for error in ["ENOENT", "EPERM", "EINVAL"] {
+        let inject = format!("-e inject=linkat:error={error}:when=1");
+        all_are_stored_with("nameless", &inject, |log| {
+            log.matches("AT_EMPTY_PATH").count() == 1
+                && log.matches("AT_SYMLINK_FOLLOW").count() >= IMAGES.len()
+        });
     }
 }
 
