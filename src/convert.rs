@@ -156,9 +156,9 @@ mod tests {
 
     use super::*;
     use crate::report::Stages;
-    use crate::sink::{NullSink, Pending};
+    use crate::sink::{MemorySink, NullSink, Pending};
     use crate::source::MemorySource;
-    use crate::tensor::Dtype;
+    use crate::tensor::{Dtype, Dump, TensorInfo};
 
     fn small() -> MemorySource<'static> {
         let samples: Vec<u8> = (0..=255).collect();
@@ -246,6 +246,46 @@ mod tests {
         fn commit(self: Box<Self>) -> Result<(), Error> {
             self.commits.fetch_add(1, Ordering::Relaxed);
             Ok(())
+        }
+    }
+
+    /// Can be read so many times only.
+    struct Failing<'a>(MemorySource<'a>, AtomicU64);
+
+    impl Source for Failing<'_> {
+        fn dumps(&self) -> &[Dump] {
+            self.0.dumps()
+        }
+
+        fn tensors(&self) -> &[TensorInfo] {
+            self.0.tensors()
+        }
+
+        fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+            if self.1.fetch_sub(1, Ordering::Relaxed) <= 1 {
+                let source = std::io::Error::other("planted");
+                return Err(Error::Read { dump: "m".into(), tensor: "a".into(), source });
+            }
+            self.0.read_at(tensor, offset, buf)
+        }
+    }
+
+    /// A large image is read twice by one thread, in 17 steps each; a giant in blocks.
+    #[test]
+    fn an_image_that_cannot_be_read_again_fails_once_and_is_not_there() {
+        let samples: Vec<u8> = (0..1100 * 1000).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        for block_samples in [None, Some(100_000)] {
+            for reads in [1, 10, 17, 18, 19, 25] {
+                let source =
+                    MemorySource::new("m").with("a", Dtype::U8, &[1100, 1000], &samples[..]);
+                let source = Failing(source.unwrap(), AtomicU64::new(reads));
+                let devices = "cpu".parse().unwrap();
+                let options = Options { block_samples, devices, ..Options::default() };
+                let sink = MemorySink::default();
+                let report = convert(&source, &sink, &options).unwrap();
+                assert_eq!((report.images, report.failed, report.failures.len()), (0, 1, 1));
+                assert_eq!(sink.into_files().len(), 0);
+            }
         }
     }
 

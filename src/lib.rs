@@ -42,9 +42,10 @@
 //! runs, and doing again elsewhere what a device failed to do, rest on it.
 //!
 //! # Memory
-//! A CPU worker holds one image's or block's pixels, at most 64 MiB, and raw bytes of wide types, at
-//! most 128 MiB; a GPU three slots, each of at most 64 MiB of pixels four times over. Nothing grows
-//! with the number of images; what grows with the number of tensors is their headers.
+//! A CPU worker holds one small image (at most 1 Mi samples) and a step of 64 Ki samples, in 4 bytes
+//! each, or in 8 where their type has so many; a GPU three slots, each of at most 64 MiB of pixels
+//! four times over. Nothing grows with the number of images; what grows with the number of tensors
+//! is their headers.
 
 #[cfg(target_endian = "big")]
 compile_error!("tensortiff writes little-endian files straight from memory");

@@ -214,7 +214,7 @@ impl Desk for RunDesk<'_, '_> {
     }
 
     fn fail(&mut self, image: ImageId, error: Error) {
-        if self.run.is_giant(image.span) {
+        if self.run.comes_in_blocks(image) {
             self.run.fail_blocks(image, error);
         } else {
             self.run.fail(image, error);

@@ -224,6 +224,11 @@ impl<'a> Run<'a> {
         self.queue.spans()[span].samples > self.queue.block()
     }
 
+    /// Whether blocks of the image came or may yet come.
+    pub(super) fn comes_in_blocks(&self, image: ImageId) -> bool {
+        self.is_giant(image.span) || self.lock().in_blocks.contains_key(&image)
+    }
+
     /// The image under way; `None` if it has failed.
     fn in_blocks(&self, image: ImageId) -> Result<Option<Arc<InBlocks<'a>>>, Error> {
         if let Some(known) = self.lock().in_blocks.get(&image) {

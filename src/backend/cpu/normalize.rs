@@ -24,23 +24,6 @@ pub fn normalize_f32(lo: f32, hi: f32, extent: &Extent, samples: &mut [f32]) {
     }
 }
 
-/// The same from `samples` to `pixels`.
-///
-/// # Panics
-/// If the lengths differ.
-#[multiversion(targets("x86_64+avx2"))]
-pub fn normalize_f32_to(lo: f32, hi: f32, extent: &Extent, samples: &[f32], pixels: &mut [f32]) {
-    assert_eq!(samples.len(), pixels.len(), "one pixel a sample");
-    let map = Map::new(lo, hi);
-    if extent.nonfinite() > 0 || map.halved {
-        pixels.copy_from_slice(samples);
-        return normalize_f32(lo, hi, extent, pixels);
-    }
-    for (y, &x) in pixels.iter_mut().zip(samples) {
-        *y = (x - map.lo) / map.divisor;
-    }
-}
-
 /// The same from raw samples of F16 or BF16 that are all finite, in one go. False, and nothing is
 /// done, of other types and where the range must be halved.
 ///
@@ -121,23 +104,6 @@ mod tests {
             let mut pixels = [9.0; 3];
             normalize_f64(f64::from(lo), 1.0, &[0.0, -0.0, 1.0], &mut pixels);
             assert_eq!(pixels.map(f32::to_bits), [0, 0, 1_f32.to_bits()]);
-        }
-    }
-
-    #[test]
-    fn to_elsewhere_is_as_in_place() {
-        let samples = [-3.0, -0.0, 0.0, 1e-40, 2.5, f32::MAX, -f32::MAX, f32::NAN, f32::INFINITY];
-        let extent = |samples: &[f32]| crate::backend::cpu::extent::extent(samples);
-        for samples in [&samples[..], &samples[..7], &samples[..5], &samples[1..5]] {
-            let extent = extent(samples);
-            #[allow(clippy::cast_possible_truncation, reason = "they came from f32")]
-            let (lo, hi) = (extent.min as f32, extent.max as f32);
-            let mut want = samples.to_vec();
-            normalize_f32(lo, hi, &extent, &mut want);
-            let mut got = vec![9.0; want.len()];
-            normalize_f32_to(lo, hi, &extent, samples, &mut got);
-            let bits = |pixels: &[f32]| pixels.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&got), bits(&want), "{samples:?}");
         }
     }
 
