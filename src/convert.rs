@@ -262,7 +262,8 @@ mod tests {
         }
 
         fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-            if self.1.fetch_sub(1, Ordering::Relaxed) <= 1 {
+            let take = |left: u64| left.checked_sub(1);
+            if self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
                 let source = std::io::Error::other("planted");
                 return Err(Error::Read { dump: "m".into(), tensor: "a".into(), source });
             }

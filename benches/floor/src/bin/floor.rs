@@ -11,13 +11,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::Value;
 
-/// Length of tensortiff's header for short tensor names: by the size of the pixels.
+/// Length of tensortiff's header where tensors have short names.
 fn header_len(pixels: usize) -> usize {
     if pixels < 64 << 10 { 448 } else { 512 }
 }
@@ -63,14 +63,14 @@ fn main() -> io::Result<()> {
             other => panic!("there is no option {other}"),
         }
     }
-    let job = plan(&dump, &out, steps, step)?;
+    let job = Job { steps, ..plan(&dump, &out, step)? };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(&job))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })
 }
 
-fn plan(dump: &str, out: &PathBuf, steps: bool, step: usize) -> io::Result<Job> {
+fn plan(dump: &str, out: &Path, step: usize) -> io::Result<Job> {
     let dump = File::open(dump)?;
     let mut len = [0; 8];
     dump.read_exact_at(&mut len, 0)?;
@@ -109,7 +109,8 @@ fn plan(dump: &str, out: &PathBuf, steps: bool, step: usize) -> io::Result<Job> 
         rows.push(Row { begins, images, samples, size, folder });
     }
     assert!(rows.iter().all(|row| row.images > 0));
-    Ok(Job { dump, rows, units, next: AtomicUsize::new(0), steps, step })
+    let next = AtomicUsize::new(0);
+    Ok(Job { dump, rows, units, next, steps: false, step })
 }
 
 fn work(job: &Job) -> io::Result<()> {

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Programs that people would write in Python for the same job.
+
+    rivals.py script|torch|numpy DUMP OUT THREADS
+
+script  the ten lines that tensortiff grew out of: one image at a time, PIL mode F
+torch   batches normalized by torch, written by tifffile in a pool of processes
+numpy   NumPy and OpenCV in threads, each reading only what it needs
+"""
+import json
+import os
+import struct
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+
+def tensors(dump):
+    """Number, dtype, shape and place of each tensor of two axes or more."""
+    with open(dump, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for number, entry in enumerate(header.values()):
+        if len(entry["shape"]) >= 2:
+            begin, end = entry["data_offsets"]
+            yield number, entry["dtype"], entry["shape"], 8 + length + begin, end - begin
+
+
+def script(dump, out, _threads):
+    """As it was, but for the loop over a dump's tensors."""
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    for number, tensor in enumerate(load_file(dump).values()):
+        if tensor.dim() < 2:
+            continue
+        folder = Path(out, str(number))
+        folder.mkdir(parents=True)
+        for index, image in enumerate(tensor.reshape(-1, *tensor.shape[-2:])):
+            image = image.float()
+            low, high = image.min(), image.max()
+            if high > low:
+                image = (image - low) / (high - low)
+            Image.fromarray(image.numpy(), mode="F").save(folder / f"{index}.tif")
+
+
+def write_tiffs(folder, first, images):
+    """One process's share of a batch."""
+    import tifffile
+
+    for k, image in enumerate(images):
+        tifffile.imwrite(Path(folder, f"{first + k}.tif"), image)
+
+
+def torch_batched(dump, out, threads):
+    """Batches of about 64 MiB."""
+    import torch
+    from safetensors import safe_open
+
+    torch.set_num_threads(threads)
+    with ProcessPoolExecutor(threads) as pool, safe_open(dump, "pt") as file:
+        jobs = []
+        for number, name in enumerate(file.keys()):
+            tensor = file.get_tensor(name)
+            if tensor.dim() < 2:
+                continue
+            folder = Path(out, str(number))
+            folder.mkdir(parents=True)
+            images = tensor.reshape(-1, *tensor.shape[-2:])
+            batch = max(1, (16 << 20) // images[0].numel())
+            for first in range(0, len(images), batch):
+                part = images[first : first + batch].float()
+                low = part.amin((1, 2), keepdim=True)
+                span = part.amax((1, 2), keepdim=True) - low
+                part = torch.where(span > 0, (part - low) / span, part).numpy()
+                share = -(-len(part) // threads)
+                for k in range(0, len(part), share):
+                    jobs.append(pool.submit(write_tiffs, folder, first + k, part[k : k + share]))
+        for job in jobs:
+            job.result()
+
+
+def numpy_threads(dump, out, threads):
+    """A careful one: pread, float32 arithmetic in place, OpenCV's writer, which lets go of the
+    interpreter's lock."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    file = os.open(dump, os.O_RDONLY)
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
+
+    def work(folder, dtype, shape, begin, images):
+        size = shape[0] * shape[1] * (4 if dtype == "F32" else 2)
+        for index in images:
+            raw = os.pread(file, size, begin + index * size)
+            if dtype == "F32":
+                image = np.frombuffer(raw, np.float32).copy()
+            elif dtype == "F16":
+                image = np.frombuffer(raw, np.float16).astype(np.float32)
+            else:
+                image = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
+                image = image.view(np.float32)
+            low, high = image.min(), image.max()
+            if high > low:
+                image -= low
+                image /= high - low
+            cv2.imwrite(f"{folder}/{index}.tif", image.reshape(shape), plain)
+
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = []
+        for number, dtype, shape, begin, length in tensors(dump):
+            folder = Path(out, str(number))
+            folder.mkdir(parents=True)
+            *_, height, width = shape
+            count = length // (height * width * (4 if dtype == "F32" else 2))
+            each = max(1, min(256, count // (4 * threads)))
+            for first in range(0, count, each):
+                images = range(first, min(count, first + each))
+                jobs.append(pool.submit(work, folder, dtype, (height, width), begin, images))
+        for job in jobs:
+            job.result()
+
+
+def main():
+    """See above."""
+    programs = {"script": script, "torch": torch_batched, "numpy": numpy_threads}
+    if len(sys.argv) != 5 or sys.argv[1] not in programs:
+        sys.exit(__doc__)
+    programs[sys.argv[1]](sys.argv[2], sys.argv[3], int(sys.argv[4]))
+
+
+if __name__ == "__main__":
+    main()
