@@ -3,8 +3,8 @@
 
     compare.py DUMP OUT exact|near minmax|none
 
-Programs name their folders differently; what is compared is the first and the last image of each
-size, found by their pixels' number and place in order. `near`: within 1e-6, as divisions may be
+Programs name their folders differently; what is looked for is the first and the last image of each
+tensor, among the first and the last file of each folder, or all of a folder with few. `near`: within 1e-6, as divisions may be
 ordered otherwise.
 """
 import sys
@@ -37,7 +37,7 @@ def main():
     images = {}
     for paths in folders.values():
         paths.sort(key=lambda path: (len(path.name), path.name))
-        for path in {paths[0], paths[-1]}:
+        for path in paths if len(paths) < 100 else [paths[0], paths[-1]]:
             image = tifffile.imread(path)
             images.setdefault(image.shape, []).append(image)
     seen = 0

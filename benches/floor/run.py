@@ -138,7 +138,8 @@ def make_sample(path, megabytes):
 def built():
     """Builds tensortiff and the programs beside it."""
     for folder, target in [(ROOT, TARGET), (HERE, TARGET / "floor")]:
-        command = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
+        command = ["cargo", "build", "--release", "--locked", "--quiet"]
+        command += ["--target-dir", str(target)]
         subprocess.run(command, cwd=folder, check=True)
 
 
