@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::LsArgs;
 use super::convert::bytes;
 use super::{Ending, Verbosity, say};
-use crate::error::shown;
+use crate::error::escaped;
 use crate::plan::{Filter, Selected, Selection};
 use crate::source::{SafetensorsFiles, Source as _};
 
@@ -84,8 +84,8 @@ fn lines(source: &SafetensorsFiles, plan: &Selected, filter: &Filter) -> Vec<Lin
 fn table(out: &mut impl io::Write, lines: &[Line], several: bool) -> io::Result<()> {
     let mut rows = vec![["DTYPE", "SHAPE", "IMAGES", "TENSOR"].map(str::to_owned)];
     for line in lines {
-        let name = shown(&line.tensor);
-        let name = if several { format!("{}: {name}", shown(&line.dump)) } else { name };
+        let name = escaped(&line.tensor);
+        let name = if several { format!("{}: {name}", escaped(&line.dump)) } else { name };
         let images = match &line.skipped {
             None => line.images.to_string(),
             Some(reason) => format!("- ({reason})"),

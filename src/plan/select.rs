@@ -5,7 +5,7 @@ use std::fmt;
 use super::glob::Glob;
 use super::nearest::edit_distance;
 use super::row::Row;
-use crate::error::{Error, shown};
+use crate::error::{Error, shown, shown_shape};
 use crate::tensor::{Dump, TensorInfo};
 
 /// Which tensors to take, and which of their planes.
@@ -163,11 +163,11 @@ fn plan_tensor(
             None => return Ok(Err(SkipReason::NoChannels)),
             Some(&channels) if k >= channels && tensor.shape.iter().all(|&axis| axis > 0) => {
                 return Err(Error::Usage(format!(
-                    "--channel {k}: tensor {} has {channels} channels, 0 to {} (shape {:?}); \
+                    "--channel {k}: tensor {} has {channels} channels, 0 to {} (shape {}); \
                      --tensor and --exclude choose tensors",
                     shown(&tensor.name),
                     channels - 1,
-                    tensor.shape
+                    shown_shape(&tensor.shape)
                 )));
             }
             Some(_) => {}
@@ -177,7 +177,8 @@ fn plan_tensor(
         return Ok(Err(SkipReason::Empty));
     }
     if tensor.bytes().is_none() {
-        let problem = format!("the shape {:?} is of more than 2^64 bytes", tensor.shape);
+        let problem =
+            format!("the shape {} is of more than 2^64 bytes", shown_shape(&tensor.shape));
         return Err(too_large(dump, tensor, &problem));
     }
     if [width, height].into_iter().any(|&n| u32::try_from(n).is_err()) {
