@@ -7,91 +7,16 @@
 )]
 #![cfg(feature = "cli")]
 
+#[path = "common/tool.rs"]
+mod tool;
+
 use std::fs;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn tool() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tensortiff"));
-    command.stdin(Stdio::null()).env_remove("VK_DRIVER_FILES");
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    tool().args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Runs and holds the exit code; answers with stdout and stderr.
-fn ends_with(code: i32, args: &[&str]) -> (String, String) {
-    let output = run(args);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
-    (out, err)
-}
-
-fn sample() -> &'static str {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm.safetensors")
-}
-
-fn join<'a>(take: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    [take, more].concat()
-}
-
-/// A folder for a test, and its path as text.
-fn folder() -> (tempfile::TempDir, String) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("out").to_str().unwrap().to_owned();
-    (dir, path)
-}
-
-fn files(root: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// A dump of tensors of zeros but for the first byte of each, which is `k`.
-fn dump(path: &Path, tensors: &[(&str, &str, &[u64], usize)]) {
-    let (mut header, mut data) = (Vec::new(), Vec::new());
-    for (k, (name, dtype, shape, bytes)) in tensors.iter().enumerate() {
-        let begin = data.len();
-        data.resize(begin + bytes, 0);
-        if *bytes > 0 {
-            data[begin] = u8::try_from(k + 1).unwrap();
-        }
-        header.push(format!(
-            "{}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{}]}}",
-            serde_json::Value::from(*name),
-            data.len()
-        ));
-    }
-    let json = format!("{{{}}}", header.join(","));
-    let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat();
-    fs::write(path, bytes).unwrap();
-}
-
-/// A dump whose data is a hole: any size at no cost.
-fn sparse_dump(path: &Path, shape: &[u64]) {
-    let bytes = 4 * shape.iter().product::<u64>();
-    let json =
-        format!("{{\"t\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}");
-    fs::write(path, [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()).unwrap();
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len(8 + json.len() as u64 + bytes).unwrap();
-}
+use tool::{dump, ends_with, files, folder, join, sample, sparse_dump, text, tool, until_at_work};
 
 #[test]
 fn the_main_job_writes_one_file_an_image_and_one_summary_line() {
@@ -339,16 +264,6 @@ fn nonfinite_samples_are_counted_in_the_summary() {
     let (_, stderr) =
         ends_with(0, &["convert", dump, "-o", &out, "-t", "F8_E5M2", "--device", "cpu"]);
     assert!(stderr.contains("6 NaN, 1 +Inf, 1 -Inf in 1 image"), "{stderr}");
-}
-
-/// Waits until the tool has written an image. (Before that it makes a file to see whether it can.)
-fn until_at_work(out: &str) {
-    let started = Instant::now();
-    let is_image = |path: &PathBuf| path.extension().is_some_and(|e| e == "tif");
-    while !Path::new(out).is_dir() || !files(Path::new(out)).iter().any(is_image) {
-        assert!(started.elapsed() < Duration::from_secs(30), "no file appeared");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]
