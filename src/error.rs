@@ -13,7 +13,7 @@ use crate::tensor::Dtype;
 #[non_exhaustive]
 pub enum Error {
     /// An input file cannot be opened or read before the run.
-    #[error("{}: {source}", shown_path(.path))]
+    #[error("{}: {}", shown_path(.path), told(.source))]
     Open {
         /// The file as the user named it.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum Error {
     #[error("{}", lines(.0))]
     Inputs(Vec<Error>),
     /// Reading an image's bytes failed.
-    #[error("{}: tensor {}: {source}", shown(.dump), shown(.tensor))]
+    #[error("{}: tensor {}: {}", shown(.dump), shown(.tensor), told(.source))]
     Read {
         /// The dump.
         dump: String,
@@ -58,7 +58,7 @@ pub enum Error {
         end: u64,
     },
     /// An output file or folder cannot be written.
-    #[error("{}: {source}", shown_path(.path))]
+    #[error("{}: {}", shown_path(.path), told(.source))]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -103,7 +103,10 @@ pub enum Error {
         hint: &'static str,
     },
     /// An image does not fit the output format.
-    #[error("{}: tensor {}: {problem}", shown(.dump), shown(.tensor))]
+    #[error(
+        "{}: tensor {}: {problem}; leave the tensor out with --exclude",
+        shown(.dump), shown(.tensor)
+    )]
     TooLarge {
         /// The dump.
         dump: String,
@@ -262,6 +265,21 @@ fn cut(text: &str, longest: usize) -> String {
     format!("{head} … ({} bytes in all) … {tail}", text.len())
 }
 
+/// The system's answer, and what helps where that is known.
+fn told(error: &io::Error) -> String {
+    let help = match error.raw_os_error() {
+        Some(EMFILE) if cfg!(unix) => "; raise this process's limit on open files (ulimit -n)",
+        Some(ENFILE) if cfg!(unix) => "; the whole system has too many files open",
+        _ => "",
+    };
+    format!("{error}{help}")
+}
+
+/// What Unix systems answer where a process, or all of them, has too many files open; std has no
+/// kind for it.
+pub(crate) const EMFILE: i32 = 24;
+pub(crate) const ENFILE: i32 = 23;
+
 fn lines(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -324,6 +342,30 @@ mod tests {
             let error = Error::Stopped { cause: Box::new(error), done: 1, images: 2 };
             let text = error.to_string();
             assert!(text.len() < 2000 && text.contains("bytes in all"), "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn too_many_open_files_come_with_what_helps() {
+        let dump = || "d.safetensors".to_owned();
+        let of = |errno| {
+            let source = || io::Error::from_raw_os_error(errno);
+            [
+                Error::Open { path: dump().into(), source: source() },
+                Error::Read { dump: dump(), tensor: "t".to_owned(), source: source() },
+                Error::Write { path: dump().into(), source: source() },
+            ]
+            .map(|error| error.to_string())
+        };
+        for text in of(EMFILE) {
+            assert!(text.contains("d.safetensors") && text.contains("ulimit -n"), "{text}");
+        }
+        for text in of(ENFILE) {
+            assert!(text.contains("d.safetensors") && text.contains("whole system"), "{text}");
+        }
+        for text in of(5) {
+            assert!(text.ends_with("(os error 5)"), "{text}");
         }
     }
 }

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::error::{EMFILE, ENFILE};
+
 /// The bound where the limit is not known: a quarter of what macOS allows.
 const MOST: usize = 64;
 /// The bound at most: what a thousand open files cost the kernel is nothing.
@@ -190,9 +192,8 @@ impl From<io::Error> for Gone {
     }
 }
 
-/// `EMFILE` or `ENFILE`, which std has no kind for.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
-    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
+    cfg!(unix) && matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 /// A quarter of the descriptors that this process may have: the sink, a GPU's driver and whoever
