@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use super::pieces::Pieces;
 use super::place::{NewFile, Place};
 use super::{Pending, Sink, name};
-use crate::error::Error;
+use crate::error::{Error, shown_path};
 
 /// Writes files below a folder.
 #[derive(Debug)]
@@ -128,8 +128,33 @@ impl FilesSink {
         let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
         match self.check_folders(folder).and_then(|_| self.check_file(name)) {
             Err(found @ Error::InTheWay { .. }) => found,
-            _ => Error::Write { path, source },
+            _ => Error::Write { path, source: self.with_missing_folder(folder, source) },
         }
+    }
+
+    /// The system's answer, with the folder that is not there any more. Where one is missing because
+    /// it could not be made, the answer is another.
+    fn with_missing_folder(&self, folder: &str, answer: io::Error) -> io::Error {
+        // Linux says the one or the other of a folder that was removed while it is open here.
+        let eperm = cfg!(unix) && answer.raw_os_error() == Some(1);
+        if answer.kind() != io::ErrorKind::NotFound && !eperm {
+            return answer;
+        }
+        let mut path = self.root.clone();
+        let below = folder.split('/').filter(|part| !part.is_empty());
+        for part in std::iter::once("").chain(below) {
+            if !part.is_empty() {
+                path.push(part);
+            }
+            if !path.exists() {
+                let gone = format!(
+                    "{} is gone; was it removed or moved during the run?",
+                    shown_path(&path)
+                );
+                return io::Error::new(answer.kind(), format!("{answer}: {gone}"));
+            }
+        }
+        answer
     }
 }
 
