@@ -137,6 +137,31 @@ fn dumps_by_the_thousand_need_few_descriptors() {
     assert_eq!(text(&output.stdout).lines().count(), DUMPS + 1);
 }
 
+/// What a driver opens meanwhile, say, is not known when the number of open inputs is decided.
+#[test]
+fn an_input_makes_room_for_itself_where_descriptors_run_out() {
+    let (dir, out) = folder();
+    let names: Vec<String> = (0..40).map(|i| format!("{i}.safetensors")).collect();
+    for name in &names {
+        dump(&dir.path().join(name), &[("a", "U8", &[1, 2], 2)]);
+    }
+    // Opened by its relative name for its header, by its absolute one for its image: of 64
+    // descriptors inputs take 16.
+    let shell = format!(
+        "cd {dir} && ulimit -n 64 && exec strace -f -qq -o {out}.log -P {dir}/30.safetensors \
+         -e trace=openat -e inject=openat:error=EMFILE:when=1 \"$0\" \"$@\"",
+        dir = dir.path().display()
+    );
+    let mut args = vec!["convert", "--device", "cpu", "-j", "1", "-o", &out];
+    args.extend(names.iter().map(String::as_str));
+    let output = from_shell(&shell, &args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr} (scripts/test installs strace)");
+    let log = fs::read_to_string(format!("{out}.log")).unwrap();
+    assert_eq!(log.matches("INJECTED").count(), 1, "{log}");
+    assert_eq!(files(Path::new(&out)).len(), 40);
+}
+
 #[test]
 fn without_descriptors_the_file_and_the_way_out_are_named() {
     let (dir, out) = folder();

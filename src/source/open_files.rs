@@ -278,8 +278,12 @@ mod tests {
         let at = |i: usize| dir.path().join(i.to_string());
         let files = files(dir.path());
         let open = |i: usize| File::options().write(true).open(at(i)).unwrap();
-        open(0).set_len(60).unwrap();
-        open(1).set_len(200).unwrap();
+        // Longer and shorter at the same time.
+        for (i, len) in [(0, 60), (1, 200)] {
+            let modified = fs::metadata(at(i)).unwrap().modified().unwrap();
+            open(i).set_len(len).unwrap();
+            open(i).set_modified(modified).unwrap();
+        }
         // Another file with the same bytes and times.
         let modified = fs::metadata(at(2)).unwrap().modified().unwrap();
         fs::write(at(99), [2; LEN]).unwrap();
