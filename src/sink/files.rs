@@ -243,3 +243,33 @@ fn in_the_way(path: PathBuf, link: bool, needed: &'static str) -> Error {
     let links = "a symbolic link is in the way; links in the output folder are not followed";
     Error::InTheWay { path, problem: if link { links } else { needed } }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_folder_that_is_not_there_is_told_where_that_is_the_reason() {
+        let [eperm, enoent, eacces, enospc] = [1, 2, 13, 28];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("out/a")).unwrap();
+        let sink = FilesSink::new(dir.path().join("out"), false);
+        let told = |name: &str, errno| {
+            let answer = io::Error::from_raw_os_error(errno);
+            let text = sink.error(name, answer).to_string();
+            let gone = text.split_once("): ").map(|(_, gone)| gone.to_owned());
+            gone.and_then(|gone| Some(gone.split_once(" is gone")?.0.to_owned()))
+        };
+        let at = |below: &str| Some(dir.path().join(below).to_str().unwrap().to_owned());
+        for errno in [eperm, enoent] {
+            assert_eq!(told("a/b/c/1.tif", errno), at("out/a/b"), "{errno}");
+            assert_eq!(told("b/1.tif", errno), at("out/b"), "{errno}");
+            assert_eq!(told("a/1.tif", errno), None, "{errno}");
+        }
+        // The folder could not be made.
+        assert_eq!([eacces, enospc].map(|errno| told("b/1.tif", errno)), [None, None]);
+        std::fs::remove_dir_all(dir.path().join("out")).unwrap();
+        assert_eq!(told("a/b/1.tif", eperm), at("out"));
+    }
+}
