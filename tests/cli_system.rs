@@ -55,7 +55,7 @@ fn a_full_disk_ends_the_run_with_whole_files_and_a_line_that_says_so() {
     let output = with_mount(
         &mount,
         &format!("cp -r {out} {kept_at}"),
-        &["convert", path, "-o", out, "--device", "cpu"],
+        &["convert", path, "-o", out, "--device", "cpu", "-j", "4"],
     );
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -193,7 +193,7 @@ fn an_output_folder_that_is_removed_in_mid_run_is_told() {
         let path = dir.path().join("d.safetensors");
         sparse_dump(&path, &[400_000, 64, 64]);
         let child = tool()
-            .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu"])
+            .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "2"])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
