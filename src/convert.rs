@@ -92,7 +92,13 @@ pub trait Watch: Send + Sync {
 pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Report, Error> {
     let started = Instant::now();
     refuse_unsupported(source, &options.selection)?;
-    let plan = Plan::new(source.dumps(), source.tensors(), &options.selection, &options.naming)?;
+    let plan = Plan::new(
+        source.dumps(),
+        source.tensors(),
+        source.unsupported(),
+        &options.selection,
+        &options.naming,
+    )?;
     check_headers(source, &plan, options.norm)?;
     let cpu = Cpu::new(options.threads);
     let workers = Workers::start(&cpu, source, &plan, options)?;

@@ -1,6 +1,7 @@
 //! Everything that can go wrong, as one type. Messages are one line, lower-case, name the file,
 //! tensor or image, and say what would help. Text that came from outside (paths, tensor names) is
-//! shown through [`shown`], so that control characters cannot disturb a terminal.
+//! shown through [`shown`], so that control characters cannot disturb a terminal and no message is
+//! as long as a hostile name.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::tensor::Dtype;
 #[non_exhaustive]
 pub enum Error {
     /// An input file cannot be opened or read before the run.
-    #[error("{}: {source}", shown_path(.path))]
+    #[error("{}: {}", shown_path(.path), told(.source))]
     Open {
         /// The file as the user named it.
         path: PathBuf,
@@ -33,7 +34,7 @@ pub enum Error {
     #[error("{}", lines(.0))]
     Inputs(Vec<Error>),
     /// Reading an image's bytes failed.
-    #[error("{}: tensor {}: {source}", shown(.dump), shown(.tensor))]
+    #[error("{}: tensor {}: {}", shown(.dump), shown(.tensor), told(.source))]
     Read {
         /// The dump.
         dump: String,
@@ -42,9 +43,10 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// A file ended before bytes that its header promised, though it was whole at the start.
+    /// A file is not what it was when its header was read: it ends before bytes that were there, or
+    /// it is another file.
     #[error(
-        "{}: input changed: it ended at byte {end} while tensor {} was read; was it truncated or rewritten during the run?",
+        "{}: input changed: it ends at byte {end} now that tensor {} is read; was it truncated, replaced or rewritten during the run?",
         shown(.dump), shown(.tensor)
     )]
     Changed {
@@ -52,11 +54,11 @@ pub enum Error {
         dump: String,
         /// The tensor.
         tensor: String,
-        /// Where the file ended.
+        /// Where the file ends now.
         end: u64,
     },
     /// An output file or folder cannot be written.
-    #[error("{}: {source}", shown_path(.path))]
+    #[error("{}: {}", shown_path(.path), told(.source))]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -101,7 +103,10 @@ pub enum Error {
         hint: &'static str,
     },
     /// An image does not fit the output format.
-    #[error("{}: tensor {}: {problem}", shown(.dump), shown(.tensor))]
+    #[error(
+        "{}: tensor {}: {problem}; leave the tensor out with --exclude",
+        shown(.dump), shown(.tensor)
+    )]
     TooLarge {
         /// The dump.
         dump: String,
@@ -191,9 +196,50 @@ impl Error {
     }
 }
 
-/// `text` with control and formatting characters escaped, fit for one line of a terminal.
+/// Longest text of a name or problem that is shown whole, in bytes. The line of an error names a
+/// few, and the whole of it is to be readable.
+const LONGEST: usize = 400;
+/// Longest path that is shown whole: a path is of use only as a whole, and systems take 4096 bytes.
+const LONGEST_PATH: usize = 1000;
+/// Longest sentence of another library that is shown whole; it may hold two names that were cut.
+const LONGEST_SENTENCE: usize = 1200;
+/// Most axes of a shape that are shown; NumPy's most is 64.
+const MOST_AXES: usize = 64;
+
+/// `text` fit for one line of a terminal: control and formatting characters are escaped, and of more
+/// than 400 bytes the middle is left out, as names differ at their ends.
 #[must_use]
 pub fn shown(text: &str) -> String {
+    cut(text, LONGEST)
+}
+
+/// A path, shown like [`shown`], but of up to 1000 bytes whole.
+#[must_use]
+pub fn shown_path(path: &std::path::Path) -> String {
+    cut(&path.to_string_lossy(), LONGEST_PATH)
+}
+
+/// What another library says of a problem, shown like [`shown`], but up to 1200 bytes whole.
+pub(crate) fn shown_problem(problem: &impl std::fmt::Display) -> String {
+    cut(&problem.to_string(), LONGEST_SENTENCE)
+}
+
+/// A shape as Rust and Python write it; of more than 64 axes the first ones.
+#[must_use]
+pub fn shown_shape(shape: &[u64]) -> String {
+    match shape.get(..MOST_AXES) {
+        Some(first) if shape.len() > MOST_AXES => {
+            let first = format!("{first:?}");
+            format!("{}, … ({} axes in all)]", first.trim_end_matches(']'), shape.len())
+        }
+        _ => format!("{shape:?}"),
+    }
+}
+
+/// `text` with control and formatting characters escaped, whole however long it is: for results,
+/// where a name is not decoration.
+#[must_use]
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         // Bidirectional controls reorder what a terminal shows.
@@ -207,11 +253,32 @@ pub fn shown(text: &str) -> String {
     out
 }
 
-/// A path, shown like [`shown`].
-#[must_use]
-pub fn shown_path(path: &std::path::Path) -> String {
-    shown(&path.to_string_lossy())
+/// Looks at what is shown alone: a name of 100 MB costs no more than a short one.
+fn cut(text: &str, longest: usize) -> String {
+    if text.len() <= longest {
+        return escaped(text);
+    }
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=longest * 2 / 3).rev().find(boundary).unwrap_or(0);
+    let tail = (text.len() - longest / 3..text.len()).find(boundary).unwrap_or(text.len());
+    let (head, tail) = (escaped(&text[..head]), escaped(&text[tail..]));
+    format!("{head} … ({} bytes in all) … {tail}", text.len())
 }
+
+/// The system's answer, and what helps where that is known.
+fn told(error: &io::Error) -> String {
+    let help = match error.raw_os_error() {
+        Some(EMFILE) if cfg!(unix) => "; raise this process's limit on open files (ulimit -n)",
+        Some(ENFILE) if cfg!(unix) => "; the whole system has too many files open",
+        _ => "",
+    };
+    format!("{error}{help}")
+}
+
+/// What Unix systems answer where a process, or all of them, has too many files open; std has no
+/// kind for it.
+pub(crate) const EMFILE: i32 = 24;
+pub(crate) const ENFILE: i32 = 23;
 
 fn lines(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
@@ -228,5 +295,77 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(shown("a\nb\u{1b}[2Jc\u{202E}é"), "a\\nb\\u{1b}[2Jc\\u{202e}é");
+    }
+
+    #[test]
+    fn the_middle_of_a_long_text_is_left_out() {
+        let whole = "é".repeat(200);
+        assert_eq!(shown(&whole), whole);
+        for pad in ["", "x", "xy", "xyz"] {
+            let long = format!("{pad}{}end", "😀".repeat(1 << 18));
+            let text = shown(&long);
+            assert!(text.starts_with(&format!("{pad}😀")) && text.ends_with("😀end"), "{text}");
+            assert!(text.contains(&format!(" … ({} bytes in all) … ", long.len())), "{text}");
+            assert!(text.len() < 450, "{} bytes", text.len());
+        }
+        assert!(shown(&"\u{202E}".repeat(1 << 20)).len() < 1500);
+        assert_eq!(shown_path("p".repeat(1000).as_ref()), "p".repeat(1000));
+        assert!(shown_path("p".repeat(9000).as_ref()).contains("9000 bytes in all"));
+    }
+
+    #[test]
+    fn shapes_of_many_axes_are_cut() {
+        assert_eq!([shown_shape(&[]), shown_shape(&[3, 4])], ["[]", "[3, 4]"]);
+        assert_eq!(shown_shape(&[1; 64]), format!("{:?}", [1; 64]));
+        assert!(shown_shape(&[1; 65]).ends_with(", 1, … (65 axes in all)]"));
+    }
+
+    #[test]
+    fn no_error_is_as_long_as_the_names_in_it() {
+        let long = || "n".repeat(1 << 20);
+        let (dump, tensor, path) = (long(), long(), PathBuf::from(long()));
+        let failed = || io::Error::from(io::ErrorKind::NotFound);
+        let all = [
+            Error::Open { path: path.clone(), source: failed() },
+            Error::Format { path: path.clone(), format: "x", problem: "y".to_owned() },
+            Error::Read { dump: dump.clone(), tensor: tensor.clone(), source: failed() },
+            Error::Changed { dump: dump.clone(), tensor: tensor.clone(), end: 1 },
+            Error::Write { path: path.clone(), source: failed() },
+            Error::Exists { first: path.clone(), count: 2 },
+            Error::InTheWay { path, problem: "x" },
+            Error::Collision { name: long(), one: long(), other: long(), hint: "x" },
+            Error::TooLarge { dump: dump.clone(), tensor: tensor.clone(), problem: "x".to_owned() },
+            Error::Dtype { dump: dump.clone(), tensor: tensor.clone(), dtype: long() },
+            Error::CpuOnly { dump, tensor, dtype: Dtype::F64 },
+        ];
+        for error in all {
+            let error = Error::Stopped { cause: Box::new(error), done: 1, images: 2 };
+            let text = error.to_string();
+            assert!(text.len() < 2000 && text.contains("bytes in all"), "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn too_many_open_files_come_with_what_helps() {
+        let dump = || "d.safetensors".to_owned();
+        let of = |errno| {
+            let source = || io::Error::from_raw_os_error(errno);
+            [
+                Error::Open { path: dump().into(), source: source() },
+                Error::Read { dump: dump(), tensor: "t".to_owned(), source: source() },
+                Error::Write { path: dump().into(), source: source() },
+            ]
+            .map(|error| error.to_string())
+        };
+        for text in of(EMFILE) {
+            assert!(text.contains("d.safetensors") && text.contains("ulimit -n"), "{text}");
+        }
+        for text in of(ENFILE) {
+            assert!(text.contains("d.safetensors") && text.contains("whole system"), "{text}");
+        }
+        for text in of(5) {
+            assert!(text.ends_with("(os error 5)"), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tensortiff::{Error, SafetensorsFiles, Source as _};
+use tensortiff::{Dtype, Error, MemorySource, SafetensorsFiles, Source, TensorInfo};
 
 /// A file of a header and so many bytes of data.
 fn file(dir: &Path, name: &str, json: &[u8], data: usize) -> PathBuf {
@@ -52,6 +52,17 @@ fn lying_headers_are_refused_with_the_decisive_facts() {
             &["__metadata__", "twice"],
         ),
         ("duplicate in metadata", r#"{"__metadata__":{"k":"1","k":"2"}}"#.into(), 0, &["key k"]),
+        (
+            "array as a tensor",
+            r#"{"a":["F32",[2],[0,8]]}"#.into(),
+            8,
+            &["tensor a", "sequence", "expected a map"],
+        ),
+        ("array as metadata", r#"{"__metadata__":[]}"#.into(), 0, &["sequence", "__metadata__"]),
+        ("array of pairs as metadata", r#"{"__metadata__":[["k","v"]]}"#.into(), 0, &["sequence"]),
+        ("no metadata", r#"{"__metadata__":null}"#.into(), 0, &["null", "__metadata__"]),
+        ("number in metadata", r#"{"__metadata__":{"k":1}}"#.into(), 0, &["integer", "string"]),
+        ("map in metadata", r#"{"__metadata__":{"k":{}}}"#.into(), 0, &["map", "string"]),
         ("tensor as metadata", format!("{{\"__metadata__\":{t}}}"), 8, &["string"]),
         (
             "duplicate field",
@@ -183,6 +194,107 @@ fn all_bad_inputs_are_told_at_once() {
     }
 }
 
+/// Whatever its order: the crate of the format multiplies from left to right, and so takes
+/// `[0, 2^40, 2^40]` and refuses `[2^40, 2^40, 0]`.
+#[test]
+fn a_shape_is_good_or_not_whatever_the_order_of_its_axes() {
+    let (big, half) = (1_u64 << 40, 1_u64 << 30);
+    let dir = tempfile::tempdir().unwrap();
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for order in orders {
+        let open = |axes: [u64; 3]| {
+            let shape = order.map(|i| axes[i]);
+            let json =
+                format!(r#"{{"a":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,0]}}}}"#);
+            let path = file(dir.path(), "shape", json.as_bytes(), 0);
+            (SafetensorsFiles::open(&[&path]).map(|source| source.tensors()[0].bytes()), path)
+        };
+        assert!(refused(&open([0, big, big]).1).contains("64 bits"), "{order:?}");
+        assert!(refused(&open([0, half, half]).1).contains("64 bits"), "the size counts too");
+        assert_eq!(open([0, half, 3]).0.unwrap(), Some(0), "{order:?}");
+        let shape = order.map(|i| [0, big, big][i]).to_vec();
+        let info = TensorInfo { name: "a".into(), dump: 0, dtype: Dtype::F32, shape };
+        assert_eq!(info.elements(), None, "{order:?}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_named_twice_is_told_whatever_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good", b"{}", 0);
+    let twin = file(dir.path(), "twin", b"{}", 0);
+    let [soft, hard] = ["soft", "hard"].map(|name| dir.path().join(name));
+    std::os::unix::fs::symlink(&good, &soft).unwrap();
+    fs::hard_link(&good, &hard).unwrap();
+    let dotted = dir.path().join("./good");
+    for other in [&hard, &good, &soft, &dotted] {
+        let error = SafetensorsFiles::open(&[&good, &twin, other]).unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_usage() && text.contains("named twice"), "{text}");
+        assert!(text.starts_with(&format!("{}: ", other.display())), "{text}");
+        let first = format!("as {}", good.display());
+        assert!(*other == good || text.contains(&first), "names the first: {text}");
+    }
+    assert!(SafetensorsFiles::open(&[&good, &twin]).is_ok(), "equal bytes are no equal files");
+}
+
+/// Names and shapes come from the file: a message is no longer for it, and still says what is wrong.
+#[test]
+fn no_message_is_as_long_as_a_name() {
+    let long = "n".repeat(1 << 20);
+    let entry = |name: &str, rest: &str| format!("{{\"{name}\":{{{rest}}}}}");
+    let good = r#""dtype":"U8","shape":[1],"data_offsets":[0,1]"#;
+    let axes = vec!["1"; 300_000].join(",");
+    let cases = [
+        (format!("{{\"{long}\":{{{good}}},\"{long}\":{{{good}}}}}"), 2, "stands twice"),
+        (format!("{{\"__metadata__\":{{\"{long}\":\"\",\"{long}\":\"\"}}}}"), 0, "stands twice"),
+        (entry(&long, r#""dtype":"U8","shape":[2],"data_offsets":[0,1]"#), 1, "takes 2 bytes"),
+        (entry(&long, r#""dtype":"X","shape":[2],"data_offsets":[0,1]"#), 1, "X is unknown"),
+        (entry("a", &good.replace("U8", &long)), 1, "is unknown"),
+        (entry("a", &good.replace("dtype", &long)), 1, "tensor a: unknown field"),
+        (entry(&long, &good.replace("dtype", &long)), 1, "unknown field"),
+        (entry("a", &good.replace("[1]", &format!("\"{long}\""))), 1, "invalid type"),
+        (entry("a", &good.replace("[1]", &format!("[{axes},2]"))), 1, "of shape [1, 1,"),
+        (
+            entry("a", &good.replace("[1]", &format!("[{axes},4294967296,4294967296]"))),
+            1,
+            "64 bits",
+        ),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (json, data, part) in cases {
+        let text = refused(&file(dir.path(), "long", json.as_bytes(), data));
+        assert!(text.len() < 2000, "{} bytes: {part}", text.len());
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn reading_past_a_tensor_is_the_callers_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = br#"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[3],"data_offsets":[3,6]}}"#;
+    let path = file(dir.path(), "two", json, 6);
+    let files = SafetensorsFiles::open(&[&path]).unwrap();
+    let memory = MemorySource::new("m").with("a", Dtype::U8, &[3], vec![0; 3]).unwrap();
+    for source in [&files as &dyn Source, &memory] {
+        for (offset, len) in
+            [(0, 4), (2, 2), (3, 1), (4, 0), (u64::MAX, 0), (u64::MAX, 1), (u64::MAX - 1, 9)]
+        {
+            match source.read_at(0, offset, &mut vec![0; len]) {
+                Err(Error::Read { tensor, source, .. }) => {
+                    assert_eq!(source.kind(), std::io::ErrorKind::InvalidInput, "{offset} {len}");
+                    assert_eq!(tensor, "a");
+                    assert!(source.to_string().contains("has 3 bytes"), "{source}");
+                }
+                other => panic!("{offset} {len}: {other:?}"),
+            }
+        }
+        source.read_at(0, 3, &mut []).unwrap();
+        source.read_at(0, 0, &mut [0; 3]).unwrap();
+    }
+}
+
 #[test]
 fn good_files_are_read_in_the_order_of_their_bytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,14 +319,17 @@ fn good_files_are_read_in_the_order_of_their_bytes() {
     source.read_at(1, 1, &mut buf[..1]).unwrap();
     assert_eq!(buf[0], 9);
     // The file shrinks after it was opened.
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(bytes.len() as u64 - 1)
-        .unwrap();
-    let error = source.read_at(1, 0, &mut buf).unwrap_err();
-    let text = error.to_string();
-    assert!(matches!(error, Error::Changed { .. }) && text.contains("tensor z"), "{text}");
-    assert!(text.contains(&format!("byte {}", bytes.len() - 1)), "{text}");
+    let end = bytes.len() as u64 - 1;
+    // Where the file ends, wherever the read began.
+    for (shrink_to, offset) in [(end, 0), (end, 1), (end - 1, 1), (8, 0), (8, 1)] {
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(shrink_to).unwrap();
+        let part = &mut buf[..2 - usize::try_from(offset).unwrap()];
+        let error = source.read_at(1, offset, part).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::Changed { end, .. } if end == shrink_to),
+            "at {offset} of a file of {shrink_to}: {text}"
+        );
+        assert!(text.contains("tensor z") && text.contains(&format!("byte {shrink_to}")), "{text}");
+    }
 }

@@ -7,91 +7,16 @@
 )]
 #![cfg(feature = "cli")]
 
+#[path = "common/tool.rs"]
+mod tool;
+
 use std::fs;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn tool() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tensortiff"));
-    command.stdin(Stdio::null()).env_remove("VK_DRIVER_FILES");
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    tool().args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Runs and holds the exit code; answers with stdout and stderr.
-fn ends_with(code: i32, args: &[&str]) -> (String, String) {
-    let output = run(args);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
-    (out, err)
-}
-
-fn sample() -> &'static str {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm.safetensors")
-}
-
-fn join<'a>(take: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    [take, more].concat()
-}
-
-/// A folder for a test, and its path as text.
-fn folder() -> (tempfile::TempDir, String) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("out").to_str().unwrap().to_owned();
-    (dir, path)
-}
-
-fn files(root: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// A dump of tensors of zeros but for the first byte of each, which is `k`.
-fn dump(path: &Path, tensors: &[(&str, &str, &[u64], usize)]) {
-    let (mut header, mut data) = (Vec::new(), Vec::new());
-    for (k, (name, dtype, shape, bytes)) in tensors.iter().enumerate() {
-        let begin = data.len();
-        data.resize(begin + bytes, 0);
-        if *bytes > 0 {
-            data[begin] = u8::try_from(k + 1).unwrap();
-        }
-        header.push(format!(
-            "{}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{}]}}",
-            serde_json::Value::from(*name),
-            data.len()
-        ));
-    }
-    let json = format!("{{{}}}", header.join(","));
-    let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat();
-    fs::write(path, bytes).unwrap();
-}
-
-/// A dump whose data is a hole: any size at no cost.
-fn sparse_dump(path: &Path, shape: &[u64]) {
-    let bytes = 4 * shape.iter().product::<u64>();
-    let json =
-        format!("{{\"t\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}");
-    fs::write(path, [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()).unwrap();
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len(8 + json.len() as u64 + bytes).unwrap();
-}
+use tool::{dump, ends_with, files, folder, join, sample, sparse_dump, text, tool, until_at_work};
 
 #[test]
 fn the_main_job_writes_one_file_an_image_and_one_summary_line() {
@@ -162,19 +87,29 @@ fn devices_that_cannot_be_used_are_told() {
     assert!(stderr.contains("99"), "{stderr}");
     assert!(!Path::new(&out).exists(), "nothing is made before devices are there");
 
-    let no_driver = |device: &str, out: &str| {
+    let no_driver = |dump: &str, device: &str, out: &str| {
         tool()
-            .args(["convert", sample(), "-o", out, "--device", device])
+            .args(["convert", dump, "-o", out, "--device", device, "-j", "2"])
             .env("VK_DRIVER_FILES", "/nonexistent")
             .output()
             .unwrap()
     };
-    let output = no_driver("gpu", &out);
+    let output = no_driver(sample(), "gpu", &out);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--device auto"), "{}", text(&output.stderr));
-    let output = no_driver("auto", &out);
-    assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output.stderr).contains("cpu 100 %"));
+
+    // A run of seconds, so that it is not over before the driver has been looked for.
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    sparse_dump(&path, &[60_000, 64, 64]);
+    let output = no_driver(path.to_str().unwrap(), "auto", &out);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let notes: Vec<&str> = stderr.lines().filter(|line| line.contains("note:")).collect();
+    let told = "tensortiff: note: no GPU adapter was found; the CPU does the work";
+    assert_eq!(notes, [told], "one line says so: {stderr}");
+    assert!(stderr.lines().last().unwrap().contains("cpu 100 %"), "{stderr}");
+    assert_eq!(files(Path::new(&out)).len(), 60_000);
 
     let wide = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/dtypes.safetensors");
     let (dir, out) = folder();
@@ -330,6 +265,97 @@ fn tensors_of_unknown_future_types_are_an_error_unless_left_out() {
     let (stdout, _) = ends_with(0, &["ls", path]);
     assert!(stdout.contains("F4     [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
     ends_with(0, &["convert", "-q", path, "-o", &out, "--exclude", "q"]);
+
+    // Asked for by name: that is no slip in the name.
+    for pattern in ["q", "q*"] {
+        let (stdout, _) = ends_with(0, &["ls", path, "-t", pattern]);
+        assert_eq!(stdout.lines().count(), 2, "{stdout}");
+        assert!(stdout.contains("F4     [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
+        let (_, stderr) = ends_with(1, &["convert", path, "-o", &out, "-t", pattern, "-t", "a"]);
+        assert!(stderr.contains("tensor q: the dtype F4 is not converted"), "{stderr}");
+        let (_, stderr) =
+            ends_with(0, &["convert", path, "-o", &out, "-t", pattern, "--exclude", "q"]);
+        assert!(stderr.contains("no images"), "{stderr}");
+    }
+    let (_, stderr) = ends_with(2, &["ls", path, "-t", "qq"]);
+    assert!(stderr.contains("matches none of 2 tensors; the nearest is q "), "{stderr}");
+}
+
+/// They are legal in JSON, and so in a name: shown escaped, `%XX` in file names, and as JSON has them
+/// in the file, where a bare NUL would end the description.
+#[test]
+fn control_characters_in_a_name_are_escaped_wherever_they_come() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    let name = "a\0b\u{1b}[31m\u{7f}\u{9b}\n";
+    dump(&path, &[(name, "U8", &[1, 2], 2), ("a", "U8", &[1, 2], 2)]);
+    let path = path.to_str().unwrap();
+    ends_with(0, &["convert", "-q", path, "-o", &out, "--device", "cpu"]);
+    let file = Path::new(&out).join("d/a%00b%1B[31m%7F%C2%9B%0A.tif");
+    let bytes = fs::read(&file).unwrap_or_else(|e| panic!("{e}: {:?}", files(Path::new(&out))));
+    let description = description(&bytes);
+    assert!(description.is_ascii() && !description.contains('\0'), "{description:?}");
+    let about: serde_json::Value =
+        serde_json::from_str(description.split("tensortiff=").nth(1).unwrap()).unwrap();
+    assert_eq!(about["tensor"], name);
+    let (stdout, _) = ends_with(0, &["ls", path]);
+    assert!(stdout.contains("  a\\u{0}b\\u{1b}[31m\\u{7f}\\u{9b}\\n\n"), "{stdout:?}");
+    let (stdout, _) = ends_with(0, &["ls", "--json", path]);
+    let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(list[0]["tensor"], name);
+}
+
+/// Tag 270 up to its one NUL.
+fn description(file: &[u8]) -> String {
+    use tiff::decoder::{Decoder, ifd::Value};
+    let mut decoder = Decoder::new(std::io::Cursor::new(file)).unwrap();
+    let Value::Ascii(text) = decoder.get_tag(tiff::tags::Tag::ImageDescription).unwrap() else {
+        panic!("not text");
+    };
+    let at = file.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap();
+    assert_eq!(file[at + text.len()], 0, "it ends in a NUL");
+    text
+}
+
+#[test]
+fn a_name_of_megabytes_is_cut_in_the_file_and_whole_in_the_list() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    let name = "n".repeat(10 << 20);
+    dump(&path, &[(&name, "U8", &[1, 2], 2), ("b", "F4", &[2, 2], 2)]);
+    let path = path.to_str().unwrap();
+    let take = ["convert", path, "-o", &out, "--device", "cpu"];
+    ends_with(0, &join(&take, &["-q", "--exclude", "b"]));
+    let written = files(Path::new(&out));
+    assert_eq!(written.len(), 1);
+    assert!(written[0].file_name().unwrap().len() <= 255);
+    let bytes = fs::read(&written[0]).unwrap();
+    assert!(bytes.len() < 4096, "a file of {} bytes for two pixels", bytes.len());
+    let description = description(&bytes);
+    let about: serde_json::Value =
+        serde_json::from_str(description.split("tensortiff=").nth(1).unwrap()).unwrap();
+    assert_eq!(about["tensor_bytes"], 10 << 20);
+    assert!(about["tensor"].as_str().unwrap().starts_with("nnn"));
+    let (stdout, _) = ends_with(0, &["ls", path]);
+    assert!(stdout.contains(&name));
+    // Whatever is wrong with it, a line about it can be read.
+    ends_with(0, &join(&take, &["-q", "--exclude", "b", "--overwrite"]));
+    let (_, stderr) = ends_with(1, &join(&take, &["--exclude", "b"]));
+    assert!(stderr.contains("exists already") && stderr.len() < 2000, "{}", stderr.len());
+}
+
+#[test]
+fn an_image_that_no_tiff_holds_names_the_way_round() {
+    let (dir, out) = folder();
+    for shape in [[1 << 16, 1 << 14], [1 << 32, 1]] {
+        let path = dir.path().join("d.safetensors");
+        sparse_dump(&path, &shape);
+        let path = path.to_str().unwrap();
+        let (_, stderr) = ends_with(1, &["convert", path, "-o", &out]);
+        assert!(stderr.contains("tensor t") && stderr.contains("--exclude"), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    assert!(!Path::new(&out).exists());
 }
 
 #[test]
@@ -339,16 +365,6 @@ fn nonfinite_samples_are_counted_in_the_summary() {
     let (_, stderr) =
         ends_with(0, &["convert", dump, "-o", &out, "-t", "F8_E5M2", "--device", "cpu"]);
     assert!(stderr.contains("6 NaN, 1 +Inf, 1 -Inf in 1 image"), "{stderr}");
-}
-
-/// Waits until the tool has written an image. (Before that it makes a file to see whether it can.)
-fn until_at_work(out: &str) {
-    let started = Instant::now();
-    let is_image = |path: &PathBuf| path.extension().is_some_and(|e| e == "tif");
-    while !Path::new(out).is_dir() || !files(Path::new(out)).iter().any(is_image) {
-        assert!(started.elapsed() < Duration::from_secs(30), "no file appeared");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]
@@ -399,7 +415,9 @@ fn an_input_that_shrinks_ends_the_run_and_what_was_done_stays() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("input changed") && stderr.contains("tensor t"), "{stderr}");
     assert!(stderr.contains("images, which are whole"), "{stderr}");
-    assert!(files(Path::new(&out)).iter().all(|f| fs::metadata(f).unwrap().len() == 16_832));
+    let written = files(Path::new(&out));
+    assert!(!written.is_empty(), "one was there before the input shrank");
+    assert!(written.iter().all(|f| fs::metadata(f).unwrap().len() == 16_832));
 }
 
 /// The Vulkan loader opens the file that names a driver; this one never answers.
@@ -433,23 +451,29 @@ fn a_driver_that_never_starts_delays_nobody() {
     }
 }
 
-/// The sample's smaller images fit this limit on the length of a file, its larger ones do not.
+/// Images of one tensor fit this limit on the length of a file, that of the next one does not.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_file_that_cannot_be_written_whole_is_not_there_and_the_run_says_so() {
-    let (_dir, out) = folder();
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    dump(&path, &[("a", "U8", &[50, 32, 32], 50 << 10), ("b", "U8", &[100, 100], 10_000)]);
     let output = Command::new("prlimit")
-        .args(["--fsize=20000", env!("CARGO_BIN_EXE_tensortiff"), "convert", sample()])
-        .args(["-o", &out, "--device", "cpu"])
+        .args(["--fsize=20000", env!("CARGO_BIN_EXE_tensortiff"), "convert"])
+        .args([path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "1"])
         .output()
         .unwrap();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.contains("File too large") && stderr.contains("are whole"), "{stderr}");
+    assert!(stderr.contains("b.tif: File too large"), "{stderr}");
+    assert!(stderr.contains("stopped after 50 of 51 images, which are whole"), "{stderr}");
     let written = files(Path::new(&out));
-    assert!(written.len() < 317);
-    assert!(written.iter().all(|file| fs::metadata(file).unwrap().len() == 4096 + 512));
+    assert_eq!(written.len(), 50, "those that fit, and nothing of the one that does not");
+    for file in written {
+        assert!(file.parent().unwrap().ends_with("d/a"), "{}", file.display());
+        assert_eq!(fs::metadata(&file).unwrap().len(), 4096 + 448, "{}", file.display());
+    }
 }
 
 /// One odd tensor does not take the list of a whole dump down.

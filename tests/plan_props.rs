@@ -28,7 +28,7 @@ fn tensor(dump: usize, name: &str, shape: &[u64]) -> TensorInfo {
 
 fn plan(tensors: &[TensorInfo], template: &str) -> Result<Plan, Error> {
     let naming = Naming::Template(template.to_owned());
-    Plan::new(&[dump("s"), dump("s2")], tensors, &Selection::default(), &naming)
+    Plan::new(&[dump("s"), dump("s2")], tensors, &[], &Selection::default(), &naming)
 }
 
 /// Names that are made to run into each other.
@@ -135,7 +135,7 @@ proptest! {
     ) {
         let tensors = [tensor(0, "t", &shape)];
         let selection = Selection { channel, ..Selection::default() };
-        let plan = Plan::new(&[dump("s")], &tensors, &selection, &Naming::default());
+        let plan = Plan::new(&[dump("s")], &tensors, &[], &selection, &Naming::default());
         let axis = (shape.len() > 2).then(|| shape[shape.len() - 3]);
         match (channel, axis, plan) {
             (Some(k), Some(channels), Err(error)) => prop_assert!(error.is_usage() && k >= channels),
@@ -203,7 +203,7 @@ fn lists_of_names_are_checked() {
     let list = |names: &[&str]| {
         let naming = Naming::List(names.iter().map(|&n| n.to_owned()).collect());
         let tensors = [tensor(0, "t", &[3, 2, 2])];
-        Plan::new(&[dump("s")], &tensors, &Selection::default(), &naming)
+        Plan::new(&[dump("s")], &tensors, &[], &Selection::default(), &naming)
     };
     let plan = list(&["b", "a/x.TIF", "c.png"]).unwrap();
     assert_eq!(plan.names().collect::<Vec<_>>(), ["b.tif", "a/x.TIF", "c.png.tif"]);
@@ -239,7 +239,7 @@ fn patterns_choose_and_slips_are_told() {
     let chosen = |take: &[&str], leave: &[&str]| {
         let own = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect();
         let selection = Selection { tensors: own(take), exclude: own(leave), channel: None };
-        Plan::new(&[dump("s")], &tensors, &selection, &Naming::default()).map(|plan| {
+        Plan::new(&[dump("s")], &tensors, &[], &selection, &Naming::default()).map(|plan| {
             let rows = plan.rows().iter().map(|r| r.tensor).collect::<Vec<_>>();
             (rows, plan.skipped().len())
         })

@@ -4,6 +4,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::args::ConvertArgs;
 use super::progress::Progress;
 use super::{Ending, Verbosity, say, signals};
@@ -24,7 +26,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     let sink = FilesSink::new(&args.output, args.overwrite);
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
-    signals::cancel_on_signal(Arc::clone(&options.cancel))?;
+    signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
     let result = convert(&source, &sink, &options);
     progress.finish();
     let report = result?;

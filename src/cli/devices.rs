@@ -1,11 +1,11 @@
 //! `tensortiff devices`.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use serde::Serialize;
 
 use super::args::DevicesArgs;
-use super::{Ending, say};
+use super::{Ending, results, say};
 use crate::error::shown;
 
 /// One adapter of the list.
@@ -25,31 +25,33 @@ struct Line {
 
 pub(super) fn run(args: &DevicesArgs) -> anyhow::Result<Ending> {
     let lines = lines();
-    let mut out = io::stdout().lock();
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &lines).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        for line in &lines {
-            writeln!(out, "{} {} ({}, {})", line.index, shown(&line.name), line.kind, line.api)?;
-            writeln!(out, "    driver   {}", shown(&line.driver))?;
-            let mib = line.max_storage_buffer_binding_size >> 20;
-            writeln!(out, "    binding  {mib} MiB at most")?;
-            let verdict = if line.passed { "passed" } else { "FAILED, not used" };
-            writeln!(out, "    proof    {verdict}: {}", shown(&line.proof))?;
-            let used = match (line.auto, line.passed) {
-                (true, _) => "--device auto uses it",
-                (false, true) => "software: used only when named, since the CPU is faster",
-                (false, false) => "not used",
-            };
-            writeln!(out, "    use      {used}")?;
+    results(|out| {
+        if args.json {
+            serde_json::to_writer_pretty(&mut *out, &lines)?;
+            writeln!(out)
+        } else {
+            lines.iter().try_for_each(|line| text(out, line))
         }
-    }
-    out.flush()?;
+    })?;
     if lines.is_empty() && !args.json {
         say("no GPU adapter was found (no card, or no driver for it); the CPU does all work");
     }
     Ok(Ending::Done)
+}
+
+fn text(out: &mut dyn io::Write, line: &Line) -> io::Result<()> {
+    writeln!(out, "{} {} ({}, {})", line.index, shown(&line.name), line.kind, line.api)?;
+    writeln!(out, "    driver   {}", shown(&line.driver))?;
+    let mib = line.max_storage_buffer_binding_size >> 20;
+    writeln!(out, "    binding  {mib} MiB at most")?;
+    let verdict = if line.passed { "passed" } else { "FAILED, not used" };
+    writeln!(out, "    proof    {verdict}: {}", shown(&line.proof))?;
+    let used = match (line.auto, line.passed) {
+        (true, _) => "--device auto uses it",
+        (false, true) => "software: used only when named, since the CPU is faster",
+        (false, false) => "not used",
+    };
+    writeln!(out, "    use      {used}")
 }
 
 #[cfg(feature = "gpu")]

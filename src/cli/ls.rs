@@ -1,13 +1,13 @@
 //! `tensortiff ls`.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use serde::Serialize;
 
 use super::args::LsArgs;
 use super::convert::bytes;
-use super::{Ending, Verbosity, say};
-use crate::error::shown;
+use super::{Ending, Verbosity, results, say};
+use crate::error::escaped;
 use crate::plan::{Filter, Selected, Selection};
 use crate::source::{SafetensorsFiles, Source as _};
 
@@ -31,16 +31,16 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
         exclude: args.input.exclude.clone(),
         channel: args.input.channel,
     };
-    let plan = Selected::new(source.dumps(), source.tensors(), &selection)?;
+    let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);
-    let mut out = io::stdout().lock();
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &lines).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        table(&mut out, &lines, source.dumps().len() > 1)?;
-    }
-    out.flush()?;
+    results(|out| {
+        if args.json {
+            serde_json::to_writer_pretty(&mut *out, &lines)?;
+            writeln!(out)
+        } else {
+            table(out, &lines, source.dumps().len() > 1)
+        }
+    })?;
     if verbosity > Verbosity::Quiet && !args.json {
         let total: u64 = lines.iter().map(|line| line.bytes).sum();
         let tensors = if lines.len() == 1 { "tensor" } else { "tensors" };
@@ -81,11 +81,11 @@ fn lines(source: &SafetensorsFiles, plan: &Selected, filter: &Filter) -> Vec<Lin
     lines.into_iter().map(|(_, line)| line).chain(unsupported).collect()
 }
 
-fn table(out: &mut impl io::Write, lines: &[Line], several: bool) -> io::Result<()> {
+fn table(out: &mut dyn io::Write, lines: &[Line], several: bool) -> io::Result<()> {
     let mut rows = vec![["DTYPE", "SHAPE", "IMAGES", "TENSOR"].map(str::to_owned)];
     for line in lines {
-        let name = shown(&line.tensor);
-        let name = if several { format!("{}: {name}", shown(&line.dump)) } else { name };
+        let name = escaped(&line.tensor);
+        let name = if several { format!("{}: {name}", escaped(&line.dump)) } else { name };
         let images = match &line.skipped {
             None => line.images.to_string(),
             Some(reason) => format!("- ({reason})"),

@@ -14,6 +14,7 @@ mod signals;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 
 use crate::error::Error;
@@ -65,7 +66,9 @@ fn report_error(error: &anyhow::Error) -> u8 {
         say(&format!("tensortiff: {}", interrupted(error)));
         return 128 + signal;
     }
-    for line in error.to_string().lines() {
+    // With what it was about, where the error itself is the system's and does not know it.
+    let text = if ours.is_some() { error.to_string() } else { format!("{error:#}") };
+    for line in text.lines() {
         say(&format!("tensortiff: error: {line}"));
     }
     if ours.is_some_and(Error::is_usage) { 2 } else { 1 }
@@ -82,6 +85,12 @@ fn interrupted(error: &anyhow::Error) -> String {
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Writes what was asked for to stdout.
+fn results(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    write(&mut out).and_then(|()| out.flush()).context("standard output")
 }
 
 /// A line on stderr; if nobody reads it, nothing is lost that could be told.

@@ -8,8 +8,10 @@
 //! tensortiff={"v":1,"tensor":"layer.0","index":[3,1],"dtype":"F32","norm":"minmax","scope":"image","lo":-2.5,"hi":4.0,"nan":0,"inf":0}
 //! ```
 //! `lo` and `hi` are the least and greatest finite sample (`null` where there is none), `nan` and
-//! `inf` the numbers of pixels that are not finite. The text is ASCII; others are escaped as JSON
-//! does. It holds no paths and no times: the same input makes the same bytes.
+//! `inf` the numbers of pixels that are not finite. The text is ASCII; others, control characters
+//! among them, are escaped as JSON does, so that its only NUL is the one that ends it. A tensor's
+//! name of more than 1000 bytes is cut, ends in `…`, and `"tensor_bytes"` after it says how long it
+//! is. It holds no paths and no times: the same input makes the same bytes.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,6 +19,8 @@ use std::io::Write as _;
 use crate::normalize::{Extent, Kept, Norm, Range};
 use crate::tensor::Dtype;
 
+/// Longest name that is written whole, in bytes; every image of a tensor carries it.
+const NAME: usize = 1000;
 /// Longest text of an f64 by `{:?}`: 17 digits, sign, point, and an exponent or zeros to 1e-5.
 const F64: usize = 24;
 /// Longest text of an f32: -1234568000000000.0; from 1e16 on it has an exponent.
@@ -25,6 +29,7 @@ const F32: usize = 19;
 /// The lines of an image, but for the numbers that its pixels decide.
 #[derive(Debug, Clone)]
 pub(super) struct Description {
+    /// As JSON, with what follows it where it was cut.
     tensor: String,
     dtype: Dtype,
     norm: Norm,
@@ -58,7 +63,7 @@ impl Display {
 
 impl Description {
     pub(super) fn new(tensor: &str, dtype: Dtype, norm: Norm) -> Description {
-        Description { tensor: json_ascii(tensor), dtype, norm }
+        Description { tensor: named(tensor), dtype, norm }
     }
 
     /// The length that no image's text exceeds, its one NUL included: that of an image without
@@ -98,6 +103,16 @@ impl Description {
     }
 }
 
+/// A tensor's name as JSON; cut, with its length as one more entry.
+fn named(tensor: &str) -> String {
+    if tensor.len() <= NAME {
+        return json_ascii(tensor);
+    }
+    let cut = (0..=NAME).rev().find(|&at| tensor.is_char_boundary(at)).unwrap_or(0);
+    let start = json_ascii(&format!("{}…", &tensor[..cut]));
+    format!("{start},\"tensor_bytes\":{}", tensor.len())
+}
+
 /// `text` as a JSON string in ASCII.
 fn json_ascii(text: &str) -> String {
     let quoted = serde_json::Value::from(text).to_string();
@@ -128,6 +143,31 @@ mod tests {
             out.len()
         );
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn long_names_are_cut_and_say_so() {
+        let about = |name: &str| -> serde_json::Value {
+            let mut out = Vec::new();
+            let description = Description::new(name, Dtype::U8, Norm::None);
+            description.write(&[], &Extent::EMPTY, &Range::Keep(Kept::NoFinite), &mut out);
+            assert!(out.len() <= description.longest(&[], 1) && out.len() < 8000);
+            let text = String::from_utf8(out).unwrap();
+            let text = text.strip_suffix('\0').unwrap();
+            assert!(text.is_ascii() && !text.contains('\0'), "{text:?}");
+            serde_json::from_str(text.split("tensortiff=").nth(1).unwrap()).unwrap()
+        };
+        for c in ["n", "é", "€", "😀", "\0"] {
+            let whole = c.repeat(1000 / c.len());
+            assert_eq!(about(&whole)["tensor"], whole);
+            assert!(about(&whole).get("tensor_bytes").is_none());
+            for long in [format!("{whole}xx"), whole.repeat(1000)] {
+                let about = about(&long);
+                assert_eq!(about["tensor_bytes"], long.len());
+                let start = about["tensor"].as_str().unwrap().strip_suffix('…').unwrap();
+                assert!(long.starts_with(start) && start.len() > 996, "{}", start.len());
+            }
+        }
     }
 
     fn of(samples: &[f64]) -> Extent {

@@ -41,6 +41,12 @@ fn fold(text: &str) -> String {
     lower.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
+/// Whether some file system takes the one for the other. (If not, two names that clash are a file
+/// and a folder.)
+pub(super) fn is_one_name(one: &str, other: &str) -> bool {
+    fold(one) == fold(other)
+}
+
 /// Whether all names are one folder, then an index as a part of its own, then a text that differs:
 /// `{index}/{tensor}.tif`.
 fn are_distinct_below_index(plan: &Plan) -> bool {

@@ -18,7 +18,7 @@ pub use row::Row;
 pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
 
 use crate::error::{Error, shown};
-use crate::tensor::{Dump, TensorInfo};
+use crate::tensor::{Dump, TensorInfo, Unsupported};
 use distinct::Clash;
 use template::{Pattern, Template};
 
@@ -62,7 +62,8 @@ enum Names {
 }
 
 impl Plan {
-    /// Plans the selected images and proves their names distinct.
+    /// Plans the selected images and proves their names distinct. Tensors that are `unsupported`
+    /// give none, and are known to the patterns that choose.
     ///
     /// # Errors
     /// [`Error::Usage`] for options that do not fit the tensors, [`Error::Collision`] where two
@@ -70,10 +71,11 @@ impl Plan {
     pub fn new(
         dumps: &[Dump],
         tensors: &[TensorInfo],
+        unsupported: &[Unsupported],
         selection: &Selection,
         naming: &Naming,
     ) -> Result<Plan, Error> {
-        let selected = Selected::new(dumps, tensors, selection)?;
+        let selected = Selected::new(dumps, tensors, unsupported, selection)?;
         let names = match naming {
             Naming::Template(template) => {
                 let template = Template::parse(template)?;
@@ -180,8 +182,16 @@ impl Plan {
     }
 
     fn hint(&self, tensors: &[TensorInfo], naming: &Naming, clash: &Clash) -> &'static str {
+        let names = [clash.one, clash.other].map(|(row, index)| self.name(row, index));
+        if !distinct::is_one_name(&names[0], &names[1]) {
+            return "; the second needs a folder of that name";
+        }
         let Naming::Template(template) = naming else {
-            return "; names are compared without regard to case";
+            return if names[0] == names[1] {
+                "; the list holds the same name twice"
+            } else {
+                "; names are compared without regard to case"
+            };
         };
         let [one, other] = [clash.one, clash.other].map(|(row, _)| self.rows()[row].tensor);
         if tensors[one].dump != tensors[other].dump {
@@ -195,8 +205,8 @@ impl Plan {
             true => "; use {index} in --name",
             false if !template.contains("{tensor}") => "; use {tensor} in --name",
             false => {
-                "; names that differ in case only, or a file and a folder of one name, meet on \
-                 disk; another --name helps, or --exclude"
+                "; names that differ in case only meet on some disks; another --name helps, or \
+                 --exclude"
             }
         }
     }
@@ -293,7 +303,7 @@ mod tests {
             shape: shape.to_vec(),
         });
         let naming = Naming::Template(template.to_owned());
-        Plan::new(&dumps, &tensors.collect::<Vec<_>>(), &Selection::default(), &naming)
+        Plan::new(&dumps, &tensors.collect::<Vec<_>>(), &[], &Selection::default(), &naming)
     }
 
     #[test]
@@ -333,5 +343,31 @@ mod tests {
             two.contains("d.safetensors: tensor a[0,0] and d.safetensors: tensor a[0,1]"),
             "{two}"
         );
+    }
+
+    #[test]
+    fn names_of_a_list_that_meet_are_told_by_how_they_meet() {
+        let dump = [Dump { label: "d".into(), stem: "d".into() }];
+        let tensor =
+            [TensorInfo { name: "t".to_owned(), dump: 0, dtype: Dtype::F32, shape: vec![3, 2, 2] }];
+        let cases = [
+            (["a", "x", "a.tif"], "the same name twice"),
+            (["a", "x", "A"], "without regard to case"),
+            (["a", "x", "a.tif/b"], "a folder of that name"),
+            (["A.tif/b", "x", "a"], "a folder of that name"),
+            (["a.tif/b/c", "x", "a"], "a folder of that name"),
+        ];
+        for (names, part) in cases {
+            let list = Naming::List(names.map(str::to_owned).to_vec());
+            let error = Plan::new(&dump, &tensor, &[], &Selection::default(), &list).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, Error::Collision { .. }) && text.contains(part), "{text}");
+            let other = ["twice", "regard to case", "a folder"].map(|hint| text.contains(hint));
+            assert_eq!(other.iter().filter(|told| **told).count(), 1, "one reason: {text}");
+        }
+        let two = [("d/x", &[2_u64, 2][..]), ("d/x.tif/y", &[2, 2])];
+        let two: Vec<Tensor<'_>> = two.iter().map(|&(name, shape)| (0, name, shape)).collect();
+        let text = plan(&two, "{tensor}.tif").unwrap_err().to_string();
+        assert!(text.contains("a folder of that name") && !text.contains("case"), "{text}");
     }
 }

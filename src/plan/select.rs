@@ -5,8 +5,8 @@ use std::fmt;
 use super::glob::Glob;
 use super::nearest::edit_distance;
 use super::row::Row;
-use crate::error::{Error, shown};
-use crate::tensor::{Dump, TensorInfo};
+use crate::error::{Error, shown, shown_shape};
+use crate::tensor::{Dump, TensorInfo, Unsupported};
 
 /// Which tensors to take, and which of their planes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,19 +60,24 @@ pub struct Selected {
 }
 
 impl Selected {
-    /// Selects.
+    /// Selects. A pattern that matches only what is `unsupported` is no slip.
     ///
     /// # Errors
     /// As [`Plan::new`](super::Plan::new), but for names.
     pub fn new(
         dumps: &[Dump],
         tensors: &[TensorInfo],
+        unsupported: &[Unsupported],
         selection: &Selection,
     ) -> Result<Selected, Error> {
         let filter = Filter::new(selection)?;
+        let names = || {
+            let others = unsupported.iter().map(|tensor| tensor.tensor.as_str());
+            tensors.iter().map(|tensor| tensor.name.as_str()).chain(others)
+        };
         for (pattern, glob) in selection.tensors.iter().zip(&filter.take) {
-            if !tensors.iter().any(|tensor| glob.matches(&tensor.name)) {
-                return Err(no_match(pattern, tensors));
+            if !names().any(|name| glob.matches(name)) {
+                return Err(no_match(pattern, names()));
             }
         }
         let mut selected = Selected { rows: Vec::new(), skipped: Vec::new(), images: 0 };
@@ -163,11 +168,11 @@ fn plan_tensor(
             None => return Ok(Err(SkipReason::NoChannels)),
             Some(&channels) if k >= channels && tensor.shape.iter().all(|&axis| axis > 0) => {
                 return Err(Error::Usage(format!(
-                    "--channel {k}: tensor {} has {channels} channels, 0 to {} (shape {:?}); \
+                    "--channel {k}: tensor {} has {channels} channels, 0 to {} (shape {}); \
                      --tensor and --exclude choose tensors",
                     shown(&tensor.name),
                     channels - 1,
-                    tensor.shape
+                    shown_shape(&tensor.shape)
                 )));
             }
             Some(_) => {}
@@ -177,7 +182,8 @@ fn plan_tensor(
         return Ok(Err(SkipReason::Empty));
     }
     if tensor.bytes().is_none() {
-        let problem = format!("the shape {:?} is of more than 2^64 bytes", tensor.shape);
+        let problem =
+            format!("the shape {} is of more than 2^64 bytes", shown_shape(&tensor.shape));
         return Err(too_large(dump, tensor, &problem));
     }
     if [width, height].into_iter().any(|&n| u32::try_from(n).is_err()) {
@@ -209,19 +215,19 @@ fn too_large(dump: &Dump, tensor: &TensorInfo, problem: &str) -> Error {
 }
 
 /// What to say of a pattern that matches nothing: most likely it is a slip.
-fn no_match(pattern: &str, tensors: &[TensorInfo]) -> Error {
+fn no_match<'a>(pattern: &str, names: impl Iterator<Item = &'a str> + Clone) -> Error {
     let core = pattern.trim_matches('*');
     let distance = |name: &str| (!name.contains(core), edit_distance(pattern, name));
     // At most 10,000 characters compared a name: this many names take a fraction of a second.
-    let nearest = tensors.iter().take(20_000).min_by_key(|tensor| distance(&tensor.name));
+    let nearest = names.clone().take(20_000).min_by_key(|name| distance(name));
     Error::Usage(match nearest {
         None => format!("--tensor {}: the dump holds no tensors", shown(pattern)),
         Some(nearest) => format!(
             "--tensor {}: matches none of {} tensors; the nearest is {} (`tensortiff ls` lists them; \
              * does not match /, ** does)",
             shown(pattern),
-            tensors.len(),
-            shown(&nearest.name)
+            names.count(),
+            shown(nearest)
         ),
     })
 }
@@ -235,7 +241,7 @@ mod tests {
         let dumps = [Dump { label: "d.safetensors".to_owned(), stem: "d".to_owned() }];
         let tensor =
             TensorInfo { name: "t".to_owned(), dump: 0, dtype: Dtype::F64, shape: shape.to_vec() };
-        Selected::new(&dumps, &[tensor], &Selection { channel, ..Selection::default() })
+        Selected::new(&dumps, &[tensor], &[], &Selection { channel, ..Selection::default() })
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use super::pieces::Pieces;
 use super::place::{NewFile, Place};
 use super::{Pending, Sink, name};
-use crate::error::Error;
+use crate::error::{Error, shown_path};
 
 /// Writes files below a folder.
 #[derive(Debug)]
@@ -128,8 +128,33 @@ impl FilesSink {
         let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
         match self.check_folders(folder).and_then(|_| self.check_file(name)) {
             Err(found @ Error::InTheWay { .. }) => found,
-            _ => Error::Write { path, source },
+            _ => Error::Write { path, source: self.with_missing_folder(folder, source) },
         }
+    }
+
+    /// The system's answer, with the folder that is not there any more. Where one is missing because
+    /// it could not be made, the answer is another.
+    fn with_missing_folder(&self, folder: &str, answer: io::Error) -> io::Error {
+        // Linux says the one or the other of a folder that was removed while it is open here.
+        let eperm = cfg!(unix) && answer.raw_os_error() == Some(1);
+        if answer.kind() != io::ErrorKind::NotFound && !eperm {
+            return answer;
+        }
+        let mut path = self.root.clone();
+        let below = folder.split('/').filter(|part| !part.is_empty());
+        for part in std::iter::once("").chain(below) {
+            if !part.is_empty() {
+                path.push(part);
+            }
+            if !path.exists() {
+                let gone = format!(
+                    "{} is gone; was it removed or moved during the run?",
+                    shown_path(&path)
+                );
+                return io::Error::new(answer.kind(), format!("{answer}: {gone}"));
+            }
+        }
+        answer
     }
 }
 
@@ -217,4 +242,34 @@ const FILE: &str = "not a file, and a file is to be written here";
 fn in_the_way(path: PathBuf, link: bool, needed: &'static str) -> Error {
     let links = "a symbolic link is in the way; links in the output folder are not followed";
     Error::InTheWay { path, problem: if link { links } else { needed } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_folder_that_is_not_there_is_told_where_that_is_the_reason() {
+        let [eperm, enoent, eacces, enospc] = [1, 2, 13, 28];
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("out/a")).unwrap();
+        let sink = FilesSink::new(dir.path().join("out"), false);
+        let told = |name: &str, errno| {
+            let answer = io::Error::from_raw_os_error(errno);
+            let text = sink.error(name, answer).to_string();
+            let gone = text.split_once("): ").map(|(_, gone)| gone.to_owned());
+            gone.and_then(|gone| Some(gone.split_once(" is gone")?.0.to_owned()))
+        };
+        let at = |below: &str| Some(dir.path().join(below).to_str().unwrap().to_owned());
+        for errno in [eperm, enoent] {
+            assert_eq!(told("a/b/c/1.tif", errno), at("out/a/b"), "{errno}");
+            assert_eq!(told("b/1.tif", errno), at("out/b"), "{errno}");
+            assert_eq!(told("a/1.tif", errno), None, "{errno}");
+        }
+        // The folder could not be made.
+        assert_eq!([eacces, enospc].map(|errno| told("b/1.tif", errno)), [None, None]);
+        std::fs::remove_dir_all(dir.path().join("out")).unwrap();
+        assert_eq!(told("a/b/1.tif", eperm), at("out"));
+    }
 }

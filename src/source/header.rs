@@ -7,10 +7,11 @@ use std::fmt;
 
 use safetensors::tensor::{Dtype as FormatDtype, Metadata, TensorInfo as FormatTensor};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IntoDeserializer as _, MapAccess, Visitor};
 
-use crate::error::shown;
-use crate::tensor::Dtype;
+use crate::error::{shown, shown_problem, shown_shape};
+use crate::tensor::{self, Dtype};
 
 /// Longest header that the format allows.
 pub(super) const LONGEST: u64 = 100_000_000;
@@ -50,7 +51,7 @@ pub(super) fn parse(json: &[u8], data: u64) -> Result<Header, String> {
     }
     let text = std::str::from_utf8(json).map_err(|e| format!("the header is not UTF-8: {e}"))?;
     let raw: RawHeader =
-        serde_json::from_str(text).map_err(|e| format!("the header: {}", shown(&e.to_string())))?;
+        serde_json::from_str(text).map_err(|e| format!("the header: {}", shown_problem(&e)))?;
     let mut entries = raw.tensors;
     entries.sort_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
     check_sizes(&entries, data)?;
@@ -65,6 +66,7 @@ struct RawHeader {
     tensors: Vec<(String, RawTensor)>,
 }
 
+/// To be read through [`Entry`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTensor {
@@ -89,14 +91,14 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut seen = HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(de::Error::custom(format!("the key {name} stands twice")));
+                        let twice = format!("the key {} stands twice", shown(&name));
+                        return Err(de::Error::custom(twice));
                     }
                     if name == "__metadata__" {
                         header.metadata = Some(map.next_value::<Strings>()?.0);
                     } else {
-                        let tensor = map
-                            .next_value()
-                            .map_err(|e| de::Error::custom(format!("tensor {name}: {e}")))?;
+                        let wrong = |e| de::Error::custom(in_tensor(&name, &e));
+                        let Entry(tensor) = map.next_value().map_err(wrong)?;
                         header.tensors.push((name, tensor));
                     }
                 }
@@ -105,6 +107,34 @@ impl<'de> Deserialize<'de> for RawHeader {
         }
 
         deserializer.deserialize_map(Entries)
+    }
+}
+
+fn in_tensor(name: &str, problem: &impl fmt::Display) -> String {
+    // Both may be long, and each is to be seen.
+    format!("tensor {}: {}", shown(name), shown(&problem.to_string()))
+}
+
+/// A tensor from a map alone: serde makes a struct of an array, too, by the order of its fields.
+struct Entry(RawTensor);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entry, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Entry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of dtype, shape and data_offsets")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
+                RawTensor::deserialize(MapAccessDeserializer::new(map)).map(Entry)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
     }
 }
 
@@ -126,7 +156,7 @@ impl<'de> Deserialize<'de> for Strings {
                 let mut strings = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
                     if strings.insert(key.clone(), value).is_some() {
-                        let twice = format!("the key {key} stands twice in __metadata__");
+                        let twice = format!("the key {} stands twice in __metadata__", shown(&key));
                         return Err(de::Error::custom(twice));
                     }
                 }
@@ -157,19 +187,14 @@ fn check_sizes(entries: &[(String, RawTensor)], data: u64) -> Result<(), String>
             return Err(at(format!("it begins at byte {begin} and {how} at {end}")));
         }
         let bits = format_dtype(&tensor.dtype).map_err(at)?.bitsize() as u64;
-        let demanded = tensor
-            .shape
-            .iter()
-            .try_fold(1_u64, |n, &axis| n.checked_mul(axis))
-            .and_then(|n| n.checked_mul(bits))
-            .ok_or_else(|| {
-                at(format!("its shape {:?} is larger than 64 bits can say", tensor.shape))
-            })?;
+        let shape = || shown_shape(&tensor.shape);
+        let demanded = tensor::product(&tensor.shape, bits)
+            .ok_or_else(|| at(format!("its shape {} is larger than 64 bits can say", shape())))?;
         if demanded % 8 != 0 || demanded / 8 != next - begin {
             return Err(at(format!(
-                "{} of shape {:?} takes {} bytes, but its offsets span {}",
+                "{} of shape {} takes {} bytes, but its offsets span {}",
                 shown(&tensor.dtype),
-                tensor.shape,
+                shape(),
                 demanded.div_ceil(8),
                 next - begin
             )));
@@ -211,7 +236,5 @@ fn second_opinion(entries: &[(String, RawTensor)]) -> Result<(), String> {
         Ok((name.clone(), info))
     };
     let tensors = entries.iter().map(tensor).collect::<Result<Vec<_>, String>>()?;
-    Metadata::new(None::<HashMap<String, String>>, tensors)
-        .map(drop)
-        .map_err(|e| shown(&e.to_string()))
+    Metadata::new(None::<HashMap<String, String>>, tensors).map(drop).map_err(|e| shown_problem(&e))
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Source;
-use crate::error::Error;
+use crate::error::{Error, shown, shown_shape};
 use crate::tensor::{Dtype, Dump, TensorInfo};
 
 /// A dump made of byte slices.
@@ -47,8 +47,9 @@ impl<'a> MemorySource<'a> {
         );
         if tensor.bytes() != Some(bytes.len() as u64) {
             return Err(Error::Usage(format!(
-                "tensor {}: {dtype} of shape {shape:?} does not take {} bytes",
-                crate::error::shown(name),
+                "tensor {}: {dtype} of shape {} does not take {} bytes",
+                shown(name),
+                shown_shape(shape),
                 bytes.len()
             )));
         }
@@ -68,18 +69,11 @@ impl Source for MemorySource<'_> {
     }
 
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let bytes = &self.bytes[tensor];
         let found = usize::try_from(offset)
             .ok()
-            .and_then(|start| bytes.get(start..start.checked_add(buf.len())?));
-        let Some(found) = found else {
-            return Err(Error::Changed {
-                dump: self.dumps[0].label.clone(),
-                tensor: self.tensors[tensor].name.clone(),
-                end: bytes.len() as u64,
-            });
-        };
-        buf.copy_from_slice(found);
+            .and_then(|start| self.bytes[tensor].get(start..start.checked_add(buf.len())?));
+        let past_end = || super::past_end(&self.dumps[0], &self.tensors[tensor], offset, buf.len());
+        buf.copy_from_slice(found.ok_or_else(past_end)?);
         Ok(())
     }
 }

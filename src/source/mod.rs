@@ -6,6 +6,7 @@
 
 mod header;
 mod memory;
+mod open_files;
 mod pread;
 mod safetensors;
 
@@ -20,7 +21,8 @@ use crate::tensor::{Dump, TensorInfo, Unsupported};
 /// # Contract
 /// - [`tensors`](Source::tensors) does not change, and every tensor's byte count fits `u64`.
 /// - [`read_at`](Source::read_at) fills the whole buffer or fails; it may be called from many
-///   threads at once. A source that ends early answers [`Error::Changed`].
+///   threads at once. A source that ends early answers [`Error::Changed`]; to read past a tensor's
+///   end is the caller's mistake.
 pub trait Source: Sync {
     /// The dumps, in the order in which the user named them.
     fn dumps(&self) -> &[Dump];
@@ -37,6 +39,20 @@ pub trait Source: Sync {
     /// Fills `buf` with the bytes of tensor number `tensor` that start at byte `offset` of it.
     ///
     /// # Errors
-    /// [`Error::Read`] where the system refuses, [`Error::Changed`] where bytes are gone.
+    /// [`Error::Read`] where the system refuses, and of kind
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where the tensor has fewer bytes;
+    /// [`Error::Changed`] where bytes are gone.
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error>;
+}
+
+/// What to answer who asks for more bytes than a tensor has.
+fn past_end(dump: &Dump, tensor: &TensorInfo, offset: u64, len: usize) -> Error {
+    let has = tensor.bytes().unwrap_or(u64::MAX);
+    let problem =
+        format!("{len} bytes from byte {offset} on were asked for, and it has {has} bytes");
+    Error::Read {
+        dump: dump.label.clone(),
+        tensor: tensor.name.clone(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidInput, problem),
+    }
 }

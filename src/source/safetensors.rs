@@ -1,32 +1,30 @@
 //! `.safetensors` files: 8 bytes of header length, a JSON header, the tensors' bytes.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::header::{self, Header};
-use super::{Source, pread};
-use crate::error::Error;
+use super::open_files::{self, Gone, OpenFiles};
+use super::{Source, past_end, pread};
+use crate::error::{Error, shown_path};
 use crate::tensor::{Dump, TensorInfo, Unsupported};
 
 /// One or more `.safetensors` files.
 ///
-/// Opening reads and checks every header and nothing else; one file stays open for each.
+/// Opening reads and checks every header and nothing else. Files stay open, up to a quarter of the
+/// descriptors that the process may have; of more, each is opened when it is read.
 #[derive(Debug)]
 pub struct SafetensorsFiles {
-    files: Vec<OpenFile>,
+    files: OpenFiles,
+    metadata: Vec<BTreeMap<String, String>>,
     dumps: Vec<Dump>,
     tensors: Vec<TensorInfo>,
     /// Where each tensor's bytes begin in its file.
     begins: Vec<u64>,
     unsupported: Vec<Unsupported>,
-}
-
-#[derive(Debug)]
-struct OpenFile {
-    file: File,
-    metadata: BTreeMap<String, String>,
 }
 
 impl SafetensorsFiles {
@@ -37,28 +35,19 @@ impl SafetensorsFiles {
     /// for several, [`Error::Usage`] for a file that is named twice.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<SafetensorsFiles, Error> {
         let mut source = SafetensorsFiles {
-            files: Vec::new(),
+            files: OpenFiles::new(paths.len()),
+            metadata: Vec::new(),
             dumps: Vec::new(),
             tensors: Vec::new(),
             begins: Vec::new(),
             unsupported: Vec::new(),
         };
         let mut bad = Vec::new();
-        let mut known = Vec::new();
+        let mut known = HashMap::new();
         for path in paths.iter().map(AsRef::as_ref) {
-            match fs::canonicalize(path).map_err(open_error(path)) {
-                Ok(real) if known.contains(&real) => bad.push(Error::Usage(format!(
-                    "{}: this file is named twice",
-                    crate::error::shown_path(path)
-                ))),
-                Ok(real) => {
-                    known.push(real);
-                    match open(path) {
-                        Ok((file, header, data)) => source.add(path, file, header, data),
-                        Err(error) => bad.push(error),
-                    }
-                }
-                Err(error) => bad.push(error),
+            let new = is_new(path, &mut known).and_then(|()| open(path));
+            if let Err(error) = new.and_then(|found| source.add(path, found)) {
+                bad.push(error);
             }
         }
         match bad.len() {
@@ -71,14 +60,25 @@ impl SafetensorsFiles {
     /// The `__metadata__` of a dump.
     #[must_use]
     pub fn metadata(&self, dump: usize) -> &BTreeMap<String, String> {
-        &self.files[dump].metadata
+        &self.metadata[dump]
     }
 
-    fn add(&mut self, path: &Path, file: File, header: Header, data: u64) {
+    fn fill(&self, dump: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
+        let file = self.files.get(dump)?;
+        let read = pread::fill(&file, at, buf)?;
+        if read == buf.len() {
+            return Ok(());
+        }
+        // It may have grown again since.
+        Err(Gone::Changed(file.metadata()?.len().min(at + read as u64)))
+    }
+
+    fn add(&mut self, path: &Path, (file, header, data): Found) -> Result<(), Error> {
+        self.files.add(path, file).map_err(open_error(path))?;
         let dump = self.dumps.len();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         self.dumps.push(Dump { label: path.to_string_lossy().into_owned(), stem });
-        self.files.push(OpenFile { file, metadata: header.metadata });
+        self.metadata.push(header.metadata);
         for tensor in header.tensors {
             match tensor.dtype {
                 Ok(dtype) => {
@@ -101,6 +101,7 @@ impl SafetensorsFiles {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -119,21 +120,33 @@ impl Source for SafetensorsFiles {
 
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let info = &self.tensors[tensor];
-        // The header was checked: begin + bytes is at most the file's length then.
-        let at = self.begins[tensor] + offset;
-        let names = || (self.dumps[info.dump].label.clone(), info.name.clone());
-        match pread::fill(&self.files[info.dump].file, at, buf) {
-            Ok(read) if read == buf.len() => Ok(()),
-            Ok(read) => {
-                let (dump, tensor) = names();
-                Err(Error::Changed { dump, tensor, end: at + read as u64 })
+        let dump = &self.dumps[info.dump];
+        let end = offset.checked_add(buf.len() as u64).filter(|end| Some(*end) <= info.bytes());
+        let at = end.and_then(|_| self.begins[tensor].checked_add(offset));
+        let at = at.ok_or_else(|| past_end(dump, info, offset, buf.len()))?;
+        self.fill(info.dump, at, buf).map_err(|gone| {
+            let (dump, tensor) = (dump.label.clone(), info.name.clone());
+            match gone {
+                Gone::Refused(source) => Error::Read { dump, tensor, source },
+                Gone::Changed(end) => Error::Changed { dump, tensor, end },
             }
-            Err(source) => {
-                let (dump, tensor) = names();
-                Err(Error::Read { dump, tensor, source })
-            }
-        }
+        })
     }
+}
+
+/// Fails for a file that is among `known` already, under whatever name.
+fn is_new(path: &Path, known: &mut HashMap<open_files::Place, PathBuf>) -> Result<(), Error> {
+    let found = fs::metadata(path).map_err(open_error(path))?;
+    let place = open_files::place(path, &found).map_err(open_error(path))?;
+    let first = match known.entry(place) {
+        Entry::Vacant(entry) => {
+            entry.insert(path.to_owned());
+            return Ok(());
+        }
+        Entry::Occupied(entry) if entry.get() == path => String::new(),
+        Entry::Occupied(entry) => format!(", the first time as {}", shown_path(entry.get())),
+    };
+    Err(Error::Usage(format!("{}: this file is named twice{first}", shown_path(path))))
 }
 
 fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
@@ -142,7 +155,9 @@ fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
 }
 
 /// The file, its header, and where its data begin.
-fn open(path: &Path) -> Result<(File, Header, u64), Error> {
+type Found = (File, Header, u64);
+
+fn open(path: &Path) -> Result<Found, Error> {
     let wrong =
         |problem: String| Error::Format { path: path.to_owned(), format: "safetensors", problem };
     // Looked at before it is opened: opening a pipe waits for a writer.

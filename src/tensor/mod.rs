@@ -46,15 +46,24 @@ pub struct Unsupported {
 }
 
 impl TensorInfo {
-    /// Number of elements; `None` where the product leaves `u64`.
+    /// Number of elements; `None` where the product of the axes that are not 0 leaves `u64`.
     #[must_use]
     pub fn elements(&self) -> Option<u64> {
-        self.shape.iter().try_fold(1_u64, |n, &axis| n.checked_mul(axis))
+        product(&self.shape, 1)
     }
 
-    /// Number of bytes, C order without gaps; `None` where that leaves `u64`.
+    /// Number of bytes, C order without gaps; `None` where the product of the axes that are not 0,
+    /// in bytes, leaves `u64`.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
-        self.elements()?.checked_mul(self.dtype.size() as u64)
+        product(&self.shape, self.dtype.size() as u64)
     }
+}
+
+/// `unit` times all axes; `None` where it leaves `u64` even without the axes that are 0, as NumPy
+/// has it: so it does not depend on where a 0 stands, and no product of some of the axes overflows.
+pub(crate) fn product(shape: &[u64], unit: u64) -> Option<u64> {
+    let mut axes = shape.iter().filter(|&&axis| axis > 0);
+    let most = axes.try_fold(unit, |n, &axis| n.checked_mul(axis))?;
+    Some(if shape.contains(&0) { 0 } else { most })
 }

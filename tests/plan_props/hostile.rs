@@ -94,7 +94,7 @@ impl Case {
     fn plan(&self) -> Result<Plan, Error> {
         let selection = Selection { channel: self.channel, ..Selection::default() };
         let naming = Naming::Template(self.template.clone());
-        Plan::new(&self.dumps, &self.tensors, &selection, &naming)
+        Plan::new(&self.dumps, &self.tensors, &[], &selection, &naming)
     }
 }
 
@@ -283,7 +283,7 @@ fn the_default_template_takes_every_tensor() {
     let done = runner(5_000).run(&(name(), shape()), |(name, shape)| {
         let dumps = [Dump { label: "s.safetensors".to_owned(), stem: "s".to_owned() }];
         let tensors = [TensorInfo { name, dump: 0, dtype: Dtype::F32, shape }];
-        let plan = Plan::new(&dumps, &tensors, &Selection::default(), &Naming::default());
+        let plan = Plan::new(&dumps, &tensors, &[], &Selection::default(), &Naming::default());
         prop_assert!(plan.is_ok(), "{:?}: {plan:?}", tensors[0].name);
         Ok(())
     });
@@ -296,7 +296,7 @@ fn one(name: &str, shape: &[u64]) -> TensorInfo {
 
 fn plan_of(tensors: &[TensorInfo], template: &str) -> Result<Plan, Error> {
     let dumps = [Dump { label: "d.safetensors".to_owned(), stem: "d".to_owned() }];
-    Plan::new(&dumps, tensors, &Selection::default(), &Naming::Template(template.to_owned()))
+    Plan::new(&dumps, tensors, &[], &Selection::default(), &Naming::Template(template.to_owned()))
 }
 
 /// A look at each takes ten seconds and more; that nothing is held for each shows with 2^40 images.

@@ -1,0 +1,259 @@
+//! The tool where the system sets limits: full disks, few descriptors, folders that go away,
+//! terminals. What a machine lacks for a test fails that test, by name.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+#![cfg(all(feature = "cli", target_os = "linux"))]
+
+#[path = "common/tool.rs"]
+mod tool;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tool::{dump, files, folder, sample, sparse_dump, text, tool, until_at_work};
+
+const TOOL: &str = env!("CARGO_BIN_EXE_tensortiff");
+
+/// Runs the tool from a shell, in which it is `$0` and its arguments are `$@`.
+fn from_shell(shell: &str, args: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", shell, TOOL]).args(args).env_remove("VK_DRIVER_FILES");
+    command.stdin(Stdio::null()).output().expect("sh is there")
+}
+
+/// Runs the tool from a shell in a mount namespace of its own, after `mount`.
+fn with_mount(mount: &str, after: &str, args: &[&str]) -> Output {
+    let id = Command::new("id").arg("-u").output().expect("id is there");
+    let user = if id.stdout == b"0\n" { "" } else { "-r" };
+    let inner = format!("{mount} || exit 99; \"$0\" \"$@\"; code=$?; {after}; exit $code");
+    let output = from_shell(&format!("exec unshare -m {user} sh -c '{inner}' \"$0\" \"$@\""), args);
+    let told = text(&output.stderr);
+    let able = output.status.code() != Some(99) && !told.contains("unshare:");
+    assert!(able, "run as root, or allow user namespaces, for unshare and mount: {told}");
+    output
+}
+
+fn whole(file: &Path, len: u64) {
+    assert_eq!(file.extension().and_then(|e| e.to_str()), Some("tif"), "{}", file.display());
+    assert_eq!(fs::metadata(file).unwrap().len(), len, "{}", file.display());
+}
+
+#[test]
+fn a_full_disk_ends_the_run_with_whole_files_and_a_line_that_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, out, kept] = ["d.safetensors", "out", "kept"].map(|name| dir.path().join(name));
+    sparse_dump(&path, &[1000, 64, 64]);
+    fs::create_dir(&out).unwrap();
+    let [path, out, kept_at] = [&path, &out, &kept].map(|path| path.to_str().unwrap());
+    let mount = format!("mount -t tmpfs -o size=1m none {out}");
+    let output = with_mount(
+        &mount,
+        &format!("cp -r {out} {kept_at}"),
+        &["convert", path, "-o", out, "--device", "cpu", "-j", "4"],
+    );
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in [out, ".tif: No space left on device", "stopped after", "which are whole"] {
+        assert!(stderr.contains(part), "no {part} in {stderr}");
+    }
+    let written = files(&kept);
+    // 1 MiB holds 51 images of 20 KiB; each thread may have been writing one.
+    assert!(written.len() > 30 && written.len() < 64, "{} images", written.len());
+    written.iter().for_each(|file| whole(file, 16_384 + 448));
+    assert!(stderr.contains(&format!("stopped after {} of 1000", written.len())), "{stderr}");
+}
+
+#[test]
+fn a_read_only_output_is_an_error_before_any_work() {
+    let (dir, out) = folder();
+    fs::create_dir(&out).unwrap();
+    for below in ["", "/new"] {
+        let target = format!("{out}{below}");
+        let mount = format!("mount -t tmpfs -o ro none {out}");
+        let output = with_mount(&mount, "true", &["convert", sample(), "-o", &target]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let told = format!("error: {target}: Read-only file system");
+        assert!(stderr.contains(&told), "{stderr}");
+        assert!(!stderr.contains("stopped after"), "{stderr}");
+    }
+    // Somebody else than root, who cannot look into every folder that the tool may lie in.
+    let binary = dir.path().join("tool");
+    fs::copy(TOOL, &binary).unwrap();
+    fs::copy(sample(), dir.path().join("d.safetensors")).unwrap();
+    let mode = |path: &Path, mode| {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    mode(Path::new(&out), 0o555);
+    let id = Command::new("id").arg("-u").output().expect("id is there");
+    let other = if id.stdout == b"0\n" { "setpriv --reuid 65534 --clear-groups" } else { "" };
+    let shell = format!("cd {} && exec {other} ./tool \"$@\"", dir.path().display());
+    let output = from_shell(&shell, &["convert", "d.safetensors", "-o", "out"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr} (install util-linux for setpriv)");
+    assert!(stderr.contains("error: out: Permission denied"), "{stderr}");
+    assert_eq!(files(Path::new(&out)).len(), 0);
+}
+
+/// Every dump has a number of its own as its one pixel.
+#[test]
+fn dumps_by_the_thousand_need_few_descriptors() {
+    const DUMPS: usize = 1500;
+    let (dir, out) = folder();
+    let mut paths = Vec::new();
+    for i in 0..DUMPS {
+        let path = dir.path().join(format!("{i}.safetensors"));
+        let value = f32::from(u16::try_from(i).unwrap());
+        let json = r#"{"t":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}"#;
+        let parts = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &value.to_le_bytes()];
+        fs::write(&path, parts.concat()).unwrap();
+        paths.push(path.to_str().unwrap().to_owned());
+    }
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let shell = "ulimit -n 64 && exec \"$0\" \"$@\"";
+    let args = [&["convert", "--device", "cpu", "-j", "4", "-o", &out][..], &paths].concat();
+    let output = from_shell(shell, &args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.starts_with("1500 images"), "{stderr}");
+    assert_eq!(files(Path::new(&out)).len(), DUMPS);
+    for i in 0..DUMPS {
+        let file = fs::read(Path::new(&out).join(format!("{i}/t.tif"))).unwrap();
+        let pixel = f32::from_le_bytes(*file.last_chunk().unwrap());
+        assert_eq!(pixel, f32::from(u16::try_from(i).unwrap()), "dump {i}");
+    }
+    let output = from_shell(shell, &[&["ls"][..], &paths].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), DUMPS + 1);
+}
+
+/// What a driver opens meanwhile, say, is not known when the number of open inputs is decided.
+#[test]
+fn an_input_makes_room_for_itself_where_descriptors_run_out() {
+    let (dir, out) = folder();
+    let names: Vec<String> = (0..40).map(|i| format!("{i}.safetensors")).collect();
+    for name in &names {
+        dump(&dir.path().join(name), &[("a", "U8", &[1, 2], 2)]);
+    }
+    // Opened by its relative name for its header, by its absolute one for its image: of 64
+    // descriptors inputs take 16.
+    let shell = format!(
+        "cd {dir} && ulimit -n 64 && exec strace -f -qq -o {out}.log -P {dir}/30.safetensors \
+         -e trace=openat -e inject=openat:error=EMFILE:when=1 \"$0\" \"$@\"",
+        dir = dir.path().display()
+    );
+    let mut args = vec!["convert", "--device", "cpu", "-j", "1", "-o", &out];
+    args.extend(names.iter().map(String::as_str));
+    let output = from_shell(&shell, &args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr} (scripts/test installs strace)");
+    let log = fs::read_to_string(format!("{out}.log")).unwrap();
+    assert_eq!(log.matches("INJECTED").count(), 1, "{log}");
+    assert_eq!(files(Path::new(&out)).len(), 40);
+}
+
+#[test]
+fn without_descriptors_the_file_and_the_way_out_are_named() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    dump(&path, &[("a", "U8", &[1, 2], 2)]);
+    let path = path.to_str().unwrap();
+    let traced = |inject: &str, args: &[&str]| {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null"]).args(inject.split(' ')).arg(TOOL).args(args);
+        let output = command.output().expect("strace is there; scripts/test installs it");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("Too many open files"), "{stderr}");
+        assert!(stderr.contains("ulimit -n"), "what helps: {stderr}");
+        stderr
+    };
+    let input = format!("-P {path} -e inject=openat:error=EMFILE");
+    assert!(traced(&input, &["ls", path]).contains(&format!("error: {path}: ")));
+    fs::create_dir(&out).unwrap();
+    let output = format!("-P {out} -e inject=openat:error=EMFILE:when=3+");
+    let stderr = traced(&output, &["convert", path, "-o", &out, "--device", "cpu"]);
+    assert!(stderr.contains(&format!("error: {out}")), "{stderr}");
+}
+
+#[test]
+fn an_output_folder_that_is_removed_in_mid_run_is_told() {
+    for below in ["", "d", "d/t"] {
+        let (dir, out) = folder();
+        let path = dir.path().join("d.safetensors");
+        sparse_dump(&path, &[400_000, 64, 64]);
+        let child = tool()
+            .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "2"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until_at_work(&out);
+        let gone = if below.is_empty() { out.clone() } else { format!("{out}/{below}") };
+        let (gone, started) = (Path::new(&gone), Instant::now());
+        // The tool goes on writing meanwhile: a folder may be filled again while it is emptied.
+        while gone.exists() && started.elapsed() < Duration::from_secs(30) {
+            let _ = fs::remove_dir_all(gone);
+        }
+        let output = child.wait_with_output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let error = stderr.lines().last().unwrap();
+        let part = format!("{} is gone; was it removed or moved during the run?", gone.display());
+        assert!(error.contains(&part), "no {part} in {error}");
+        assert!(error.contains("which are whole"), "{error}");
+    }
+}
+
+#[test]
+fn a_full_standard_output_is_named() {
+    for args in [&["ls", sample()][..], &["ls", "--json", sample()], &["devices"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = tool().args(args).stdout(full).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert_eq!(
+            stderr,
+            "tensortiff: error: standard output: No space left on device (os error 28)\n"
+        );
+    }
+}
+
+/// A bar that is drawn over and over, and taken away at the end.
+#[test]
+fn a_terminal_shows_a_bar_with_rates_and_time_left() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    sparse_dump(&path, &[40_000, 64, 64]);
+    let command =
+        format!("stty cols 80; '{TOOL}' convert '{}' -o '{out}' --device cpu -j 1", path.display());
+    let output = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .expect("install bsdutils or util-linux (script)");
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    let bars: Vec<&str> =
+        shown.split(['\r', '\n']).filter(|line| line.contains("images/s")).collect();
+    assert!(bars.len() > 2, "{shown:?}");
+    for bar in bars {
+        for part in [" %  ", " of 40000 images, ", " GB/s, ", " s left"] {
+            assert!(bar.contains(part), "no {part:?} in {bar:?}");
+        }
+    }
+    assert!(shown.contains('█'), "the bar grows: {shown:?}");
+    assert!(!shown.contains("\u{1b}[1A"), "it takes one line of 80 columns: {shown:?}");
+    let last = shown.trim_end().rsplit(['\r', '\n', '\u{1b}']).next().unwrap();
+    assert!(last.contains("40000 images, ") && last.contains("cpu 100 %"), "{last:?}");
+}

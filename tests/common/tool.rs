@@ -1,0 +1,100 @@
+//! The tool, called as people call it.
+
+#![allow(dead_code, reason = "each suite uses its own part")]
+#![allow(unreachable_pub, reason = "a module of test binaries")]
+#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub fn tool() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tensortiff"));
+    command.stdin(Stdio::null()).env_remove("VK_DRIVER_FILES");
+    command
+}
+
+pub fn run(args: &[&str]) -> Output {
+    tool().args(args).output().unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs and holds the exit code; answers with stdout and stderr.
+pub fn ends_with(code: i32, args: &[&str]) -> (String, String) {
+    let output = run(args);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{out}\n{err}");
+    (out, err)
+}
+
+pub fn sample() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm.safetensors")
+}
+
+pub fn join<'a>(take: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [take, more].concat()
+}
+
+/// A folder for a test, and its path as text.
+pub fn folder() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out").to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+pub fn files(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A dump of tensors of zeros but for the first byte of each, which is `k`.
+pub fn dump(path: &Path, tensors: &[(&str, &str, &[u64], usize)]) {
+    let (mut header, mut data) = (Vec::new(), Vec::new());
+    for (k, (name, dtype, shape, bytes)) in tensors.iter().enumerate() {
+        let begin = data.len();
+        data.resize(begin + bytes, 0);
+        if *bytes > 0 {
+            data[begin] = u8::try_from(k + 1).unwrap();
+        }
+        header.push(format!(
+            "{}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{}]}}",
+            serde_json::Value::from(*name),
+            data.len()
+        ));
+    }
+    let json = format!("{{{}}}", header.join(","));
+    let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat();
+    fs::write(path, bytes).unwrap();
+}
+
+/// A dump whose data is a hole: any size at no cost.
+pub fn sparse_dump(path: &Path, shape: &[u64]) {
+    let bytes = 4 * shape.iter().product::<u64>();
+    let json =
+        format!("{{\"t\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}");
+    fs::write(path, [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat()).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(8 + json.len() as u64 + bytes).unwrap();
+}
+
+/// Waits until the tool has written an image. (Before that it makes a file to see whether it can.)
+pub fn until_at_work(out: &str) {
+    let started = Instant::now();
+    let is_image = |path: &PathBuf| path.extension().is_some_and(|e| e == "tif");
+    while !Path::new(out).is_dir() || !files(Path::new(out)).iter().any(is_image) {
+        assert!(started.elapsed() < Duration::from_secs(30), "no file appeared");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
