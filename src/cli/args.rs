@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use super::Verbosity;
 use crate::backend::choose::Devices;
 use crate::normalize::Norm;
+use crate::plan::Selection;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -66,6 +67,10 @@ pub(super) enum Command {
     /// List the GPU adapters of this machine, their limits, and whether they pass the arithmetic
     /// proof that a run demands.
     Devices(DevicesArgs),
+    /// Measure this machine: each device alone and all together, stage by stage, beside plain
+    /// copies in memory and into files.
+    #[command(after_help = BENCH_EXAMPLES, after_long_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
 }
 
 /// Which dumps, and which of their tensors.
@@ -75,18 +80,35 @@ pub(super) struct InputArgs {
     #[arg(required = true, value_name = "DUMP")]
     pub(super) dumps: Vec<PathBuf>,
 
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+}
+
+/// Which tensors, and which of their planes.
+#[derive(Debug, ClapArgs)]
+pub(super) struct SelectionArgs {
     /// Take only tensors whose names match; may be repeated. `*` matches anything but `/`, `**`
     /// anything, `?` one character, `[a-z]` one of a set.
     #[arg(short, long = "tensor", value_name = "GLOB")]
-    pub(super) tensors: Vec<String>,
+    tensors: Vec<String>,
 
     /// Leave out tensors whose names match; may be repeated.
     #[arg(long, value_name = "GLOB")]
-    pub(super) exclude: Vec<String>,
+    exclude: Vec<String>,
 
     /// Take only index K of the third axis from the end: one channel of C×H×W.
     #[arg(long, value_name = "K")]
-    pub(super) channel: Option<u64>,
+    channel: Option<u64>,
+}
+
+impl SelectionArgs {
+    pub(super) fn selection(&self) -> Selection {
+        Selection {
+            tensors: self.tensors.clone(),
+            exclude: self.exclude.clone(),
+            channel: self.channel,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -137,6 +159,57 @@ pub(super) struct ConvertArgs {
 pub(super) struct LsArgs {
     #[command(flatten)]
     pub(super) input: InputArgs,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  tensortiff bench
+      on made data, with files in the system's folder for temporary ones
+  tensortiff bench acts.safetensors -o /data/scratch
+      on your own data, on the disk that will take the images
+  tensortiff bench --device cpu,llvmpipe
+      the CPU, an adapter that is named, and both together
+
+GB/s are 10^9 bytes of samples a second, median (least-greatest) of the rounds. What the columns
+mean: `to nothing` is the whole conversion but for the files; `to files` is all of it, of which
+`read`, `compute` and `write` are the speeds while a thread did only that. `of memory copy` and `of
+file copy` compare with a plain copy in memory, and with a program that reads the same samples and
+writes files of the same sizes.";
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchArgs {
+    /// Dumps to measure on; made data if there is none.
+    #[arg(value_name = "DUMP")]
+    pub(super) dumps: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+
+    /// Who is measured: `auto` (the CPU and every hardware adapter), or devices as `convert` takes
+    /// them, each alone and all together.
+    #[arg(short, long, value_name = "DEVICES", default_value = "auto", value_parser = devices)]
+    pub(super) device: Devices,
+
+    /// Number of CPU threads [default: all cores].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(super) threads: Option<NonZeroUsize>,
+
+    /// A folder on the disk that is to be measured. A new folder is made in it, and taken away
+    /// again [default: the system's folder for temporary files].
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
+
+    /// How often everything is measured.
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(super) rounds: NonZeroUsize,
+
+    /// Measure on a sixteenth of the made data.
+    #[arg(long, conflicts_with = "dumps")]
+    pub(super) quick: bool,
 
     /// Print JSON.
     #[arg(long)]

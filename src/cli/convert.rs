@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::{Ending, Verbosity, say, signals};
 use crate::convert::{Options, convert};
 use crate::error::{Error, shown};
-use crate::plan::{Naming, Selection};
+use crate::plan::Naming;
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
 use crate::source::SafetensorsFiles;
@@ -57,14 +57,9 @@ fn options(args: &ConvertArgs) -> Result<Options, Error> {
             Naming::List(list.lines().map(str::to_owned).collect())
         }
     };
-    let selection = Selection {
-        tensors: args.input.tensors.clone(),
-        exclude: args.input.exclude.clone(),
-        channel: args.input.channel,
-    };
     Ok(Options {
         norm: args.norm.into(),
-        selection,
+        selection: args.input.selection.selection(),
         naming,
         devices: args.device.clone(),
         threads: args.threads,

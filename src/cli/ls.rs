@@ -8,7 +8,7 @@ use super::args::LsArgs;
 use super::convert::bytes;
 use super::{Ending, Verbosity, results, say};
 use crate::error::escaped;
-use crate::plan::{Filter, Selected, Selection};
+use crate::plan::{Filter, Selected};
 use crate::source::{SafetensorsFiles, Source as _};
 
 /// One line of the list.
@@ -26,11 +26,7 @@ struct Line {
 
 pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     let source = SafetensorsFiles::open(&args.input.dumps)?;
-    let selection = Selection {
-        tensors: args.input.tensors.clone(),
-        exclude: args.input.exclude.clone(),
-        channel: args.input.channel,
-    };
+    let selection = args.input.selection.selection();
     let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);
     results(|out| {

@@ -5,6 +5,7 @@
 //! ended by SIGINT and SIGTERM.
 
 mod args;
+mod bench;
 mod convert;
 mod devices;
 mod ls;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Convert(command) => convert::run(command, args.verbosity()),
         Command::Ls(command) => ls::run(command, args.verbosity()),
         Command::Devices(command) => devices::run(command),
+        Command::Bench(command) => bench::run(command, args.verbosity()),
     };
     exit(match result {
         Ok(Ending::Done) => 0,
