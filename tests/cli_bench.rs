@@ -119,7 +119,8 @@ fn wrong_calls_say_what_is_wrong_and_leave_nothing() {
     ];
     for (code, args, part) in cases {
         let (_, err) = ends_with(code, &[&["bench", "-o", folder], args].concat());
-        let err = err.lines().filter(|line| !line.contains(": round ")).collect::<Vec<_>>().join("\n");
+        let err =
+            err.lines().filter(|line| !line.contains(": round ")).collect::<Vec<_>>().join("\n");
         assert!(err.contains(part), "{args:?}: {err}");
         assert!(is_empty(dir.path()), "{args:?}");
     }
