@@ -1,7 +1,9 @@
 //! Sizes, places and dispatch counts of a batch, as plain data: no GPU is needed to work them out,
 //! or to test them.
 
+use super::kernels::Kernel;
 use super::layout::{Image, LANES, Params, SMALL, TILE, Tile, WORKGROUP, dtype_code, norm_code};
+use super::timer::TIMESTAMPS;
 use crate::backend::Span;
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
 use crate::normalize::Norm;
@@ -76,10 +78,10 @@ impl Sizes {
         bytes::<Params>() + images + self.tiles * bytes::<Tile>()
     }
 
-    /// Bytes of the largest readback: pixels, then extents.
+    /// Bytes of the largest readback: pixels, then extents, then timestamps.
     #[must_use]
     pub fn readback(&self) -> u64 {
-        self.pixels() + u64::from(MOST_IMAGES) * bytes::<DeviceExtent>()
+        self.pixels() + u64::from(MOST_IMAGES) * bytes::<DeviceExtent>() + TIMESTAMPS
     }
 }
 
@@ -123,6 +125,17 @@ pub struct Batch {
     small: Vec<Tile>,
     raw: u32,
     pixels: u32,
+    /// Samples that each of the kernels looks at.
+    looked_at: Workload,
+}
+
+/// Samples that the kernels look at; of the range kernel, images.
+#[derive(Debug, Clone, Copy, Default)]
+struct Workload {
+    extent: u64,
+    range: u64,
+    normalize: u64,
+    fused: u64,
 }
 
 impl Batch {
@@ -139,6 +152,7 @@ impl Batch {
             small: Vec::new(),
             raw: 0,
             pixels: 0,
+            looked_at: Workload::default(),
         }
     }
 
@@ -192,6 +206,7 @@ impl Batch {
         let small = role == Role::Whole && samples <= SMALL;
         if small {
             self.small.push(Tile { image: index, first_sample: 0 });
+            self.looked_at.fused += u64::from(samples);
         } else {
             let tiles = || {
                 let first = (0..samples).step_by(TILE as usize);
@@ -199,12 +214,15 @@ impl Batch {
             };
             if role == Role::Whole || role == Role::Extent {
                 self.extent_tiles.extend(tiles());
+                self.looked_at.extent += u64::from(samples);
             }
             if role != Role::Extent {
                 self.normalize_tiles.extend(tiles());
+                self.looked_at.normalize += u64::from(samples);
             }
         }
         let ranged = u32::from(role == Role::Whole && !small);
+        self.looked_at.range += u64::from(ranged);
         self.images.push(Image { first_byte, first_pixel, samples, ranged });
         self.ranges.push(match role {
             Role::Normalize(range) => range,
@@ -241,6 +259,19 @@ impl Batch {
             range: if ranged { count(self.images.len()).div_ceil(WORKGROUP) } else { 0 },
             normalize: count(self.normalize_tiles.len()),
             fused: count(self.small.len()).div_ceil(WORKGROUP / LANES),
+        }
+    }
+
+    /// Bytes of samples, pixels, extents and ranges that a kernel reads and writes, each once.
+    #[must_use]
+    pub fn traffic(&self, kernel: Kernel) -> u64 {
+        let size = self.dtype.size() as u64;
+        let all = &self.looked_at;
+        match kernel {
+            Kernel::Extent => all.extent * size,
+            Kernel::Range => all.range * (bytes::<DeviceExtent>() + bytes::<DeviceRange>()),
+            Kernel::Normalize => all.normalize * (size + 4),
+            Kernel::Fused => all.fused * (size + 4),
         }
     }
 

@@ -49,12 +49,14 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn open(adapter: &Adapter) -> Result<Device, Error> {
+    pub(super) fn open(adapter: &Adapter, timed: bool) -> Result<Device, Error> {
+        let wanted = if timed { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
         let name = adapter.info.name.clone();
         let request = adapter.inner.request_device(&wgpu::DeviceDescriptor {
             label: Some("tensortiff"),
             // The floor that WebGPU promises everywhere, so that every card does the same.
             required_limits: wgpu::Limits::default(),
+            required_features: adapter.inner.features() & wanted,
             ..Default::default()
         });
         let (inner, queue) = pollster::block_on(request).map_err(|error| Error::Gpu {
@@ -169,7 +171,8 @@ mod tests {
     fn llvmpipe() -> Device {
         let all = adapters();
         let found = all.iter().find(|adapter| adapter.info.matches_name("llvmpipe"));
-        Device::open(found.expect("software Vulkan (mesa-vulkan-drivers) is installed")).unwrap()
+        Device::open(found.expect("software Vulkan (mesa-vulkan-drivers) is installed"), false)
+            .unwrap()
     }
 
     /// No buffer may be mapped for reading and bound as storage.

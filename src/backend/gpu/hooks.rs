@@ -11,13 +11,16 @@ pub struct Hooks {
     pub spoil: i32,
     /// What the driver makes of a kernel's text; `None` of what it leaves alone.
     pub rewrite: fn(Kernel, &str) -> Option<String>,
+    /// Whether kernels are timed. (Nothing wrong with that.)
+    pub timed: bool,
     /// How many submissions after the proof the device lives through.
     pub submissions: u64,
 }
 
 impl Hooks {
     /// Nothing.
-    pub const NONE: Hooks = Hooks { spoil: 0, rewrite: |_, _| None, submissions: u64::MAX };
+    pub const NONE: Hooks =
+        Hooks { spoil: 0, rewrite: |_, _| None, timed: false, submissions: u64::MAX };
 
     pub(super) fn rewritten(&self, kernel: Kernel) -> Cow<'static, str> {
         let source = kernel.source();

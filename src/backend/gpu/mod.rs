@@ -23,8 +23,10 @@ mod proof;
 mod reader;
 mod ring;
 mod slot;
+mod speed;
 #[doc(hidden)]
 pub mod stage;
+mod timer;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +43,8 @@ use hooks::Hooks;
 use kernels::Kernels;
 pub use proof::Proof;
 use slot::Slot;
+pub use speed::Speeds;
+pub use timer::KernelStats;
 
 /// What a drain did, for reports and tests. Begins anew with every drain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,8 +53,10 @@ pub struct GpuStats {
     pub submissions: u64,
     /// Batches; each is one submission.
     pub batches: u64,
-    /// Kernels started.
-    pub dispatches: u64,
+    /// Copies from buffer to buffer.
+    pub copies: u64,
+    /// Of each kernel, in the order of [`Kernel::ALL`](kernels::Kernel::ALL).
+    pub kernels: [KernelStats; 4],
     /// Bytes of samples and orders that went up.
     pub bytes_up: u64,
     /// Bytes of pixels and extents that came back.
@@ -59,6 +65,14 @@ pub struct GpuStats {
     pub waits: u64,
     /// Submissions under way by the first of these.
     pub submissions_before_first_wait: u64,
+}
+
+impl GpuStats {
+    /// Kernels started.
+    #[must_use]
+    pub fn dispatches(&self) -> u64 {
+        self.kernels.iter().map(|kernel| kernel.dispatches).sum()
+    }
 }
 
 /// One adapter, open and proved.
@@ -86,13 +100,22 @@ impl Gpu {
         Gpu::open_with(adapter, threads, &Hooks::NONE)
     }
 
+    /// The same, with the kernels timed by the device's clock, if it has one:
+    /// [`KernelStats::nanoseconds`]. It costs a pass for each kernel.
+    ///
+    /// # Errors
+    /// Like [`open`](Gpu::open).
+    pub fn open_timed(adapter: &Adapter, threads: usize) -> Result<Gpu, Error> {
+        Gpu::open_with(adapter, threads, &Hooks { timed: true, ..Hooks::NONE })
+    }
+
     /// The same, with something going wrong.
     ///
     /// # Errors
     /// Like [`open`](Gpu::open).
     #[doc(hidden)]
     pub fn open_with(adapter: &Adapter, threads: usize, hooks: &Hooks) -> Result<Gpu, Error> {
-        let device = Device::open(adapter)?;
+        let device = Device::open(adapter, hooks.timed)?;
         let kernels = Kernels::new(&device, hooks)?;
         let mut gpu = Gpu {
             device,

@@ -13,7 +13,8 @@ use super::batch::Batch;
 use super::device::PATIENCE;
 use super::pipe::{Pipe, Popped};
 use super::reader::{Held, Reader, Task};
-use super::slot::Slot;
+use super::slot::{Slot, Traffic};
+use super::timer::nanoseconds;
 use super::writer::{Board, Finished, write};
 use super::{Gpu, GpuStats};
 use crate::backend::queue::Queue;
@@ -43,7 +44,7 @@ struct Flying<'q> {
     filled: Filled<'q>,
     index: wgpu::SubmissionIndex,
     since: Instant,
-    readback: u64,
+    traffic: Traffic,
 }
 
 /// What the threads of one drain share.
@@ -233,24 +234,40 @@ impl Gpu {
         self.count(|stats| {
             stats.batches += 1;
             stats.submissions += 1;
-            stats.dispatches += traffic.dispatches;
+            stats.copies += traffic.copies;
+            for (kernel, bytes) in traffic.kernels.into_iter().flatten() {
+                let of = &mut stats.kernels[kernel as usize];
+                of.dispatches += 1;
+                of.bytes += bytes;
+            }
             stats.bytes_up += traffic.up;
             stats.bytes_down += traffic.down;
         });
         self.lose_if_asked();
         self.device.check()?;
-        filled.slot.map(&self.device, traffic.down);
+        filled.slot.map(&self.device, traffic.down + traffic.timestamps);
         self.device.check()?;
-        Ok(Flying { filled, index, since: Instant::now(), readback: traffic.down })
+        Ok(Flying { filled, index, since: Instant::now(), traffic })
     }
 
     fn arrived<'q>(&self, flying: Flying<'q>) -> Result<Finished<'q>, Error> {
         let Filled { slot, batch, tasks, held } = flying.filled;
+        let traffic = flying.traffic;
         let view = slot
             .readback
-            .slice(0..flying.readback)
+            .slice(0..traffic.down + traffic.timestamps)
             .get_mapped_range()
             .map_err(|error| self.device.error(super::device::one_line(&error.to_string())))?;
+        if traffic.timestamps > 0 {
+            let down = usize::try_from(traffic.down).expect("a mapped buffer fits memory");
+            let period = self.device.queue.get_timestamp_period();
+            let times = nanoseconds(&view[down..], period);
+            self.count(|stats| {
+                for ((kernel, _), time) in traffic.kernels.into_iter().flatten().zip(times) {
+                    stats.kernels[kernel as usize].nanoseconds += time;
+                }
+            });
+        }
         Ok(Finished { slot, view, batch, tasks, held, done: AtomicUsize::new(0) })
     }
 

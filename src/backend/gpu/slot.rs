@@ -10,6 +10,7 @@ use super::batch::{Batch, MOST_IMAGES, Part, Sizes};
 use super::device::Device;
 use super::kernels::{Bound, Kernel, Kernels};
 use super::layout::{Image, Params, Tile};
+use super::timer::Timer;
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
 use crate::error::Error;
 
@@ -27,6 +28,7 @@ pub(super) struct Slot {
     ranges: wgpu::Buffer,
     pixels: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
+    timer: Option<Timer>,
     /// Mappings under way.
     coming: Arc<AtomicU8>,
 }
@@ -73,6 +75,7 @@ impl Slot {
             };
             let bind_group = kernels.bind(device, &format!("slot {number}"), &bound);
             let coming = Arc::default();
+            let timer = Timer::new(device);
             Slot {
                 sizes,
                 staging,
@@ -85,6 +88,7 @@ impl Slot {
                 ranges,
                 pixels,
                 bind_group,
+                timer,
                 coming,
             }
         })
@@ -110,35 +114,61 @@ impl Slot {
             device.inner.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
         let mut at = 0;
         for (part, len) in batch.order_sizes() {
-            encoder.copy_buffer_to_buffer(&self.staging, at, self.part(part), 0, len);
+            if len > 0 {
+                encoder.copy_buffer_to_buffer(&self.staging, at, self.part(part), 0, len);
+                traffic.copies += 1;
+            }
             at += len;
         }
         let raw = u64::from(batch.raw()).next_multiple_of(4);
         encoder.copy_buffer_to_buffer(&self.staging, self.raw_at(), &self.raw, 0, raw);
+        traffic.copies += 1;
         traffic.up = at + raw;
         let [pixels, extents] = batch.readback();
         encoder.clear_buffer(&self.extents, 0, Some(extents));
-        let workgroups = batch.workgroups();
-        {
-            let mut pass = encoder
-                .begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes: None });
-            pass.set_bind_group(0, &self.bind_group, &[]);
-            for kernel in Kernel::ALL {
-                let count = kernel.workgroups(&workgroups);
-                if count > 0 {
-                    pass.set_pipeline(kernels.pipeline(kernel));
-                    pass.dispatch_workgroups(count, 1, 1);
-                    traffic.dispatches += 1;
-                }
-            }
-        }
+        self.dispatch(&mut encoder, kernels, batch, &mut traffic);
         if pixels > 0 {
             encoder.copy_buffer_to_buffer(&self.pixels, 0, &self.readback, 0, pixels);
+            traffic.copies += 1;
         }
         encoder.copy_buffer_to_buffer(&self.extents, 0, &self.readback, pixels, extents);
+        traffic.copies += 1;
         traffic.down = pixels + extents;
+        if let Some(timer) = &self.timer {
+            let passes = traffic.kernels.iter().flatten().count() as u32;
+            let down = traffic.down;
+            traffic.timestamps = timer.resolve(&mut encoder, passes, &self.readback, down);
+        }
         let index = device.queue.submit([encoder.finish()]);
         (index, traffic)
+    }
+
+    /// All kernels in one pass; each in its own where they are timed.
+    fn dispatch(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        kernels: &Kernels,
+        batch: &Batch,
+        traffic: &mut Traffic,
+    ) {
+        let workgroups = batch.workgroups();
+        let all = Kernel::ALL.map(|kernel| (kernel, kernel.workgroups(&workgroups)));
+        let wanted: Vec<_> = all.into_iter().filter(|(_, count)| *count > 0).collect();
+        let in_one = if self.timer.is_some() { 1 } else { wanted.len().max(1) };
+        for (number, together) in wanted.chunks(in_one).enumerate() {
+            let timestamp_writes = self.timer.as_ref().map(|timer| timer.writes(number as u32));
+            let label = Some("batch");
+            let mut pass = encoder
+                .begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });
+            pass.set_bind_group(0, &self.bind_group, &[]);
+            for (kernel, count) in together {
+                pass.set_pipeline(kernels.pipeline(*kernel));
+                pass.dispatch_workgroups(*count, 1, 1);
+            }
+        }
+        for (kept, (kernel, _)) in traffic.kernels.iter_mut().zip(wanted) {
+            *kept = Some((kernel, batch.traffic(kernel)));
+        }
     }
 
     /// Asks for the readback's first `len` bytes and for the staging buffer.
@@ -177,7 +207,11 @@ impl Slot {
 pub(super) struct Traffic {
     pub(super) up: u64,
     pub(super) down: u64,
-    pub(super) dispatches: u64,
+    pub(super) copies: u64,
+    /// Bytes behind `down`.
+    pub(super) timestamps: u64,
+    /// Kernels in the order in which they were started, and the bytes that each moved.
+    pub(super) kernels: [Option<(Kernel, u64)>; 4],
 }
 
 fn orders_end(sizes: &Sizes) -> u64 {

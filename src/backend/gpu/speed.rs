@@ -1,0 +1,71 @@
+//! What a device can do at best: how fast it copies its own memory, and how fast bytes go to it and
+//! come back. What kernels and runs are measured against.
+
+use std::time::Instant;
+
+use super::Gpu;
+use crate::error::Error;
+
+/// GB/s (10^9 bytes a second).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speeds {
+    /// Copying in the device's memory; bytes read and bytes written both count, as they do in
+    /// [`KernelStats`](super::KernelStats).
+    pub copy: f64,
+    /// From a mapped buffer to the device.
+    pub up: f64,
+    /// From the device to a mapped buffer.
+    pub down: f64,
+}
+
+/// Copies that are timed together, so that a submission's own time does not count.
+const COPIES: u32 = 8;
+
+impl Gpu {
+    /// Measures copies of `bytes` bytes: not for use beside a drain.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the device fails.
+    pub fn speeds(&self, bytes: u64) -> Result<Speeds, Error> {
+        use wgpu::BufferUsages as U;
+        let size = bytes.next_multiple_of(16).max(16);
+        let usages = [
+            U::COPY_SRC | U::COPY_DST,
+            U::COPY_SRC | U::COPY_DST,
+            U::MAP_WRITE | U::COPY_SRC,
+            U::MAP_READ | U::COPY_DST,
+        ];
+        let [one, other, up, down] =
+            self.device.guarded("allocating buffers to measure copies with", |device| {
+                usages.map(|usage| {
+                    device.create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("speed"),
+                        size,
+                        usage,
+                        mapped_at_creation: false,
+                    })
+                })
+            })?;
+        let speed = |from: &wgpu::Buffer, to: &wgpu::Buffer, each: u64| {
+            // The first round meets memory that nobody touched yet.
+            let mut seconds = [0.0; 3];
+            for seconds in &mut seconds {
+                let mut encoder = self.device.inner.create_command_encoder(&Default::default());
+                for _ in 0..COPIES {
+                    encoder.copy_buffer_to_buffer(from, 0, to, 0, size);
+                }
+                let start = Instant::now();
+                let index = self.device.queue.submit([encoder.finish()]);
+                self.device.poll(Some((index, super::device::PATIENCE)))?;
+                *seconds = start.elapsed().as_secs_f64();
+            }
+            let least = seconds[1].min(seconds[2]).max(1e-9);
+            Ok::<f64, Error>((each * u64::from(COPIES)) as f64 / 1e9 / least)
+        };
+        Ok(Speeds {
+            copy: speed(&one, &other, 2 * size)?,
+            up: speed(&up, &one, size)?,
+            down: speed(&other, &down, size)?,
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! What the GPU half moves and starts, counted: nothing twice, nothing more than it must, and tiny
+//! images many at a time. (How long a card takes for it is another matter: `tensortiff bench`.)
+
+#![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+
+use std::sync::Arc;
+
+use tensortiff::backend::cpu::range::{DeviceExtent, DeviceRange};
+use tensortiff::backend::gpu::batch::MOST_IMAGES;
+use tensortiff::backend::gpu::kernels::Kernel;
+use tensortiff::backend::gpu::layout::{Image, Params, TILE, Tile};
+use tensortiff::backend::gpu::{Gpu, GpuStats, adapters};
+use tensortiff::{Device, Devices, Dtype, MemorySource, NullSink, Options, convert};
+
+fn open(timed: bool) -> Arc<Gpu> {
+    let all = adapters();
+    let wanted = std::env::var("TENSORTIFF_TEST_ADAPTER").unwrap_or("llvmpipe".into());
+    let adapter = all.iter().find(|adapter| adapter.info.matches_name(&wanted));
+    let adapter = adapter.expect("install software Vulkan: mesa-vulkan-drivers libvulkan1");
+    let open = if timed { Gpu::open_timed } else { Gpu::open };
+    Arc::new(open(adapter, 4).unwrap())
+}
+
+/// What a run over one tensor of images does on the device alone.
+fn stats(gpu: &Arc<Gpu>, dtype: Dtype, shape: [u64; 3]) -> GpuStats {
+    let bytes = shape.iter().product::<u64>() * dtype.size() as u64;
+    let samples: Vec<u8> = (0..bytes).map(|i| (i % 61) as u8).collect();
+    let source = MemorySource::new("m").with("t", dtype, &shape, samples).unwrap();
+    let devices = Devices::List(vec![Device::Ready(gpu.clone())]);
+    let report = convert(&source, &NullSink, &Options { devices, ..Options::default() }).unwrap();
+    assert_eq!((report.images, report.failed), (shape[0], 0));
+    assert_eq!(report.devices.len(), 1, "{:?}", report.devices);
+    assert_eq!(report.devices[0].images, shape[0], "the device did not do all");
+    gpu.stats()
+}
+
+fn of(stats: &GpuStats, kernel: Kernel) -> u64 {
+    stats.kernels[kernel as usize].dispatches
+}
+
+const fn bytes<T>() -> u64 {
+    size_of::<T>() as u64
+}
+
+/// The parts of a batch's orders that go with an image.
+const IMAGE: u64 = bytes::<Image>() + bytes::<DeviceRange>();
+
+#[test]
+fn tiny_images_go_by_the_thousand() {
+    let gpu = open(false);
+    let (images, samples) = (100_000, 28 * 28);
+    let stats = stats(&gpu, Dtype::F32, [images, 28, 28]);
+    // Some at the end are smaller, so that no device waits for another.
+    let fewest = images.div_ceil(u64::from(MOST_IMAGES));
+    assert!((fewest..=2 * fewest + 2).contains(&stats.batches), "{stats:?}");
+    assert_eq!(stats.submissions, stats.batches);
+    // One kernel does all, in one dispatch a batch.
+    assert_eq!(of(&stats, Kernel::Fused), stats.batches);
+    assert_eq!(stats.dispatches(), stats.batches);
+    // Four orders and the samples up, pixels and extents down.
+    assert_eq!(stats.copies, 7 * stats.batches);
+    let orders = stats.batches * bytes::<Params>() + images * (IMAGE + bytes::<Tile>());
+    assert_eq!(stats.bytes_up, images * samples * 4 + orders);
+    assert_eq!(stats.bytes_down, images * (samples * 4 + bytes::<DeviceExtent>()));
+}
+
+#[test]
+fn larger_images_are_looked_at_and_made_once() {
+    let gpu = open(false);
+    let (images, side) = (24, 512);
+    let samples = side * side;
+    let stats = stats(&gpu, Dtype::F32, [images, side, side]);
+    for kernel in [Kernel::Extent, Kernel::Range, Kernel::Normalize] {
+        assert_eq!(of(&stats, kernel), stats.batches, "{kernel:?} {stats:?}");
+    }
+    assert_eq!(of(&stats, Kernel::Fused), 0);
+    assert_eq!(stats.copies, 7 * stats.batches);
+    let tiles = 2 * samples.div_ceil(u64::from(TILE));
+    let orders = stats.batches * bytes::<Params>() + images * (IMAGE + tiles * bytes::<Tile>());
+    assert_eq!(stats.bytes_up, images * samples * 4 + orders);
+    assert_eq!(stats.bytes_down, images * (samples * 4 + bytes::<DeviceExtent>()));
+    let moved = |kernel: Kernel| stats.kernels[kernel as usize].bytes;
+    assert_eq!(moved(Kernel::Extent), images * samples * 4);
+    assert_eq!(moved(Kernel::Normalize), images * samples * 8);
+    assert_eq!(moved(Kernel::Range), images * (bytes::<DeviceExtent>() + bytes::<DeviceRange>()));
+}
+
+/// Raw codes go up as they are, and are decoded there.
+#[test]
+fn narrow_samples_take_less_of_the_way_up() {
+    let gpu = open(false);
+    let shape = [64, 128, 128];
+    let samples = shape.iter().product::<u64>();
+    for dtype in [Dtype::U8, Dtype::Bf16, Dtype::F32] {
+        let stats = stats(&gpu, dtype, shape);
+        let orders = stats.bytes_up - samples * dtype.size() as u64;
+        assert!(orders < 100 * 64, "{dtype}: {orders} bytes of orders, {stats:?}");
+        assert_eq!(stats.bytes_down, samples * 4 + 64 * bytes::<DeviceExtent>(), "{dtype}");
+    }
+}
+
+/// Timing changes passes, not what is done; and ordinary runs are not timed.
+#[test]
+fn kernels_are_timed_where_that_is_asked_for() {
+    for timed in [false, true] {
+        let gpu = open(timed);
+        for (shape, kernels) in [
+            ([3000, 28, 28], &[Kernel::Fused][..]),
+            ([8, 300, 300], &[Kernel::Extent, Kernel::Range, Kernel::Normalize][..]),
+        ] {
+            let stats = stats(&gpu, Dtype::F16, shape);
+            for kernel in Kernel::ALL {
+                let of = stats.kernels[kernel as usize];
+                let used = kernels.contains(&kernel);
+                assert_eq!(of.dispatches > 0, used, "{kernel:?} {stats:?}");
+                assert_eq!(of.nanoseconds > 0, used && timed, "{kernel:?} {stats:?}");
+                assert_eq!(of.gigabytes_a_second().is_some(), used && timed);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_knows_how_fast_it_copies() {
+    let speeds = open(false).speeds(8 << 20).unwrap();
+    for speed in [speeds.copy, speeds.up, speeds.down] {
+        assert!((0.01..100_000.0).contains(&speed), "{speeds:?}");
+    }
+}
