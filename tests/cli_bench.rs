@@ -92,6 +92,19 @@ fn dumps_are_measured_on_each_device_and_all_together() {
     let names: Vec<&str> = devices.iter().map(|d| d["name"].as_str().unwrap()).collect();
     assert!(matches!(names[..], ["cpu", gpu, "together"] if gpu.contains("llvmpipe")), "{names:?}");
     devices.iter().for_each(check_device);
+
+    let adapters = results["adapters"].as_array().unwrap();
+    assert_eq!(adapters.len(), 1);
+    assert_eq!(adapters[0]["name"], devices[1]["name"]);
+    for what in ["memory_copy", "up", "down"] {
+        assert!((0.01..1e5).contains(&adapters[0][what].as_f64().unwrap()), "{adapters:?}");
+    }
+    let kernels = sets[0]["kernels"].as_array().unwrap();
+    assert!(!kernels.is_empty());
+    for kernel in kernels {
+        assert!(kernel["dispatches"].as_u64().unwrap() > 0, "{kernel}");
+        assert!(kernel["speed"].as_f64().unwrap() > 0.0, "{kernel}");
+    }
 }
 
 #[test]

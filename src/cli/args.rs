@@ -176,7 +176,7 @@ Examples:
 
 GB/s are 10^9 bytes of samples a second, median (least-greatest) of the rounds. What the columns
 mean: `to nothing` is the whole conversion but for the files; `to files` is all of it, of which
-`read`, `compute` and `write` are the speeds while a thread did only that. `of memory copy` and `of
+`read`, `compute` and `write` are the speeds in the share of the time that threads spent on them. `of memory copy` and `of
 file copy` compare with a plain copy in memory, and with a program that reads the same samples and
 writes files of the same sizes.";
 

@@ -135,7 +135,7 @@ impl Slot {
         traffic.copies += 1;
         traffic.down = pixels + extents;
         if let Some(timer) = &self.timer {
-            let passes = traffic.kernels.iter().flatten().count() as u32;
+            let passes = traffic.kernels.iter().flatten().count();
             let down = traffic.down;
             traffic.timestamps = timer.resolve(&mut encoder, passes, &self.readback, down);
         }
@@ -156,7 +156,7 @@ impl Slot {
         let wanted: Vec<_> = all.into_iter().filter(|(_, count)| *count > 0).collect();
         let in_one = if self.timer.is_some() { 1 } else { wanted.len().max(1) };
         for (number, together) in wanted.chunks(in_one).enumerate() {
-            let timestamp_writes = self.timer.as_ref().map(|timer| timer.writes(number as u32));
+            let timestamp_writes = self.timer.as_ref().map(|timer| timer.writes(number));
             let label = Some("batch");
             let mut pass = encoder
                 .begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });

@@ -4,8 +4,11 @@
 
 use super::kernels::Kernel;
 
-/// Bytes of all timestamps of a batch.
-pub(super) const TIMESTAMPS: u64 = 2 * 8 * Kernel::ALL.len() as u64;
+/// Timestamps of a batch: two of each kernel.
+const QUERIES: u32 = 8;
+const _: () = assert!(QUERIES as usize == 2 * Kernel::ALL.len());
+/// Bytes of all of them.
+pub(super) const TIMESTAMPS: u64 = 8 * QUERIES as u64;
 
 /// One kernel's share of a drain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl Timer {
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
             label: Some("timestamps"),
             ty: wgpu::QueryType::Timestamp,
-            count: 2 * Kernel::ALL.len() as u32,
+            count: QUERIES,
         });
         let resolved = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("timestamps"),
@@ -54,11 +57,12 @@ impl Timer {
     }
 
     /// Where a batch's pass number `pass` leaves its timestamps.
-    pub(super) fn writes(&self, pass: u32) -> wgpu::ComputePassTimestampWrites<'_> {
+    pub(super) fn writes(&self, pass: usize) -> wgpu::ComputePassTimestampWrites<'_> {
+        let first = first_of(pass);
         wgpu::ComputePassTimestampWrites {
             query_set: &self.queries,
-            beginning_of_pass_write_index: Some(2 * pass),
-            end_of_pass_write_index: Some(2 * pass + 1),
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
         }
     }
 
@@ -67,15 +71,21 @@ impl Timer {
     pub(super) fn resolve(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        passes: u32,
+        passes: usize,
         readback: &wgpu::Buffer,
         at: u64,
     ) -> u64 {
-        let bytes = 16 * u64::from(passes);
-        encoder.resolve_query_set(&self.queries, 0..2 * passes, &self.resolved, 0);
+        let end = first_of(passes);
+        let bytes = 8 * u64::from(end);
+        encoder.resolve_query_set(&self.queries, 0..end, &self.resolved, 0);
         encoder.copy_buffer_to_buffer(&self.resolved, 0, readback, at, bytes);
         bytes
     }
+}
+
+/// The first timestamp of a batch's pass.
+fn first_of(pass: usize) -> u32 {
+    u32::try_from(2 * pass).expect("a batch has at most as many passes as there are kernels")
 }
 
 /// Nanoseconds of each pass, from timestamps of `period` nanoseconds each. One that runs backwards,

@@ -1,5 +1,10 @@
 //! `tensortiff bench`.
 
+#[cfg(feature = "gpu")]
+mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "no_gpu.rs"]
+mod gpu;
 mod measure;
 
 use std::io;
@@ -20,6 +25,7 @@ use crate::error::{Error, shown};
 use crate::plan::{Row, Selected};
 use crate::source::{MemorySource, SafetensorsFiles, Source};
 use crate::tensor::Dtype;
+use gpu::Timed;
 use measure::{Scratch, Whole, gigabytes_a_second};
 
 /// Everything that was measured.
@@ -34,6 +40,7 @@ struct Results {
     /// What `--device auto` would use, and why not others.
     auto: Vec<String>,
     not_used: Vec<String>,
+    adapters: Vec<AdapterResults>,
     sets: Vec<SetResults>,
 }
 
@@ -46,6 +53,7 @@ struct SetResults {
     read: Speed,
     file_copy: Speed,
     devices: Vec<DeviceResults>,
+    kernels: Vec<KernelResults>,
 }
 
 /// One device, or all together.
@@ -54,13 +62,39 @@ struct DeviceResults {
     name: String,
     to_nothing: Speed,
     to_files: Speed,
-    /// Of the run to files in the middle: GB/s while threads did only this, all threads together;
-    /// nothing where no time was spent on it.
+    /// Of the run to files in the middle: GB/s in the share of its time that its threads spent on
+    /// this; nothing where they spent none.
     read: Option<f64>,
     compute: Option<f64>,
     write: Option<f64>,
     /// Share of the threads' time that was spent waiting.
     wait: f64,
+}
+
+/// What an adapter can do at best, in GB/s.
+#[derive(Serialize, Clone)]
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there are no adapters"))]
+struct AdapterResults {
+    name: String,
+    /// Copying in its memory, bytes read and bytes written both counted.
+    memory_copy: f64,
+    /// To it, and back.
+    up: f64,
+    down: f64,
+}
+
+/// One kernel, on one set of data.
+#[derive(Serialize)]
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there are no adapters"))]
+struct KernelResults {
+    adapter: String,
+    kernel: &'static str,
+    /// GB/s of bytes read and written; nothing where the adapter has no clock.
+    speed: Option<f64>,
+    /// As a share of copying in its memory.
+    of_memory_copy: Option<f64>,
+    /// Times that it was started.
+    dispatches: u64,
 }
 
 /// GB/s of the rounds.
@@ -111,27 +145,30 @@ pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Endi
     let fleets = fleets(&args.device, &opened)?;
 
     told("memory");
+    let names: Vec<String> =
+        opened.backends.iter().map(|backend| backend.name().to_owned()).collect();
+    let timed = Timed::open(&names, threads.get())?;
     let [memory_copy_one, memory_copy_all] = [1, threads.get()].map(measure::memory_copy);
     let mut sets = Vec::new();
     if let Some(files) = &files {
         let names: Vec<&str> = files.dumps().iter().map(|dump| dump.label.as_str()).collect();
         let set = Set { name: names.join(", "), source: files };
-        sets.push(set.measure(args, &options, threads, &fleets, &scratch, &told)?);
+        sets.push(set.measure(args, &options, threads, (&fleets, &timed), &scratch, &told)?);
     } else {
         for made in Made::all(args.quick) {
             let source = made.source()?;
             let set = Set { name: made.name(), source: &source };
-            sets.push(set.measure(args, &options, threads, &fleets, &scratch, &told)?);
+            sets.push(set.measure(args, &options, threads, (&fleets, &timed), &scratch, &told)?);
         }
     }
-    let used = opened.backends.iter().map(|backend| backend.name().to_owned());
     let results_of = Results {
         threads: threads.get(),
         memory_copy_one,
         memory_copy_all,
         adapters_seconds,
-        auto: std::iter::once("cpu".to_owned()).chain(used).collect(),
+        auto: std::iter::once("cpu".to_owned()).chain(names).collect(),
         not_used: opened.problems.clone(),
+        adapters: timed.iter().map(|timed| timed.results().clone()).collect(),
         sets,
     };
     results(|out| {
@@ -224,7 +261,7 @@ impl Set<'_> {
         args: &BenchArgs,
         options: &Options,
         threads: NonZeroUsize,
-        fleets: &[(String, Devices)],
+        (fleets, timed): (&[(String, Devices)], &[Timed]),
         scratch: &Scratch,
         told: &impl Fn(&str),
     ) -> anyhow::Result<SetResults> {
@@ -256,10 +293,16 @@ impl Set<'_> {
                 files.push(measure::to_files(source, &options, &folder)?);
             }
         }
-        let devices = fleets.iter().zip(runs).map(|((name, _), [nothing, files])| {
-            DeviceResults::of(name.clone(), &nothing, files, threads.get())
-        });
+        let devices = fleets
+            .iter()
+            .zip(runs)
+            .map(|((name, _), [nothing, files])| DeviceResults::of(name.clone(), &nothing, files));
+        let mut kernels = Vec::new();
+        for timed in timed {
+            kernels.extend(timed.kernels(source, options)?);
+        }
         Ok(SetResults {
+            kernels,
             name: self.name.clone(),
             images: plan.images(),
             bytes: total,
@@ -271,7 +314,7 @@ impl Set<'_> {
 }
 
 impl DeviceResults {
-    fn of(name: String, nothing: &[Whole], mut files: Vec<Whole>, threads: usize) -> Self {
+    fn of(name: String, nothing: &[Whole], mut files: Vec<Whole>) -> Self {
         let speeds = |runs: &[Whole]| {
             Speed::of(runs.iter().map(|run| gigabytes_a_second(run.bytes, run.time)).collect())
         };
@@ -280,8 +323,9 @@ impl DeviceResults {
         let middle = files[(files.len() - 1) / 2];
         let stages = middle.stages;
         let while_in = |time: Duration| {
-            let share = time / u32::try_from(threads).unwrap_or(u32::MAX);
-            (time > Duration::ZERO).then(|| gigabytes_a_second(middle.bytes, share))
+            let share = time.as_secs_f64() / stages.total().as_secs_f64().max(1e-9);
+            let spent = middle.time.mul_f64(share);
+            (time > Duration::ZERO).then(|| gigabytes_a_second(middle.bytes, spent))
         };
         DeviceResults {
             name,
@@ -309,6 +353,16 @@ fn table(
         results.threads,
         shown(&folder.display().to_string())
     )?;
+    for adapter in &results.adapters {
+        writeln!(
+            out,
+            "{}: memory copy {:.2} GB/s read and written, {:.2} up, {:.2} down",
+            shown(&adapter.name),
+            adapter.memory_copy,
+            adapter.up,
+            adapter.down
+        )?;
+    }
     for set in &results.sets {
         writeln!(
             out,
@@ -342,6 +396,17 @@ fn table(
                 stage(device.write),
                 share(device.wait, 1.0),
             )?;
+        }
+        for kernel in &set.kernels {
+            let speed = match (kernel.speed, kernel.of_memory_copy) {
+                (Some(speed), Some(share)) => {
+                    format!("{speed:.2} GB/s, {:.0} % of its memory copy", 100.0 * share)
+                }
+                _ => "not timed: the adapter has no clock for it".to_owned(),
+            };
+            let (adapter, kernel, times) =
+                (shown(&kernel.adapter), kernel.kernel, kernel.dispatches);
+            writeln!(out, "  {adapter}: kernel {kernel}: {speed} ({times} times)")?;
         }
     }
     writeln!(out)?;
