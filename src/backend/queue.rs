@@ -209,6 +209,12 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Samples of images that were not handed out yet.
+    #[must_use]
+    pub fn samples_left(&self) -> u64 {
+        self.lock().left
+    }
+
     /// Whether the queue was stopped.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

@@ -81,7 +81,8 @@ impl<'r, 'q> Reader<'r, 'q> {
     pub(super) fn run(mut self) -> Result<(), String> {
         let ring = self.ring;
         while let Some(slot) = wait_at(&mut *self.desk, || ring.free_slot()) {
-            let appetite = self.appetite(self.samples, u64::from(MOST_IMAGES));
+            let samples = self.paced();
+            let appetite = self.appetite(samples, u64::from(MOST_IMAGES));
             let first = match self.pending.take().or_else(|| self.queue.try_take(&appetite)) {
                 Some(lease) => lease,
                 // Others', or this backend's own batches under way, may yet bring some.
@@ -106,6 +107,11 @@ impl<'r, 'q> Reader<'r, 'q> {
         wait_at(&mut *self.desk, || ring.idle(|| queue.take(appetite)))
     }
 
+    /// Most samples of the next batch.
+    fn paced(&self) -> u64 {
+        self.ring.pace(self.queue.samples_left()).clamp(LEAST.min(self.samples), self.samples)
+    }
+
     fn appetite(&self, samples: u64, images: u64) -> Appetite {
         Appetite { samples, least_samples: LEAST.min(samples), images, everything: false }
     }
@@ -120,7 +126,10 @@ impl<'r, 'q> Reader<'r, 'q> {
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
         let batch = Batch::new(self.norm, dtype);
         let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
-        let [mut samples, mut images] = [self.samples, u64::from(MOST_IMAGES)];
+        // The first unit is there, and may be more than the pace allows.
+        let [unit, _] = self.size(first.unit());
+        let most = self.paced().max(unit).min(self.samples);
+        let [mut samples, mut images] = [most, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
         while let Some(lease) = next {
             let [unit_samples, unit_images] = self.size(lease.unit());

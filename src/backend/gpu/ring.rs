@@ -5,7 +5,7 @@
 //! loss nobody polls until they are gone.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ use crate::error::Error;
 
 /// Slots of a ring: one filling, one computing, one being written. A fourth gained nothing.
 pub(super) const SLOTS: usize = 3;
+/// Samples of a batch as long as nothing is known of this device's speed: 4 MiB of f32.
+const FIRST: u64 = 1 << 20;
 /// Submissions that should be under way before the device is waited for.
 const DEPTH: usize = 2;
 /// How often the device is looked at while a reader is at work.
@@ -57,10 +59,13 @@ pub(super) struct Ring<'q> {
     readers: AtomicUsize,
     busy: AtomicUsize,
     ended: AtomicBool,
+    /// Samples that the queue had when this drain began, and samples that it has done since.
+    begun_with: u64,
+    done: AtomicU64,
 }
 
 impl<'q> Ring<'q> {
-    fn new(slots: Vec<Slot>, readers: usize, writers: usize) -> Ring<'q> {
+    fn new(slots: Vec<Slot>, readers: usize, writers: usize, left: u64) -> Ring<'q> {
         let free = Pipe::new();
         for slot in slots {
             free.push(slot);
@@ -72,7 +77,27 @@ impl<'q> Ring<'q> {
             readers: AtomicUsize::new(readers),
             busy: AtomicUsize::new(readers),
             ended: AtomicBool::new(false),
+            begun_with: left,
+            done: AtomicU64::new(0),
         }
+    }
+
+    /// Most samples that a batch should have while `left` are left: this device's share of them,
+    /// as its share of the work was so far, over the slots that will then be under way. A device
+    /// that is slower than the others does not keep them waiting with its last batches.
+    pub(super) fn pace(&self, left: u64) -> u64 {
+        let done = self.done.load(Ordering::Relaxed);
+        if done == 0 {
+            return FIRST;
+        }
+        let taken = self.begun_with.saturating_sub(left).max(done);
+        let share = u128::from(left) * u128::from(done) / u128::from(taken);
+        u64::try_from(share).unwrap_or(u64::MAX) / SLOTS as u64
+    }
+
+    /// Says that so many samples were handed over.
+    pub(super) fn count_done(&self, samples: u64) {
+        self.done.fetch_add(samples, Ordering::Relaxed);
     }
 
     /// A slot to fill, once there is one.
@@ -145,7 +170,7 @@ impl Gpu {
         job: &dyn Job,
         by: DeviceIndex,
     ) -> Result<Vec<Slot>, Error> {
-        let ring = Ring::new(slots, self.readers, self.writers);
+        let ring = Ring::new(slots, self.readers, self.writers, queue.samples_left());
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
@@ -273,5 +298,26 @@ impl Gpu {
 
     fn count(&self, add: impl FnOnce(&mut GpuStats)) {
         add(&mut self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_takes_what_it_will_have_done_when_the_others_have() {
+        let ring = Ring::new(Vec::new(), 1, 1, 1 << 30);
+        // Nothing is known yet.
+        assert_eq!(ring.pace(1 << 30), FIRST);
+        // It did an eighth of what was taken since: an eighth of the rest, in three slots.
+        ring.count_done(1 << 26);
+        assert_eq!(ring.pace((1 << 30) - (1 << 29)), (1 << 29) / 8 / 3);
+        // The less there is, the less it takes.
+        assert_eq!(ring.pace(1 << 20), ((1_u64 << 46) / ((1 << 30) - (1 << 20))) / 3);
+        // Alone, it takes all.
+        ring.count_done((1 << 29) - (1 << 26));
+        assert_eq!(ring.pace((1 << 30) - (1 << 29)), (1 << 29) / 3);
+        assert_eq!(ring.pace(0), 0);
     }
 }
