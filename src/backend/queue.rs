@@ -209,6 +209,12 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// How many share the work.
+    #[must_use]
+    pub fn pullers(&self) -> u64 {
+        self.pullers
+    }
+
     /// Samples of images that were not handed out yet.
     #[must_use]
     pub fn samples_left(&self) -> u64 {

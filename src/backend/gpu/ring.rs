@@ -59,13 +59,14 @@ pub(super) struct Ring<'q> {
     readers: AtomicUsize,
     busy: AtomicUsize,
     ended: AtomicBool,
-    /// Samples that the queue had when this drain began, and samples that it has done since.
-    begun_with: u64,
+    /// Samples that the queue had when this drain began, if others drain it too, and samples that
+    /// it has done since.
+    begun_with: Option<u64>,
     done: AtomicU64,
 }
 
 impl<'q> Ring<'q> {
-    fn new(slots: Vec<Slot>, readers: usize, writers: usize, left: u64) -> Ring<'q> {
+    fn new(slots: Vec<Slot>, readers: usize, writers: usize, begun_with: Option<u64>) -> Ring<'q> {
         let free = Pipe::new();
         for slot in slots {
             free.push(slot);
@@ -77,7 +78,7 @@ impl<'q> Ring<'q> {
             readers: AtomicUsize::new(readers),
             busy: AtomicUsize::new(readers),
             ended: AtomicBool::new(false),
-            begun_with: left,
+            begun_with,
             done: AtomicU64::new(0),
         }
     }
@@ -86,11 +87,12 @@ impl<'q> Ring<'q> {
     /// as its share of the work was so far, over the slots that will then be under way. A device
     /// that is slower than the others does not keep them waiting with its last batches.
     pub(super) fn pace(&self, left: u64) -> u64 {
+        let Some(begun_with) = self.begun_with else { return u64::MAX };
         let done = self.done.load(Ordering::Relaxed);
         if done == 0 {
             return FIRST;
         }
-        let taken = self.begun_with.saturating_sub(left).max(done);
+        let taken = begun_with.saturating_sub(left).max(done);
         let share = u128::from(left) * u128::from(done) / u128::from(taken);
         u64::try_from(share).unwrap_or(u64::MAX) / SLOTS as u64
     }
@@ -170,7 +172,9 @@ impl Gpu {
         job: &dyn Job,
         by: DeviceIndex,
     ) -> Result<Vec<Slot>, Error> {
-        let ring = Ring::new(slots, self.readers, self.writers, queue.samples_left());
+        let alone = queue.pullers() == self.readers as u64;
+        let begun_with = (!alone).then(|| queue.samples_left());
+        let ring = Ring::new(slots, self.readers, self.writers, begun_with);
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
@@ -307,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_device_takes_what_it_will_have_done_when_the_others_have() {
-        let ring = Ring::new(Vec::new(), 1, 1, 1 << 30);
+        let ring = Ring::new(Vec::new(), 1, 1, Some(1 << 30));
         // Nothing is known yet.
         assert_eq!(ring.pace(1 << 30), FIRST);
         // It did an eighth of what was taken since: an eighth of the rest, in three slots.
@@ -315,9 +319,11 @@ mod tests {
         assert_eq!(ring.pace((1 << 30) - (1 << 29)), (1 << 29) / 8 / 3);
         // The less there is, the less it takes.
         assert_eq!(ring.pace(1 << 20), ((1_u64 << 46) / ((1 << 30) - (1 << 20))) / 3);
-        // Alone, it takes all.
+        // If it does all, it takes all.
         ring.count_done((1 << 29) - (1 << 26));
         assert_eq!(ring.pace((1 << 30) - (1 << 29)), (1 << 29) / 3);
         assert_eq!(ring.pace(0), 0);
+        // Alone, it need not care.
+        assert_eq!(Ring::new(Vec::new(), 1, 1, None).pace(1), u64::MAX);
     }
 }
