@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
-"""Holds images that a program wrote for a dump against NumPy's.
+"""Holds images that a program wrote for a dump against NumPy's: of each tensor the first two, one
+in the middle and the last.
 
-    compare.py DUMP OUT exact|near minmax|none
+    compare.py DUMP OUT tensortiff|other minmax|none
 
-Programs name their folders differently; what is looked for is the first and the last image of each
-tensor, among the first and the last file of each folder, or all of a folder with few. `near`: within 1e-6, as divisions may be
+Those of tensortiff must be the same bit for bit, those of others within 1e-6, as divisions may be
 ordered otherwise.
 """
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
-from rivals import tensors
+from dumps import SIZE, place, tensors
 
 
 def samples(dump, dtype, begin, count):
     """Samples of a dump as float32."""
     raw = np.fromfile(dump, {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype], count, offset=begin)
-    return (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw.astype("f4")
+    return (raw.astype("u4") << 16).view("f4") if dtype == "BF16" else raw.astype("f4")
 
 
 def normalized(image):
@@ -30,33 +31,28 @@ def normalized(image):
 
 def main():
     """See above."""
-    dump, out, exact, norm = sys.argv[1:]
-    folders = {}
-    for path in Path(out).rglob("*.tif"):
-        folders.setdefault(path.parent, []).append(path)
-    images = {}
-    for paths in folders.values():
-        paths.sort(key=lambda path: (len(path.name), path.name))
-        for path in paths if len(paths) < 100 else [paths[0], paths[-1]]:
-            image = tifffile.imread(path)
-            images.setdefault(image.shape, []).append(image)
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    dump, out, program, norm = sys.argv[1:]
     seen = 0
-    for _, dtype, shape, begin, length in tensors(dump):
-        height, width = shape[-2:]
-        count = height * width
-        size = 4 if dtype == "F32" else 2
-        for at in {begin, begin + length - count * size}:
-            want = samples(dump, dtype, at, count).reshape(height, width)
+    for name, dtype, shape, begin in tensors(dump):
+        count = math.prod(shape[-2:])
+        number = math.prod(shape[:-2])
+        for index in sorted({0, min(1, number - 1), number // 2, number - 1}):
+            path = Path(out, place(program, dump, name, shape, index))
+            image = tifffile.imread(path)
+            want = samples(dump, dtype, begin + index * count * SIZE[dtype], count)
+            want = want.reshape(shape[-2:])
             want = normalized(want) if norm == "minmax" else want
-            same = (
-                (lambda image: np.array_equal(image.view("u4"), want.view("u4")))
-                if exact == "exact"
-                else (lambda image: np.allclose(image, want, rtol=0, atol=1e-6))
-            )
-            if not any(same(image) for image in images.get((height, width), [])):
-                sys.exit(f"{out}: no file holds the image at byte {at} of {dump}")
+            if image.shape != want.shape or image.dtype != np.float32:
+                sys.exit(f"{path} holds {image.dtype} {image.shape}, not float32 {want.shape}")
+            same = np.array_equal(image.view("u4"), want.view("u4"))
+            if not same and (program == "tensortiff" or not np.allclose(image, want, 0, 1e-6)):
+                at = np.unravel_index(np.abs(image - want).argmax(), want.shape)
+                sys.exit(f"{path}: {image[at]!r} at {at}, not {want[at]!r}")
             seen += 1
-    assert seen > 0
+    if seen == 0:
+        sys.exit(f"{dump} holds no image")
 
 
 if __name__ == "__main__":

@@ -7,26 +7,16 @@ script  the ten lines that tensortiff grew out of: one image at a time, PIL mode
 torch   batches normalized by torch, written by tifffile in a pool of processes
 numpy   NumPy and OpenCV in threads, each reading only what it needs
 """
-import json
+import math
 import os
-import struct
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-
-def tensors(dump):
-    """Number, dtype, shape and place of each tensor of two axes or more."""
-    with open(dump, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    for number, entry in enumerate(header.values()):
-        if len(entry["shape"]) >= 2:
-            begin, end = entry["data_offsets"]
-            yield number, entry["dtype"], entry["shape"], 8 + length + begin, end - begin
+from dumps import SIZE, tensors
 
 
 def script(dump, out, _threads):
@@ -34,10 +24,10 @@ def script(dump, out, _threads):
     from PIL import Image
     from safetensors.torch import load_file
 
-    for number, tensor in enumerate(load_file(dump).values()):
+    for name, tensor in load_file(dump).items():
         if tensor.dim() < 2:
             continue
-        folder = Path(out, str(number))
+        folder = Path(out, name)
         folder.mkdir(parents=True)
         for index, image in enumerate(tensor.reshape(-1, *tensor.shape[-2:])):
             image = image.float()
@@ -63,11 +53,11 @@ def torch_batched(dump, out, threads):
     torch.set_num_threads(threads)
     with ProcessPoolExecutor(threads) as pool, safe_open(dump, "pt") as file:
         jobs = []
-        for number, name in enumerate(file.keys()):
+        for name in file.keys():
             tensor = file.get_tensor(name)
             if tensor.dim() < 2:
                 continue
-            folder = Path(out, str(number))
+            folder = Path(out, name)
             folder.mkdir(parents=True)
             images = tensor.reshape(-1, *tensor.shape[-2:])
             batch = max(1, (16 << 20) // images[0].numel())
@@ -84,42 +74,46 @@ def torch_batched(dump, out, threads):
 
 
 def numpy_threads(dump, out, threads):
-    """A careful one: pread, float32 arithmetic in place, OpenCV's writer, which lets go of the
-    interpreter's lock."""
+    """A careful one: reads into a buffer of its own, float32 arithmetic in place, OpenCV's writer,
+    which lets go of the interpreter's lock."""
     import cv2
 
     cv2.setNumThreads(1)
     file = os.open(dump, os.O_RDONLY)
-    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
+    uncompressed = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
+    kept = threading.local()
 
     def work(folder, dtype, shape, begin, images):
-        size = shape[0] * shape[1] * (4 if dtype == "F32" else 2)
+        raw = getattr(kept, "raw", None)
+        size = math.prod(shape) * SIZE[dtype]
+        if raw is None or raw.size < size:
+            raw = kept.raw = np.empty(size, np.uint8)
+        raw = raw[:size]
         for index in images:
-            raw = os.pread(file, size, begin + index * size)
+            if os.preadv(file, [raw], begin + index * size) != size:
+                raise OSError(f"{dump} ends early")
             if dtype == "F32":
-                image = np.frombuffer(raw, np.float32).copy()
+                image = raw.view(np.float32)
             elif dtype == "F16":
-                image = np.frombuffer(raw, np.float16).astype(np.float32)
+                image = raw.view(np.float16).astype(np.float32)
             else:
-                image = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
-                image = image.view(np.float32)
+                image = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
             low, high = image.min(), image.max()
             if high > low:
                 image -= low
                 image /= high - low
-            cv2.imwrite(f"{folder}/{index}.tif", image.reshape(shape), plain)
+            cv2.imwrite(f"{folder}/{index}.tif", image.reshape(shape), uncompressed)
 
     with ThreadPoolExecutor(threads) as pool:
         jobs = []
-        for number, dtype, shape, begin, length in tensors(dump):
-            folder = Path(out, str(number))
+        for name, dtype, shape, begin in tensors(dump):
+            folder = Path(out, name)
             folder.mkdir(parents=True)
-            *_, height, width = shape
-            count = length // (height * width * (4 if dtype == "F32" else 2))
+            count = math.prod(shape[:-2])
             each = max(1, min(256, count // (4 * threads)))
             for first in range(0, count, each):
                 images = range(first, min(count, first + each))
-                jobs.append(pool.submit(work, folder, dtype, (height, width), begin, images))
+                jobs.append(pool.submit(work, folder, dtype, shape[-2:], begin, images))
         for job in jobs:
             job.result()
 

@@ -1,25 +1,51 @@
 //! The floor: reads the samples that tensortiff reads and writes as many files of the same sizes,
-//! with nothing in between. Nothing that looks at the data and writes such files is faster than
-//! the best of its variants.
+//! with nothing in between. Samples of two bytes are read as they are, and pixels of four written.
 //!
-//! `floor DUMP OUT [--threads N] [--variant whole|steps] [--step BYTES]`
+//! - `whole`: an image is read in steps into one buffer, then header and pixels, which are next to
+//!   each other in memory, are written at once.
+//! - `vector`: the same with one `writev` of a header and pixels that lie apart.
+//! - `twice`: an image is read once to be looked at, and in steps once more, each of which is
+//!   written as soon as it is there: memory stays in the cache.
+//! - `steps`: the same without the first look. Only a program that need not know an image's extent
+//!   before it writes (`--norm none`) can do so.
 //!
-//! - `whole`: an image is read in steps into one buffer, then written at once.
-//! - `steps`: each step is written as soon as it is read. (No program that needs an image's extent
-//!   before it writes can do so; it is the floor all the same where it is faster.)
+//! Images that fit a step are read some at once, whatever the variant.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::Value;
 
-/// Length of tensortiff's header where tensors have short names.
-fn header_len(pixels: usize) -> usize {
-    if pixels < 64 << 10 { 448 } else { 512 }
+const USAGE: &str = "usage: floor DUMP OUT [--threads N] [--variant whole|vector|twice|steps] \
+                     [--step BYTES] [--headers SMALL,LARGE]\n\
+                     \n\
+                     OUT must not exist. --headers: bytes before the pixels of images of less than \
+                     64 KiB, and of others";
+
+/// Room for the longest header; then pixels, so that they begin a page.
+const ROOM: usize = 4096;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Variant {
+    Whole,
+    Vector,
+    Twice,
+    Steps,
+}
+
+struct Options {
+    dump: PathBuf,
+    out: PathBuf,
+    threads: usize,
+    variant: Variant,
+    step: usize,
+    /// As tensortiff's are where tensors have short names; run.py holds sizes against its own.
+    headers: [usize; 2],
 }
 
 /// Images of one tensor.
@@ -27,10 +53,11 @@ struct Row {
     /// Where its bytes begin in the file.
     begins: u64,
     images: usize,
-    samples: usize,
-    /// Bytes of a sample.
-    size: usize,
-    folder: PathBuf,
+    /// Bytes of an image in the dump, and as pixels.
+    bytes: usize,
+    pixels: usize,
+    header: usize,
+    folder: String,
 }
 
 /// Some images of a row, done at once.
@@ -42,118 +69,206 @@ struct Unit {
 
 struct Job {
     dump: File,
+    options: Options,
     rows: Vec<Row>,
     units: Vec<Unit>,
     next: AtomicUsize,
-    steps: bool,
-    step: usize,
 }
 
-fn main() -> io::Result<()> {
-    let mut words = std::env::args().skip(1);
-    let mut place = || words.next().expect("usage: floor DUMP OUT [--threads N] [--variant V]");
-    let (dump, out) = (place(), PathBuf::from(place()));
-    let (mut threads, mut steps, mut step) = (4, false, 256 << 10);
-    while let Some(word) = words.next() {
-        let value = words.next().expect("an option needs a value");
-        match word.as_str() {
-            "--threads" => threads = value.parse().expect("--threads needs a number"),
-            "--variant" => steps = value == "steps",
-            "--step" => step = value.parse().expect("--step needs a number"),
-            other => panic!("there is no option {other}"),
+fn main() -> ExitCode {
+    let Some(options) = options(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("floor: {error}");
+            ExitCode::FAILURE
         }
     }
-    let job = Job { steps, ..plan(&dump, &out, step)? };
+}
+
+fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
+    let (dump, out) = (words.next()?.into(), words.next()?.into());
+    let mut found = Options {
+        dump,
+        out,
+        threads: thread::available_parallelism().map_or(1, usize::from),
+        variant: Variant::Whole,
+        step: 256 << 10,
+        headers: [448, 512],
+    };
+    while let Some(word) = words.next() {
+        let value = words.next()?;
+        match word.as_str() {
+            "--threads" => found.threads = value.parse().ok()?,
+            "--step" => found.step = value.parse().ok()?,
+            "--headers" => {
+                let (small, large) = value.split_once(',')?;
+                found.headers = [small.parse().ok()?, large.parse().ok()?];
+            }
+            "--variant" => {
+                found.variant = match value.as_str() {
+                    "whole" => Variant::Whole,
+                    "vector" => Variant::Vector,
+                    "twice" => Variant::Twice,
+                    "steps" => Variant::Steps,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        }
+    }
+    let fit = found.headers.iter().all(|&header| header <= ROOM);
+    // Steps are whole numbers of samples.
+    (fit && found.threads > 0 && found.step >= 4 && found.step.is_multiple_of(4)).then_some(found)
+}
+
+fn run(options: Options) -> io::Result<()> {
+    let dump = File::open(&options.dump)?;
+    let rows = rows(&dump, &options)?;
+    fs::create_dir(&options.out)?;
+    // From here on paths are short: a walk through folders for each file would not be the floor.
+    std::env::set_current_dir(&options.out)?;
+    let mut units = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        fs::create_dir(&row.folder)?;
+        let each = (options.step / row.bytes).max(1);
+        units.extend((0..row.images).step_by(each).map(|first| Unit {
+            row: number,
+            first,
+            count: each.min(row.images - first),
+        }));
+    }
+    let job = Job { dump, options, rows, units, next: AtomicUsize::new(0) };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(&job))).collect();
+        let workers: Vec<_> =
+            (0..job.options.threads).map(|_| scope.spawn(|| work(&job))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })
 }
 
-fn plan(dump: &str, out: &Path, step: usize) -> io::Result<Job> {
-    let dump = File::open(dump)?;
+/// What the dump's header says of tensors that hold images.
+fn rows(dump: &File, options: &Options) -> io::Result<Vec<Row>> {
     let mut len = [0; 8];
     dump.read_exact_at(&mut len, 0)?;
     let len = u64::from_le_bytes(len);
-    let mut header = vec![0; usize::try_from(len).expect("a header fits memory")];
+    if len > dump.metadata()?.len() {
+        return Err(io::Error::other("this is no dump"));
+    }
+    let mut header = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     dump.read_exact_at(&mut header, 8)?;
     let header: Value = serde_json::from_slice(&header)?;
-    fs::create_dir(out)?;
-    let (mut rows, mut units) = (Vec::new(), Vec::new());
-    for (name, tensor) in header.as_object().expect("a header is an object") {
-        if name == "__metadata__" {
-            continue;
-        }
-        let number = |value: &Value| {
-            usize::try_from(value.as_u64().expect("a number")).expect("a size fits memory")
-        };
-        let shape: Vec<usize> =
-            tensor["shape"].as_array().expect("a shape").iter().map(number).collect();
-        let [.., height, width] = shape[..] else { continue };
-        let samples = height * width;
-        let bytes = number(&tensor["data_offsets"][1]) - number(&tensor["data_offsets"][0]);
-        if bytes == 0 {
-            continue;
-        }
-        let images: usize = shape[..shape.len() - 2].iter().product();
-        let folder = out.join(rows.len().to_string());
-        fs::create_dir(&folder)?;
-        let begins = 8 + len + number(&tensor["data_offsets"][0]) as u64;
-        let size = bytes / images / samples;
-        let each = (step / (samples * size)).max(1);
-        units.extend((0..images).step_by(each).map(|first| Unit {
-            row: rows.len(),
-            first,
-            count: each.min(images - first),
-        }));
-        rows.push(Row { begins, images, samples, size, folder });
-    }
-    assert!(rows.iter().all(|row| row.images > 0));
-    let next = AtomicUsize::new(0);
-    Ok(Job { dump, rows, units, next, steps: false, step })
+    let tensors = header.as_object().ok_or(io::Error::other("the header is no map"))?;
+    let rows = tensors.iter().filter(|(name, _)| *name != "__metadata__").enumerate();
+    rows.filter_map(|(number, (_, tensor))| {
+        let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).ok()?;
+        let [begin, end]: [usize; 2] =
+            serde_json::from_value(tensor["data_offsets"].clone()).ok()?;
+        let [ref axes @ .., height, width] = shape[..] else { return None };
+        let images = axes.iter().product();
+        (begin < end).then(|| {
+            let pixels = height * width * 4;
+            Ok(Row {
+                begins: 8 + len + begin as u64,
+                images,
+                bytes: (end - begin) / images,
+                pixels,
+                header: options.headers[usize::from(pixels >= 64 << 10)],
+                folder: number.to_string(),
+            })
+        })
+    })
+    .collect()
 }
 
 fn work(job: &Job) -> io::Result<()> {
-    // Room for the longest header, then pixels from the start of a page on.
-    const ROOM: usize = 4096;
-    let mut buffer = Vec::new();
-    let mut raw = Vec::new();
+    let (mut buffer, mut raw) = (Vec::new(), Vec::new());
     while let Some(unit) = job.units.get(job.next.fetch_add(1, Ordering::Relaxed)) {
         let row = &job.rows[unit.row];
-        let (bytes, pixels) = (row.samples * row.size, row.samples * 4);
-        let header = header_len(pixels);
-        let at = row.begins + (unit.first * bytes) as u64;
-        let create = |index: usize| File::create_new(row.folder.join(format!("{index}.tif")));
-        grow(&mut buffer, ROOM + pixels.max(bytes));
+        let at = row.begins + (unit.first * row.bytes) as u64;
         if unit.count > 1 {
-            grow(&mut raw, unit.count * bytes);
-            job.dump.read_exact_at(&mut raw[..unit.count * bytes], at)?;
-            for (k, raw) in raw.chunks(bytes).take(unit.count).enumerate() {
-                let copied = bytes.min(pixels);
-                buffer[ROOM..ROOM + copied].copy_from_slice(&raw[..copied]);
-                create(unit.first + k)?.write_all(&buffer[ROOM - header..ROOM + pixels])?;
-            }
-        } else if job.steps {
-            let mut file = create(unit.first)?;
-            // The last step's pixels reach the image's end whatever the types' sizes.
-            let mut written = 0;
-            for done in (0..bytes).step_by(job.step) {
-                let step = job.step.min(bytes - done);
-                job.dump.read_exact_at(&mut buffer[ROOM..ROOM + step], at + done as u64)?;
-                let end = (done + step) / row.size * 4;
-                let start = if done == 0 { ROOM - header } else { ROOM };
-                file.write_all(&buffer[start..ROOM + end - written])?;
-                written = end;
-            }
+            grow(&mut raw, unit.count * row.bytes);
+            some(job, row, unit, at, &mut raw[..unit.count * row.bytes], &mut buffer)?;
         } else {
-            for done in (0..bytes).step_by(job.step) {
-                let step = ROOM + done..ROOM + bytes.min(done + job.step);
-                job.dump.read_exact_at(&mut buffer[step], at + done as u64)?;
-            }
-            create(unit.first)?.write_all(&buffer[ROOM - header..ROOM + pixels])?;
+            one(job, row, unit.first, at, &mut buffer)?;
         }
     }
     Ok(())
+}
+
+fn create(row: &Row, index: usize) -> io::Result<File> {
+    File::create_new(Path::new(&row.folder).join(format!("{index}.tif")))
+}
+
+/// Small images, read at once and written one by one.
+fn some(
+    job: &Job,
+    row: &Row,
+    unit: &Unit,
+    at: u64,
+    raw: &mut [u8],
+    buffer: &mut Vec<u8>,
+) -> io::Result<()> {
+    grow(buffer, ROOM + row.pixels);
+    job.dump.read_exact_at(raw, at)?;
+    for (k, raw) in raw.chunks(row.bytes).enumerate() {
+        let file = create(row, unit.first + k)?;
+        if job.options.variant == Variant::Vector && row.bytes == row.pixels {
+            both(file, &buffer[..row.header], raw)?;
+        } else {
+            let copied = row.bytes.min(row.pixels);
+            buffer[ROOM..ROOM + copied].copy_from_slice(&raw[..copied]);
+            (&file).write_all(&buffer[ROOM - row.header..ROOM + row.pixels])?;
+        }
+    }
+    Ok(())
+}
+
+/// An image of its own.
+fn one(job: &Job, row: &Row, index: usize, at: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let Options { variant, step, .. } = job.options;
+    let starts = (0..row.bytes).step_by(step);
+    let read = |buffer: &mut [u8], done: usize| job.dump.read_exact_at(buffer, at + done as u64);
+    if matches!(variant, Variant::Whole | Variant::Vector) {
+        grow(buffer, ROOM + row.pixels.max(row.bytes));
+        for done in starts {
+            let end = row.bytes.min(done + step);
+            read(&mut buffer[ROOM + done..ROOM + end], done)?;
+        }
+        let file = create(row, index)?;
+        if variant == Variant::Vector {
+            return both(file, &buffer[..row.header], &buffer[ROOM..ROOM + row.pixels]);
+        }
+        return (&file).write_all(&buffer[ROOM - row.header..ROOM + row.pixels]);
+    }
+    // A step of one-byte samples would become four times as many pixels.
+    grow(buffer, ROOM + step.min(row.bytes) * row.pixels.div_ceil(row.bytes));
+    let step_of = |done: usize| ROOM..ROOM + step.min(row.bytes - done);
+    if variant == Variant::Twice {
+        for done in starts.clone() {
+            read(&mut buffer[step_of(done)], done)?;
+        }
+    }
+    let mut file = create(row, index)?;
+    let pixels = |bytes: usize| bytes * row.pixels / row.bytes;
+    for done in starts {
+        let read_to = step_of(done);
+        let written = pixels(done + read_to.len()) - pixels(done);
+        read(&mut buffer[read_to], done)?;
+        let start = if done == 0 { ROOM - row.header } else { ROOM };
+        file.write_all(&buffer[start..ROOM + written])?;
+    }
+    Ok(())
+}
+
+/// Header and pixels by one call; the rest by another where a system does not take all.
+fn both(mut file: File, header: &[u8], pixels: &[u8]) -> io::Result<()> {
+    let done = file.write_vectored(&[IoSlice::new(header), IoSlice::new(pixels)])?;
+    let left = header.get(done..).unwrap_or_default();
+    file.write_all(left)?;
+    file.write_all(&pixels[(done + left.len()).saturating_sub(header.len())..])
 }
 
 fn grow(buffer: &mut Vec<u8>, len: usize) {

@@ -1,0 +1,82 @@
+"""What is asked of tensortiff, and whether a run's figures meet it."""
+from statistics import median
+
+# Time on a memory file system, as a multiple of the floor's.
+TIMES = {"MEDIUM": 1.1, "BF16": 1.1, "F16": 1.1, "LARGE": 1.15, "TINY": 1.3, "MIXED": 1.3}
+# Time as a multiple of the plain program's; more where "whole or absent" costs system calls.
+PLAIN, PLAIN_MEMORY = 1.0, {"TINY": 1.1, "MIXED": 1.1}
+# `auto` as a multiple of the CPU alone: the same, but for what two runs differ by.
+AUTO = 1.05
+# Peak memory: this, and two images for each thread.
+MEMORY = 64 << 20
+# Seconds from the start to the first file. Large images are not done reading by then.
+FIRST, FIRST_NOT = 0.020, ["LARGE"]
+
+# Floors that a program can reach which must know an image's extent before it writes.
+FLOORS = ["floor-whole", "floor-vector", "floor-twice"]
+# And those that it can reach where it need not.
+FREE_FLOORS = [*FLOORS, "floor-steps"]
+
+
+def seconds(rows):
+    """Times of all rounds."""
+    return [row["seconds"] for row in rows]
+
+
+def ratios(figures, program, other):
+    """A program's times over another's in the same round."""
+    return [a / b for a, b in zip(seconds(figures[program]), seconds(figures[other]))]
+
+
+def best(figures, floors):
+    """The floor of the least median."""
+    there = [name for name in floors if name in figures]
+    return min(there, key=lambda name: median(seconds(figures[name])))
+
+
+def verdicts(name, figures, *, memory, threads, image):
+    """(what, measured, allowed, met) for a set whose largest image has `image` bytes of pixels.
+
+    Of a ratio to a floor there are two: to the best that knows extents, and to the best of all.
+    """
+    found = []
+
+    def add(what, measured, allowed, unit="x"):
+        found.append((what, measured, allowed, unit, measured <= allowed))
+
+    floors = {"floor": best(figures, FREE_FLOORS), "extent floor": best(figures, FLOORS)}
+    for program in [p for p in figures if p.startswith("tensortiff")]:
+        if any("threads" in row for row in figures[program]):
+            continue  # of the scaling, which has no target
+        mine = figures[program]
+        none = program == "tensortiff-none"
+        for word, floor in floors.items():
+            if none and word != "floor":
+                continue
+            if memory and not none and name in TIMES:
+                add(f"{program} / {word}", median(ratios(figures, program, floor)), TIMES[name])
+            elif none or not memory:
+                # Within its spread.
+                slowest = max(seconds(figures[floor]))
+                add(f"{program}, {word}'s slowest", median(seconds(mine)), slowest, "s")
+        if "plain" in figures and not none:
+            allowed = PLAIN_MEMORY.get(name, PLAIN) if memory else PLAIN
+            add(f"{program} / plain", median(ratios(figures, program, "plain")), allowed)
+        peak = max(row["rss_kib"] for row in mine) / 1024
+        if program == "tensortiff-cpu":
+            add(f"{program}, peak memory", peak, (MEMORY + 2 * threads * image) / 2**20, "MiB")
+        if name not in FIRST_NOT and not none:
+            first = median(row["first"] for row in mine)
+            add(f"{program}, first file", 1000 * first, 1000 * FIRST, "ms")
+    if {"tensortiff-cpu", "tensortiff-auto"} <= figures.keys():
+        both = ratios(figures, "tensortiff-auto", "tensortiff-cpu")
+        add("tensortiff-auto / -cpu", median(both), AUTO)
+    return found
+
+
+def report(name, found):
+    """Prints a set's verdicts."""
+    for what, measured, allowed, unit, met in found:
+        digits = {"x": 2, "s": 3, "ms": 1, "MiB": 0}[unit]
+        text = f"{measured:.{digits}f} of {allowed:.{digits}f} {unit}"
+        print(f"{name:8}{what:36}{text:>22}  {'met' if met else 'MISSED'}")
