@@ -31,7 +31,8 @@
 //! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
 //!   what backends see as their [`Job`](backend::Job).
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
-//! - `cli` (feature `cli`) is the command line; `main.rs` calls it.
+//! - `cli` (feature `cli`) is the command line, `cli/bench` what `tensortiff bench` measures;
+//!   `main.rs` calls it. `benches/floor` is a crate of its own: what tensortiff is measured against.
 //!
 //! Stages import the data rooms [`tensor`], [`normalize`] and [`error`], and never each other.
 //! Every outside crate has one window: wgpu is named only in `backend/gpu`, tiff only in `encode`,
