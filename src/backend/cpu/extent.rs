@@ -242,21 +242,46 @@ mod tests {
         }
     }
 
+    /// Equal to the sign of a zero.
+    fn same(got: Extent, want: Extent, case: &str) {
+        assert_eq!(got, want, "{case}");
+        let signs = |e: Extent| [e.min.to_bits(), e.max.to_bits()];
+        assert_eq!(signs(got), signs(want), "{case}: the sign of a zero");
+    }
+
     /// Everything that a sample can be, planted where chunks and lanes begin and end.
     #[test]
     fn whatever_is_planted_is_found_wherever_it_is() {
-        let plants = [-2.0, 2.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e39];
+        let over = Extent::OVERFLOW;
+        let plants = [
+            [-2.0, 2.0],
+            [-0.0, 0.2],
+            [f64::NAN, f64::NAN],
+            [f64::INFINITY, f64::NEG_INFINITY],
+            [1e300, -1e39],
+            // The least magnitudes that overflow f32, and the greatest that do not.
+            [over, -over],
+            [over.next_down(), (-over).next_up()],
+            // Zeros beside what must be counted.
+            [-0.0, f64::NAN],
+            [f64::NAN, -0.0],
+        ];
         for len in [1, 2, 31, 32, 33, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 40] {
             let edges = [0, 1, 31, 32, 33, CHUNK - 1, CHUNK, CHUNK + 1, len / 2, len - 1];
             for at in edges.into_iter().filter(|&at| at < len) {
                 for plant in plants {
-                    let mut samples: Vec<f64> =
-                        (0..len).map(|i| (i as f64).sin() * 0.5 + 0.1).collect();
-                    samples[at] = plant;
-                    assert_eq!(extent(&samples), one_by_one(&samples), "{plant} at {at} of {len}");
-                    #[allow(clippy::cast_possible_truncation, reason = "test data")]
-                    let samples: Vec<f32> = samples.into_iter().map(|x| x as f32).collect();
-                    assert_eq!(extent(&samples), one_by_one(&samples), "{plant} at {at} of {len}");
+                    // Of one sign, so that a planted zero is the least or the greatest.
+                    for sign in [1.0, -1.0] {
+                        let mut samples: Vec<f64> =
+                            (0..len).map(|i| sign * ((i as f64).sin() * 0.5 + 0.6)).collect();
+                        samples[at] = plant[0];
+                        samples[(at + len / 3) % len] = plant[1];
+                        let case = format!("{plant:?} at {at} of {len}");
+                        same(extent(&samples), one_by_one(&samples), &case);
+                        #[allow(clippy::cast_possible_truncation, reason = "test data")]
+                        let samples: Vec<f32> = samples.into_iter().map(|x| x as f32).collect();
+                        same(extent(&samples), one_by_one(&samples), &case);
+                    }
                 }
             }
         }
