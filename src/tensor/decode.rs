@@ -239,6 +239,23 @@ mod tests {
         let mut out = [0.0];
         to_f64(Dtype::U64, &u64::MAX.to_le_bytes(), &mut out);
         assert_eq!(out[0], 18_446_744_073_709_551_616.0);
+        // To f64's 53 bits, ties to even, and not by way of f32.
+        for (x, want) in [
+            ((1 << 24) + 1, 16_777_217.0),
+            ((1 << 53) - 1, 9_007_199_254_740_991.0),
+            ((1 << 53) + 1, 9_007_199_254_740_992.0),
+            ((1 << 53) + 3, 9_007_199_254_740_996.0),
+        ] {
+            to_f64(Dtype::U64, &u64::to_le_bytes(x), &mut out);
+            assert_eq!(out[0], want, "{x}");
+            let x = i64::try_from(x).unwrap();
+            to_f64(Dtype::I64, &(-x).to_le_bytes(), &mut out);
+            assert_eq!(out[0], -want, "-{x}");
+        }
+        to_f64(Dtype::U32, &u32::MAX.to_le_bytes(), &mut out);
+        assert_eq!(out[0], 4_294_967_295.0);
+        to_f64(Dtype::I32, &(-16_777_217_i32).to_le_bytes(), &mut out);
+        assert_eq!(out[0], -16_777_217.0);
         to_f64(Dtype::I64, &i64::MIN.to_le_bytes(), &mut out);
         assert_eq!(out[0], -9_223_372_036_854_775_808.0);
     }
