@@ -466,3 +466,92 @@ impl Drop for Lease<'_> {
         self.queue.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+
+    const ALL: Appetite =
+        Appetite { samples: 1000, least_samples: 1, images: 10, everything: true };
+    const COMMON: Appetite = Appetite { everything: false, ..ALL };
+
+    fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
+        Span { dtype, samples, images, contiguous: true }
+    }
+
+    /// Blocks of at most 100 samples; f64 is for some backends only.
+    fn queue(spans: Vec<Span>) -> Queue {
+        Queue::new(Norm::MinMax, spans, 100, 1, |span| span.dtype != Dtype::F64)
+    }
+
+    fn span_of(lease: &Lease<'_>) -> usize {
+        lease.unit().span()
+    }
+
+    /// Neither fresh, nor come back, nor in blocks.
+    #[test]
+    fn what_a_backend_cannot_take_is_never_given_to_it() {
+        let queue = queue(vec![span(Dtype::F64, 50, 3), span(Dtype::F64, 500, 1)]);
+        assert!(queue.try_take(&COMMON).is_none(), "fresh");
+        drop(queue.try_take(&ALL).unwrap());
+        assert!(queue.try_take(&COMMON).is_none(), "come back");
+        let mut taken = Vec::new();
+        while let Some(lease) = queue.try_take(&ALL) {
+            let is_block = matches!(lease.unit(), Unit::Block { .. });
+            taken.push(lease);
+            if is_block {
+                break;
+            }
+        }
+        assert!(matches!(taken.last().unwrap().unit(), Unit::Block { .. }));
+        assert!(queue.try_take(&COMMON).is_none(), "blocks under way");
+        drop(taken);
+        assert!(queue.try_take(&COMMON).is_none(), "blocks come back");
+    }
+
+    #[test]
+    fn what_only_some_take_comes_first_for_them() {
+        let queue = queue(vec![span(Dtype::F32, 10, 1), span(Dtype::F64, 10, 1)]);
+        let first = queue.try_take(&ALL).unwrap();
+        assert_eq!(span_of(&first), 1);
+        let second = queue.try_take(&COMMON).unwrap();
+        assert_eq!(span_of(&second), 0);
+        assert_eq!(queue.samples_left(), 0);
+        assert!(!queue.is_finished());
+        first.done();
+        second.done();
+        assert!(queue.is_finished());
+    }
+
+    /// With two giants under way, a second puller gets blocks of the second while all of the
+    /// first one's are out.
+    #[test]
+    fn giants_do_not_wait_for_each_other() {
+        let queue = queue(vec![span(Dtype::F32, 150, 2)]);
+        let leases: Vec<_> = std::iter::from_fn(|| queue.try_take(&ALL)).collect();
+        let giants: Vec<u64> = leases
+            .iter()
+            .map(|lease| match lease.unit() {
+                Unit::Block { image, pass: Pass::Extent, .. } => image.index,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(giants, [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn an_empty_extent_of_every_block_leads_to_the_second_pass_once() {
+        let queue = queue(vec![span(Dtype::F32, 150, 1)]);
+        let extent = |visited| Extent { visited, ..Extent::EMPTY };
+        queue.try_take(&ALL).unwrap().done_extent(extent(100));
+        let last = queue.try_take(&ALL).unwrap();
+        assert!(queue.try_take(&ALL).is_none(), "the second pass needs the whole extent");
+        last.done_extent(extent(50));
+        let [one, other] = [(); 2].map(|()| queue.try_take(&ALL).unwrap());
+        assert!(queue.try_take(&ALL).is_none());
+        assert_eq!(other.done_block(), None);
+        assert_eq!(one.done_block().unwrap().extent.visited, 150);
+        assert!(queue.is_finished());
+    }
+}
