@@ -184,6 +184,32 @@ mod tests {
         assert!(started.elapsed() < workers::HEAD_START, "{:?}", started.elapsed());
     }
 
+    /// Samples beyond f32 count where they became infinite, and not where they were normalized.
+    #[test]
+    fn overflow_counts_where_pixels_show_it() {
+        for (norm, overflow) in [(Norm::MinMax, 0), (Norm::None, 2)] {
+            let samples: Vec<u8> = [1e300, -1e300, 3.0, 4.0_f64].map(f64::to_le_bytes).concat();
+            let source = MemorySource::new("m").with("a", Dtype::F64, &[2, 2], samples).unwrap();
+            let options = Options { norm, devices: "cpu".parse().unwrap(), ..Options::default() };
+            let report = convert(&source, &NullSink, &options).unwrap();
+            assert_eq!(report.samples.overflow, overflow, "{norm}");
+        }
+    }
+
+    /// Each kind of sample that is not finite has its own count.
+    #[test]
+    fn samples_that_are_not_finite_are_counted_by_kind() {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        let images = [[nan, 1.0, 2.0, 3.0], [inf, inf, -inf, 1.0], [nan, nan, nan, inf]];
+        let samples: Vec<u8> = images.as_flattened().iter().flat_map(|x| x.to_le_bytes()).collect();
+        let source = MemorySource::new("m").with("a", Dtype::F32, &[3, 2, 2], samples).unwrap();
+        let options = Options { devices: "cpu".parse().unwrap(), ..Options::default() };
+        let samples = convert(&source, &NullSink, &options).unwrap().samples;
+        assert_eq!((samples.nan, samples.pos_inf, samples.neg_inf), (4, 3, 1));
+        assert_eq!(samples.nonfinite_images, 3);
+        assert_eq!((samples.constant_images, samples.no_finite_images), (1, 1));
+    }
+
     #[derive(Default)]
     struct Told {
         calls: AtomicU64,

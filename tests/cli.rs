@@ -85,6 +85,10 @@ fn devices_that_cannot_be_used_are_told() {
     assert!(stderr.contains("llvmpipe") && stderr.contains("tensortiff devices"), "{stderr}");
     let (_, stderr) = ends_with(1, &["convert", sample(), "-o", &out, "--device", "99"]);
     assert!(stderr.contains("99"), "{stderr}");
+    // Without the CPU each must do: one good one does not hide a wrong one.
+    let args = ["convert", sample(), "-o", &out, "--device", "llvmpipe,no such card"];
+    let (_, stderr) = ends_with(1, &args);
+    assert!(stderr.contains("no such card"), "{stderr}");
     assert!(!Path::new(&out).exists(), "nothing is made before devices are there");
 
     let no_driver = |dump: &str, device: &str, out: &str| {

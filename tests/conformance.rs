@@ -440,7 +440,9 @@ fn a_device_lost_in_mid_run_costs_no_image() {
             assert_eq!((report.images, report.failed), (4002, 0), "after {submissions}");
             assert!(sink.into_files() == expected, "after {submissions}");
             if !with_cpu {
-                assert!(report.notes.iter().any(|n| n.contains("the CPU does what is left")));
+                let noted = |text| report.notes.iter().any(|note| note.contains(text));
+                assert!(noted("its images are done by others"), "{:?}", report.notes);
+                assert!(noted("the CPU does what is left"), "{:?}", report.notes);
             }
         }
     }
@@ -483,4 +485,25 @@ fn a_mixed_run_is_done_by_both() {
     assert!(made == expected);
     assert_eq!(report.devices.len(), 2, "{:?}", report.devices);
     assert!(report.devices.iter().all(|device| device.images > 0), "{:?}", report.devices);
+}
+
+/// Nobody waits for an adapter that starts, and one that has started joins the run.
+#[test]
+#[cfg(feature = "gpu")]
+fn an_adapter_that_starts_in_mid_run_takes_part() {
+    use tensortiff::{NullSink, convert};
+
+    let (images, side) = (2000_u64, 256_u64);
+    let bytes = Random(8).bytes(usize::try_from(images * side * side).unwrap());
+    let source = MemorySource::new("m").with("t", Dtype::U8, &[images, side, side], bytes);
+    let source = Slow(source.unwrap());
+    let devices = format!("cpu,{}", common::wanted()).parse().unwrap();
+    let threads = std::num::NonZeroUsize::new(1);
+    let options = Options { devices, threads, ..Options::default() };
+    let report = convert(&source, &NullSink, &options).unwrap();
+    assert_eq!((report.images, report.failed), (images, 0));
+    let [cpu, gpu] = &report.devices[..] else { panic!("{:?}", report.devices) };
+    assert!(cpu.name == "cpu" && cpu.images > 0, "{cpu:?}");
+    assert!(gpu.images > 0, "{gpu:?}");
+    assert_eq!(cpu.images + gpu.images, images);
 }

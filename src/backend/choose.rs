@@ -216,4 +216,32 @@ mod tests {
             assert!(bad.parse::<Devices>().unwrap_err().is_usage(), "{bad}");
         }
     }
+
+    #[test]
+    #[cfg(feature = "gpu")]
+    fn software_is_meant_only_by_its_name_or_index() {
+        use crate::backend::gpu::{AdapterInfo, Kind};
+        let adapter = |index, name: &str, kind| AdapterInfo {
+            index,
+            name: name.to_owned(),
+            driver: String::new(),
+            api: "vulkan".to_owned(),
+            kind,
+            max_binding: 1 << 27,
+        };
+        let all = [
+            adapter(0, "llvmpipe (LLVM 15)", Kind::Software),
+            adapter(1, "Some Card 9000", Kind::Discrete),
+            adapter(2, "Some Chip", Kind::Integrated),
+        ];
+        let meant = |device: Device| matching(&device, &all).unwrap();
+        assert_eq!(meant(Device::Gpu), [1, 2]);
+        assert_eq!(meant(Device::Named("LLVM".to_owned())), [0]);
+        assert_eq!(meant(Device::Named("some".to_owned())), [1, 2]);
+        assert_eq!(meant(Device::Index(0)), [0]);
+        let problem = |device: &Device, all: &[AdapterInfo]| matching(device, all).unwrap_err();
+        assert!(problem(&Device::Gpu, &all[..1]).contains("software ones must be named"));
+        assert!(problem(&Device::Gpu, &[]).contains("no GPU adapter was found"));
+        assert!(problem(&Device::Index(3), &all).contains("Some Card 9000"));
+    }
 }
