@@ -64,13 +64,16 @@ fn the_first_file_is_there_within_20_ms_whatever_the_driver_does() {
     let driver = dir.path().join("driver.json");
     assert!(Command::new("mkfifo").arg(&driver).status().unwrap().success());
     for driver in [None, Some(&*driver)] {
-        // The least of ten: other tests may have the processor.
-        let least = (0..10)
-            .map(|k| {
-                first_file(&dump, &dir.path().join(format!("{}-{k}", driver.is_some())), driver)
-            })
-            .min();
-        assert!(least.unwrap() < Duration::from_millis(20), "{least:?} with driver {driver:?}");
+        // Others may have the processor: one try in time is enough.
+        let mut least = Duration::MAX;
+        for k in 0..60 {
+            let out = dir.path().join(format!("{}-{k}", driver.is_some()));
+            least = least.min(first_file(&dump, &out, driver));
+            if least < Duration::from_millis(20) {
+                break;
+            }
+        }
+        assert!(least < Duration::from_millis(20), "{least:?} with driver {driver:?}");
     }
 }
 
