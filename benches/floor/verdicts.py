@@ -23,15 +23,15 @@ def seconds(rows):
     return [row["seconds"] for row in rows]
 
 
-def ratios(figures, program, other):
-    """A program's times over another's in the same round."""
-    return [a / b for a, b in zip(seconds(figures[program]), seconds(figures[other]))]
+def ratios(figures, program, other, what="seconds"):
+    """A program's times, or processor times (`cpu`), over another's in the same round."""
+    return [a[what] / b[what] for a, b in zip(figures[program], figures[other])]
 
 
-def best(figures, floors):
+def best(figures, floors, what="seconds"):
     """The floor of the least median."""
     there = [name for name in floors if name in figures]
-    return min(there, key=lambda name: median(seconds(figures[name])))
+    return min(there, key=lambda name: median(row[what] for row in figures[name]))
 
 
 def verdicts(name, figures, *, memory, threads, image):
