@@ -33,7 +33,8 @@ pub struct Options {
     pub naming: Naming,
     /// Who works.
     pub devices: Devices,
-    /// Number of CPU workers, and of threads that write a GPU's images. `None`: all cores.
+    /// Number of CPU workers, and of threads that write a GPU's images, 1024 at most. `None`: all
+    /// cores.
     pub threads: Option<NonZeroUsize>,
     /// Most samples in a buffer, at most and by default 16 Mi; images of more are done in blocks.
     pub block_samples: Option<u64>,

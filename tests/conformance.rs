@@ -387,6 +387,23 @@ fn finite_images_of_every_dtype_are_the_oracles() {
     }
 }
 
+/// Blocks of larger images and whole images of their type go to a device in one batch: what is
+/// known of the one must not be worked out again from the other.
+#[test]
+fn blocks_and_whole_images_of_one_type_do_not_disturb_each_other() {
+    let mut random = Random(12);
+    for dtype in [Dtype::U8, Dtype::Bf16] {
+        let mut tensors = Vec::new();
+        for k in 0..4 {
+            for (name, shape) in [("giant", [3, 300, 500]), ("whole", [40, 80, 90])] {
+                let bytes = random.bytes(len(&shape) * dtype.size());
+                tensors.push(tensor(format!("{k}-{name}"), dtype, &shape, bytes));
+            }
+        }
+        check(&tensors, &Options { block_samples: Some(100_000), ..Options::default() });
+    }
+}
+
 /// Selected channels lie apart in the file: nothing between them is read into their images.
 #[test]
 fn channels_are_the_oracles() {

@@ -169,6 +169,10 @@ fn matching(device: &Device, adapters: &[super::gpu::AdapterInfo]) -> Result<Vec
         .iter()
         .filter(|adapter| match device {
             Device::Gpu => !adapter.is_software(),
+            // 4090 is no index, but may be part of a name.
+            Device::Index(index) if *index >= adapters.len() => {
+                adapter.matches_name(&index.to_string())
+            }
             Device::Index(index) => adapter.index == *index,
             Device::Named(name) => adapter.matches_name(name),
             Device::Cpu | Device::Ready(_) => false,
@@ -189,7 +193,7 @@ fn matching(device: &Device, adapters: &[super::gpu::AdapterInfo]) -> Result<Vec
         Device::Gpu => {
             format!("no hardware GPU adapter was found; software ones must be named ({there})")
         }
-        other => format!("no GPU adapter is meant by {other:?}; {there}"),
+        other => format!("no GPU adapter is meant by {}; {there}", shown(&format!("{other:?}"))),
     })
 }
 
@@ -239,6 +243,7 @@ mod tests {
         assert_eq!(meant(Device::Named("LLVM".to_owned())), [0]);
         assert_eq!(meant(Device::Named("some".to_owned())), [1, 2]);
         assert_eq!(meant(Device::Index(0)), [0]);
+        assert_eq!(meant(Device::Index(9000)), [1]);
         let problem = |device: &Device, all: &[AdapterInfo]| matching(device, all).unwrap_err();
         assert!(problem(&Device::Gpu, &all[..1]).contains("software ones must be named"));
         assert!(problem(&Device::Gpu, &[]).contains("no GPU adapter was found"));

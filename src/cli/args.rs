@@ -132,7 +132,7 @@ pub(super) struct ConvertArgs {
     #[arg(short, long, value_name = "DEVICES", default_value = "auto", value_parser = devices)]
     pub(super) device: Devices,
 
-    /// Number of CPU threads [default: all cores].
+    /// Number of CPU threads, 1024 at most [default: all cores].
     #[arg(short = 'j', long, value_name = "N")]
     pub(super) threads: Option<NonZeroUsize>,
 
@@ -194,7 +194,7 @@ pub(super) struct BenchArgs {
     #[arg(short, long, value_name = "DEVICES", default_value = "auto", value_parser = devices)]
     pub(super) device: Devices,
 
-    /// Number of CPU threads [default: all cores].
+    /// Number of CPU threads, 1024 at most [default: all cores].
     #[arg(short = 'j', long, value_name = "N")]
     pub(super) threads: Option<NonZeroUsize>,
 

@@ -92,7 +92,7 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
         line += &format!("; {}", devices.join(", "));
     }
     if report.gpu_not_needed {
-        line += " (done before a GPU was ready)";
+        line += " (done before any GPU could help)";
     }
     if report.failed > 0 {
         line += &format!("; {} failed", report.failed);

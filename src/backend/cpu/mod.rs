@@ -47,11 +47,14 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// Most workers, whatever is wished: no machine gains by more, and systems run out of them.
+    pub const MOST_THREADS: usize = 1024;
+
     /// A backend of `threads` workers; as many as there are cores if `None`.
     #[must_use]
     pub fn new(threads: Option<NonZeroUsize>) -> Cpu {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Cpu { threads: threads.unwrap_or_else(cores).get() }
+        Cpu { threads: threads.unwrap_or_else(cores).get().min(Cpu::MOST_THREADS) }
     }
 }
 

@@ -20,6 +20,7 @@ use super::args::BenchArgs;
 use super::convert::bytes;
 use super::{Ending, Verbosity, results, say, signals};
 use crate::backend::choose::{self, Device, Devices, Opened};
+use crate::backend::cpu::Cpu;
 use crate::convert::Options;
 use crate::error::{Error, shown};
 use crate::plan::{Row, Selected};
@@ -125,7 +126,8 @@ pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Endi
         }
     };
     let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let threads = args.threads.unwrap_or_else(cores);
+    let most = NonZeroUsize::new(Cpu::MOST_THREADS).unwrap_or(NonZeroUsize::MIN);
+    let threads = args.threads.unwrap_or_else(cores).min(most);
     let options = Options {
         selection: args.selection.selection(),
         threads: Some(threads),
@@ -136,8 +138,6 @@ pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Endi
     let files =
         if args.dumps.is_empty() { None } else { Some(SafetensorsFiles::open(&args.dumps)?) };
     signals::cancel_on_signal(Arc::clone(&options.cancel))?;
-    let parent = args.output.clone().unwrap_or_else(std::env::temp_dir);
-    let scratch = Scratch::new(&parent)?;
 
     let started = Instant::now();
     let opened = choose::open(&args.device.others(), threads.get());
@@ -149,6 +149,9 @@ pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Endi
         opened.backends.iter().map(|backend| backend.name().to_owned()).collect();
     let timed = Timed::open(&names, threads.get())?;
     let [memory_copy_one, memory_copy_all] = [1, threads.get()].map(measure::memory_copy);
+    // From here on everything looks whether it is to end, and takes the folder away.
+    let parent = args.output.clone().unwrap_or_else(std::env::temp_dir);
+    let scratch = Scratch::new(&parent)?;
     let mut sets = Vec::new();
     if let Some(files) = &files {
         let names: Vec<&str> = files.dumps().iter().map(|dump| dump.label.as_str()).collect();
