@@ -107,6 +107,17 @@ fn dumps_are_measured_on_each_device_and_all_together() {
     }
 }
 
+/// Two of these images are one read, and each one's pixels are more than a read.
+#[test]
+fn narrow_samples_whose_pixels_are_many_are_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("u8.safetensors");
+    tool::dump(&path, &[("t", "U8", &[5, 300, 300], 450_000)]);
+    let results = bench(&[path.to_str().unwrap(), "--device", "cpu"]);
+    assert_eq!(results["sets"][0]["images"], 5);
+    check_device(&results["sets"][0]["devices"][0]);
+}
+
 #[test]
 fn the_table_says_what_auto_uses() {
     let dir = tempfile::tempdir().unwrap();

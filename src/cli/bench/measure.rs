@@ -140,7 +140,8 @@ pub(super) fn copy(
         let into = folder.join(unit.number.to_string());
         let name = |image: u64| into.join(format!("{image}.tif"));
         let pixels = usize::try_from(unit.row.samples() * 4)?;
-        let nothing = vec![0; HEADER + pixels.min(STEP)];
+        // A step of samples of one byte becomes four steps of pixels.
+        let nothing = vec![0; HEADER + pixels.min(4 * STEP)];
         if unit.images > 1 {
             read_unit(source, unit, buffer, cancel, |_| Ok(()))?;
             for image in unit.first..unit.first + unit.images {
