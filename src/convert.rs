@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
 use run::Run;
+pub(crate) use workers::HEAD_START;
 use workers::Workers;
 
 /// What a run does.

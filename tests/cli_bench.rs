@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tool::{ends_with, sample};
+use tool::{dump, ends_with, files, join, sample};
 
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
@@ -36,9 +36,26 @@ fn median(speed: &Value) -> f64 {
     median
 }
 
+/// A speed on a set of data: its time, and its shares of the machine's own speeds.
+fn of_set(results: &Value, set: &Value, speed: &Value) -> f64 {
+    let number = |value: &Value| value.as_f64().unwrap();
+    let middle = median(speed);
+    let bytes = number(&set["bytes"]);
+    let is = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
+    assert!(is(middle, bytes / 1e9 / number(&speed["seconds"])), "{speed} of {bytes} bytes");
+    for one in ["memory_copy_one", "memory_copy_all"] {
+        let share = number(&speed[format!("of_{one}")]);
+        assert!(is(share, middle / median(&results[one])), "{one}: {speed}");
+    }
+    let of_files = number(&speed["of_file_copy"]);
+    assert!(is(of_files, middle / median(&set["file_copy"])), "{speed}");
+    middle
+}
+
 /// What holds of every device, on any machine.
-fn check_device(device: &Value) {
-    let [nothing, files] = ["to_nothing", "to_files"].map(|what| median(&device[what]));
+fn check_device(results: &Value, set: &Value, device: &Value) {
+    let [nothing, files] =
+        ["to_nothing", "to_files"].map(|what| of_set(results, set, &device[what]));
     // GB/s: neither bytes a second nor some other unit, even on a slow machine.
     for speed in [nothing, files] {
         assert!((1e-4..1e4).contains(&speed), "{device}");
@@ -58,18 +75,20 @@ fn made_data_are_measured_on_each_device() {
     let results = bench(&["--quick", "--device", "cpu", "-j", "2"]);
     assert_eq!(results["threads"], 2);
     for what in ["memory_copy_one", "memory_copy_all"] {
-        assert!((0.01..1e4).contains(&results[what].as_f64().unwrap()), "{what}: {results}");
+        assert!((0.01..1e4).contains(&median(&results[what])), "{what}: {results}");
     }
     let sets = results["sets"].as_array().unwrap();
     let names: Vec<&str> = sets.iter().map(|set| set["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 4, "{names:?}");
     assert_eq!((&sets[0]["images"], &sets[0]["bytes"]), (&16.into(), &(16 << 20).into()));
     for set in sets {
-        assert!(median(&set["read"]) > 0.0 && median(&set["file_copy"]) > 0.0);
+        ["read", "file_copy"]
+            .iter()
+            .for_each(|what| assert!(of_set(&results, set, &set[what]) > 0.0));
         let devices = set["devices"].as_array().unwrap();
         assert_eq!(devices.len(), 1);
         assert_eq!(devices[0]["name"], "cpu");
-        check_device(&devices[0]);
+        check_device(&results, set, &devices[0]);
     }
 }
 
@@ -91,7 +110,7 @@ fn dumps_are_measured_on_each_device_and_all_together() {
     let devices = sets[0]["devices"].as_array().unwrap();
     let names: Vec<&str> = devices.iter().map(|d| d["name"].as_str().unwrap()).collect();
     assert!(matches!(names[..], ["cpu", gpu, "together"] if gpu.contains("llvmpipe")), "{names:?}");
-    devices.iter().for_each(check_device);
+    devices.iter().for_each(|device| check_device(&results, &sets[0], device));
 
     let adapters = results["adapters"].as_array().unwrap();
     assert_eq!(adapters.len(), 1);
@@ -115,7 +134,8 @@ fn narrow_samples_whose_pixels_are_many_are_measured() {
     tool::dump(&path, &[("t", "U8", &[5, 300, 300], 450_000)]);
     let results = bench(&[path.to_str().unwrap(), "--device", "cpu"]);
     assert_eq!(results["sets"][0]["images"], 5);
-    check_device(&results["sets"][0]["devices"][0]);
+    let set = &results["sets"][0];
+    check_device(&results, set, &set["devices"][0]);
 }
 
 #[test]
@@ -123,8 +143,18 @@ fn the_table_says_what_auto_uses() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
     let (out, err) = ends_with(0, &["bench", sample(), "--rounds", "1", "-o", folder]);
-    assert!(out.contains("memory copy: ") && out.contains("of file copy"), "{out}");
+    for part in ["memory copy: ", "  plain copies\n    reading  ", "    file copy  ", "  auto"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    for part in ["    to nothing  ", "    to files  ", "      compute  ", "      wait  "] {
+        assert_eq!(out.matches(part).count(), out.matches("    to files  ").count(), "{out}");
+    }
+    assert!(out.matches("    to files  ").count() >= 2, "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 100 || line.contains("not used: ")));
     assert!(out.contains("\n--device auto uses: cpu"), "{out}");
+    #[cfg(feature = "gpu")]
+    assert!(out.contains("software: used only when named"), "{out}");
+    assert!(out.contains("pay"), "{out}");
     assert!(err.contains("round 1 of 1"), "{err}");
     assert!(is_empty(dir.path()));
 }
@@ -149,27 +179,197 @@ fn wrong_calls_say_what_is_wrong_and_leave_nothing() {
         assert!(is_empty(dir.path()), "{args:?}");
     }
     let (_, err) = ends_with(1, &["bench", "--quick", "--device", "cpu", "-o", &missing]);
-    let errors: Vec<&str> = err.lines().filter(|line| line.contains("error")).collect();
-    assert!(matches!(errors[..], [one] if one.contains("missing")), "{err}");
+    assert!(err.contains("missing: ") && err.lines().count() == 1, "{err}");
+    // A file, and a folder where nobody may make another.
+    let file = format!("{folder}/file");
+    fs::write(&file, "").unwrap();
+    for unwritable in [file.as_str(), "/proc"] {
+        let (_, err) = ends_with(1, &["bench", "--quick", "--device", "cpu", "-o", unwritable]);
+        assert!(err.contains(&format!("{unwritable}: ")) && err.lines().count() == 1, "{err}");
+    }
+}
+
+/// The copies beside it deal with whatever it converts: types that grow as they become pixels, images
+/// of one sample and images larger than a step, planes that do not lie side by side.
+#[test]
+fn every_type_and_size_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [("U8", 1), ("F16", 2), ("BF16", 2), ("I32", 4), ("F32", 4), ("F64", 8)];
+    let shapes: [&[u64]; 5] =
+        [&[20, 300, 300], &[9, 2, 64, 64], &[3, 700, 900], &[1, 1], &[5, 361, 726]];
+    for (dtype, size) in sizes {
+        let path = dir.path().join(format!("{dtype}.safetensors"));
+        let names: Vec<String> = (0..shapes.len()).map(|k| format!("t{k}")).collect();
+        let tensors: Vec<_> = names
+            .iter()
+            .zip(shapes)
+            .map(|(name, shape)| {
+                let elements = usize::try_from(shape.iter().product::<u64>()).unwrap();
+                (name.as_str(), dtype, shape, elements * size)
+            })
+            .collect();
+        dump(&path, &tensors);
+        let path = path.to_str().unwrap();
+        for more in [&[][..], &["--channel", "1"]] {
+            let results = bench(&join(&[path, "--device", "cpu"], more));
+            let set = &results["sets"][0];
+            check_sizes(&results, set, more.is_empty(), size as u64);
+        }
+    }
+}
+
+fn check_sizes(results: &Value, set: &Value, all: bool, size: u64) {
+    let images = if all { 20 + 9 * 2 + 3 + 1 + 5 } else { 1 + 9 + 1 + 1 };
+    assert_eq!(set["images"], images, "{set}");
+    let samples: u64 = if all {
+        20 * 300 * 300 + 18 * 64 * 64 + 3 * 700 * 900 + 1 + 5 * 361 * 726
+    } else {
+        300 * 300 + 9 * 64 * 64 + 700 * 900 + 361 * 726
+    };
+    assert_eq!(set["bytes"], samples * size, "{set}");
+    assert!(of_set(results, set, &set["file_copy"]) > 0.0);
+}
+
+/// A device that cannot do the samples is no reason not to measure the others.
+#[test]
+#[cfg(feature = "gpu")]
+fn a_device_that_does_not_take_the_samples_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wide.safetensors");
+    dump(&path, &[("t", "F64", &[8, 64, 64], 8 * 8 * 64 * 64)]);
+    let path = path.to_str().unwrap();
+    let results = bench(&[path, "--device", "cpu,llvmpipe"]);
+    let set = &results["sets"][0];
+    let names: Vec<&str> =
+        set["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["cpu", "together"]);
+    let left_out = set["not_measured"].as_array().unwrap();
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    assert!(left_out[0]["name"].as_str().unwrap().contains("llvmpipe"), "{left_out:?}");
+    assert!(left_out[0]["why"].as_str().unwrap().contains("F64"), "{left_out:?}");
+    // Where nobody is left, it is the error that `convert` gives.
+    let folder = dir.path().to_str().unwrap();
+    let (_, err) = ends_with(1, &["bench", "-q", path, "--device", "llvmpipe", "-o", folder]);
+    assert!(err.contains("add cpu to --device"), "{err}");
+}
+
+/// What is named to be measured does not change what `auto` would do.
+#[test]
+#[cfg(feature = "gpu")]
+fn what_auto_uses_does_not_depend_on_what_is_measured() {
+    let results = bench(&[sample(), "--device", "llvmpipe"]);
+    let found = results["found"].as_array().unwrap();
+    let software = found
+        .iter()
+        .find(|adapter| adapter["name"].as_str().unwrap().contains("llvmpipe"))
+        .unwrap();
+    assert_eq!((&software["auto"], &software["passed"]), (&false.into(), &true.into()));
+    assert_eq!(software["kind"], "software");
+    let hardware = found.iter().filter(|adapter| adapter["auto"] == true);
+    let auto: Vec<&Value> = results["auto"].as_array().unwrap().iter().collect();
+    assert_eq!(auto[0], "cpu");
+    assert!(auto[1..].iter().copied().eq(hardware.map(|adapter| &adapter["name"])), "{auto:?}");
+    // Nobody who asks for the CPU alone waits for drivers.
+    let results = bench(&[sample(), "--device", "cpu"]);
+    assert_eq!((&results["found"], &results["auto"]), (&Value::Null, &Value::Null));
 }
 
 #[test]
+#[cfg(feature = "gpu")]
+fn whether_a_gpu_pays_is_told_beside_the_numbers() {
+    let results = bench(&["--quick", "--device", "cpu,llvmpipe"]);
+    for set in results["sets"].as_array().unwrap() {
+        let of = |name: &str| {
+            let all = set["devices"].as_array().unwrap();
+            all.iter().find(|device| device["name"] == name).unwrap()["to_files"].clone()
+        };
+        let [cpu, both] = ["cpu", "together"].map(of);
+        let pays = &set["gpu_pays"];
+        let ratio = median(&both) / median(&cpu);
+        assert!((pays["times_cpu"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9, "{pays}");
+        let above = |a: &Value, b: &Value| a["least"].as_f64() > b["greatest"].as_f64();
+        let verdict = match (above(&both, &cpu), above(&cpu, &both)) {
+            (true, _) => "yes",
+            (_, true) => "no",
+            _ => "unclear",
+        };
+        assert_eq!(pays["verdict"], verdict, "{set}");
+        // Who did what adds up.
+        for device in set["devices"].as_array().unwrap() {
+            let shares = device["shares"].as_array().unwrap();
+            let sum: f64 = shares.iter().map(|one| one["share"].as_f64().unwrap()).sum();
+            assert!((sum - 1.0).abs() < 1e-9, "{device}");
+        }
+    }
+}
+
+/// `auto` in the table is what `convert` does by default.
+#[test]
+fn auto_is_measured_as_it_runs() {
+    let results = bench(&["--quick"]);
+    for set in results["sets"].as_array().unwrap() {
+        let names: Vec<&Value> =
+            set["devices"].as_array().unwrap().iter().map(|device| &device["name"]).collect();
+        assert_eq!((names[0], names[names.len() - 1]), (&"cpu".into(), &"auto".into()), "{set}");
+    }
+}
+
+/// Buffers to measure memory with are there for each core, not for each thread that is wished.
+#[test]
+#[cfg(target_os = "linux")]
+fn many_threads_fit_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let tool = env!("CARGO_BIN_EXE_tensortiff");
+    let line = format!(
+        "ulimit -v 6000000; exec {tool} bench {} -q --device cpu --rounds 1 -j 300 -o {}",
+        sample(),
+        dir.path().display()
+    );
+    let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(is_empty(dir.path()), "something was left behind");
+}
+
+/// Whenever it comes: while adapters open, memory is measured, data are made or files written; and
+/// also if it comes twice.
+#[test]
 #[cfg(unix)]
 fn an_interrupted_one_takes_its_folder_away() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
-        .args(["bench", "--rounds", "1000", "--device", "cpu", "-o"])
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while is_empty(dir.path()) {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+    let device = if cfg!(feature = "gpu") { "cpu,llvmpipe" } else { "cpu" };
+    for (milliseconds, signals) in [(0, 1), (0, 2), (50, 1), (200, 1), (700, 1), (1500, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+            .args(["bench", "--rounds", "1000", "--device", device, "-o"])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while is_empty(dir.path()) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        for _ in 0..signals {
+            assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let what = format!("{signals} signals after {milliseconds} ms");
+        assert_eq!(child.wait().unwrap().code(), Some(143), "{what}");
+        assert!(is_empty(dir.path()), "{what}: something was left behind");
     }
-    std::thread::sleep(std::time::Duration::from_millis(700));
-    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(143));
-    assert!(is_empty(dir.path()), "something was left behind");
+}
+
+/// Only what it made is taken away again.
+#[test]
+fn what_was_there_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, file) = (dir.path().join("tensortiff-bench-1"), dir.path().join("files-0-0"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("mine"), "mine").unwrap();
+    fs::write(&file, "mine").unwrap();
+    let path = dir.path().to_str().unwrap();
+    ends_with(0, &["bench", "-q", sample(), "--device", "cpu", "--rounds", "1", "-o", path]);
+    ends_with(2, &["bench", "-q", sample(), "-t", "none", "--device", "cpu", "-o", path]);
+    assert_eq!(files(dir.path()), [file, folder.join("mine")]);
 }

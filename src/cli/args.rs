@@ -174,11 +174,20 @@ Examples:
   tensortiff bench --device cpu,llvmpipe
       the CPU, an adapter that is named, and both together
 
-GB/s are 10^9 bytes of samples a second, median (least-greatest) of the rounds. What the columns
-mean: `to nothing` is the whole conversion but for the files; `to files` is all of it, of which
-`read`, `compute` and `write` are the speeds in the share of the time that threads spent on them. `of memory copy` and `of
-file copy` compare with a plain copy in memory, and with a program that reads the same samples and
-writes files of the same sizes.";
+GB/s are 10^9 bytes of samples read a second: the median of the rounds, and their range.
+  reading      the samples, into memory, and nothing else
+  file copy    reading them and writing files of the same sizes, and nothing else
+  to nothing   the whole conversion but for the files
+  to files     the whole conversion; under it, from the run in the middle, the speed in the share
+               of the time that threads spent reading, computing and writing, and the share spent
+               waiting. Of a GPU, `compute` is only what threads do; its kernels have their own
+               lines
+`together` is all devices, opened beforehand. `auto` is what `convert` does by default: the CPU
+begins, and adapters join a run that is not over by then. Shares are of a plain copy in memory, by
+one thread and by all, and of the file copy.
+
+Every round converts everything twice for each device: of a large dump take some tensors with -t.
+One run's images must fit the folder at a time.";
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct BenchArgs {

@@ -10,20 +10,23 @@ use crate::error::shown;
 
 /// One adapter of the list.
 #[derive(Serialize)]
-struct Line {
-    index: usize,
-    name: String,
-    kind: String,
+pub(super) struct Line {
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) kind: String,
     api: String,
     driver: String,
     max_storage_buffer_binding_size: u64,
     /// Whether `--device auto` uses it.
-    auto: bool,
-    passed: bool,
-    proof: String,
+    pub(super) auto: bool,
+    pub(super) passed: bool,
+    pub(super) proof: String,
 }
 
 pub(super) fn run(args: &DevicesArgs) -> anyhow::Result<Ending> {
+    if cfg!(not(feature = "gpu")) {
+        say("this tensortiff was built without GPU support");
+    }
     let lines = lines();
     results(|out| {
         if args.json {
@@ -44,18 +47,29 @@ fn text(out: &mut dyn io::Write, line: &Line) -> io::Result<()> {
     writeln!(out, "    driver   {}", shown(&line.driver))?;
     let mib = line.max_storage_buffer_binding_size >> 20;
     writeln!(out, "    binding  {mib} MiB at most")?;
-    let verdict = if line.passed { "passed" } else { "FAILED, not used" };
-    writeln!(out, "    proof    {verdict}: {}", shown(&line.proof))?;
-    let used = match (line.auto, line.passed) {
-        (true, _) => "--device auto uses it",
-        (false, true) => "software: used only when named, since the CPU is faster",
-        (false, false) => "not used",
-    };
-    writeln!(out, "    use      {used}")
+    writeln!(out, "    proof    {}", line.verdict())?;
+    writeln!(out, "    use      {}", line.used())
 }
 
+impl Line {
+    pub(super) fn verdict(&self) -> String {
+        let verdict = if self.passed { "passed" } else { "FAILED, not used" };
+        format!("{verdict}: {}", shown(&self.proof))
+    }
+
+    /// Whether, and if not why not.
+    pub(super) fn used(&self) -> &'static str {
+        match (self.auto, self.passed) {
+            (true, _) => "--device auto uses it",
+            (false, true) => "software: used only when named, since the CPU is faster",
+            (false, false) => "not used",
+        }
+    }
+}
+
+/// All adapters, each opened and proved.
 #[cfg(feature = "gpu")]
-fn lines() -> Vec<Line> {
+pub(super) fn lines() -> Vec<Line> {
     use crate::backend::gpu::{Gpu, adapters};
 
     let line = |adapter: crate::backend::gpu::Adapter| {
@@ -80,7 +94,6 @@ fn lines() -> Vec<Line> {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn lines() -> Vec<Line> {
-    say("this tensortiff was built without GPU support");
+pub(super) fn lines() -> Vec<Line> {
     Vec::new()
 }

@@ -46,7 +46,7 @@ pub(super) enum Event {
 /// With `auto` the CPU has so much time for itself. Loading a driver takes tens of milliseconds of a
 /// core and more until it has gained anything, which a run that is over by then should not pay:
 /// with 100 ms, runs of 150 ms took 10 % longer.
-pub(super) const HEAD_START: Duration = Duration::from_millis(500);
+pub(crate) const HEAD_START: Duration = Duration::from_millis(500);
 
 impl<'a> Workers<'a> {
     /// With the CPU at work nobody waits for an adapter, and one that cannot be used is a note.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AdapterResults, KernelResults};
+use super::results::{AdapterResults, KernelResults};
 use crate::backend::choose::{Device, Devices};
 use crate::backend::gpu::kernels::Kernel;
 use crate::backend::gpu::{Gpu, adapters};
@@ -26,9 +26,12 @@ impl Timed {
             return Ok(Vec::new());
         }
         let all = adapters();
-        let mut timed = Vec::new();
+        let mut timed: Vec<Timed> = Vec::new();
         for name in names {
-            let Some(adapter) = all.iter().find(|adapter| adapter.info.name == *name) else {
+            // The n-th of a name is the n-th card of that model.
+            let before = timed.iter().filter(|timed| timed.results.name == *name).count();
+            let mut named = all.iter().filter(|adapter| adapter.info.name == *name);
+            let Some(adapter) = named.nth(before) else {
                 continue; // not an adapter
             };
             let gpu = Gpu::open_timed(adapter, threads)?;

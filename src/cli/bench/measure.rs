@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::convert::{Options, convert};
+use crate::convert::{HEAD_START, Options, convert};
 use crate::error::Error;
 use crate::plan::Row;
 use crate::report::Stages;
@@ -19,20 +19,28 @@ use crate::source::Source;
 const STEP: usize = 256 << 10;
 /// What tensortiff writes before the pixels of most images.
 const HEADER: usize = 512;
-/// Bytes of the buffers that memory is measured with: more than caches hold.
-const MEMORY: usize = 64 << 20;
+/// Most bytes that one sample becomes, for one byte of it.
+const GROWTH: usize = 4;
+/// Bytes that memory is measured with, once as source and once as target, by all threads together
+/// and by each: more than caches hold, but for machines of more than 64 cores.
+const MEMORY: usize = 256 << 20;
+const MOST_MEMORY: usize = 64 << 20;
+const LEAST_MEMORY: usize = 4 << 20;
 
 pub(super) fn gigabytes_a_second(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9)
 }
 
 /// A whole conversion.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Whole {
-    pub(super) bytes: u64,
     pub(super) time: Duration,
     /// Of all devices' threads.
     pub(super) stages: Stages,
+    /// Bytes that each device turned into pixels.
+    pub(super) shares: Vec<(String, u64)>,
+    /// It was over before the adapters that it wanted were ready; they may still be opening.
+    pub(super) leaves_starting: bool,
 }
 
 pub(super) fn to_nothing(source: &dyn Source, options: &Options) -> Result<Whole, Error> {
@@ -57,7 +65,13 @@ fn whole(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Whol
     }
     let mut stages = Stages::default();
     report.devices.iter().for_each(|device| stages += device.stages);
-    Ok(Whole { bytes: report.bytes_in, time: report.elapsed, stages })
+    let shares = report.devices.into_iter().map(|device| (device.name, device.bytes_in));
+    Ok(Whole {
+        time: report.elapsed,
+        stages,
+        shares: shares.collect(),
+        leaves_starting: report.gpu_not_needed && report.elapsed >= HEAD_START,
+    })
 }
 
 /// Some neighbouring images of a row.
@@ -67,6 +81,12 @@ struct Unit<'a> {
     number: usize,
     first: u64,
     images: u64,
+}
+
+impl Unit<'_> {
+    fn bytes(&self) -> u64 {
+        self.images * self.row.samples() * self.row.dtype.size() as u64
+    }
 }
 
 /// The images of all rows, as a copy program takes them.
@@ -94,7 +114,9 @@ fn on_threads(
     let units = units(rows);
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let drain = || -> anyhow::Result<()> {
-        let mut buffer = vec![0; STEP];
+        // A header, and the pixels of a step whatever its type. Not zeros as they come from the
+        // system, which are all one page.
+        let mut buffer = vec![1; HEADER + GROWTH * STEP];
         while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
             if failed.load(Ordering::Relaxed) {
                 break;
@@ -105,9 +127,13 @@ fn on_threads(
     };
     let started = Instant::now();
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.get()).map(|_| scope.spawn(drain)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(outcome) => outcome,
+        // As in a conversion, fewer threads than wished do the same work.
+        let others = 1..threads.get().min(units.len());
+        let workers: Vec<_> =
+            others.map_while(|_| thread::Builder::new().spawn_scoped(scope, drain).ok()).collect();
+        let own = drain();
+        workers.into_iter().fold(own, |outcome, worker| match worker.join() {
+            Ok(theirs) => outcome.and(theirs),
             Err(panic) => std::panic::resume_unwind(panic),
         })
     })?;
@@ -121,7 +147,7 @@ pub(super) fn read(
     threads: NonZeroUsize,
     cancel: &AtomicBool,
 ) -> anyhow::Result<Duration> {
-    on_threads(threads, rows, |unit, buffer| read_unit(source, unit, buffer, cancel, |_| Ok(())))
+    on_threads(threads, rows, |unit, buffer| read_unit(source, unit, buffer, cancel, |_, _| Ok(())))
 }
 
 /// Reads the samples, and writes files of the sizes that their images will have.
@@ -138,105 +164,88 @@ pub(super) fn copy(
     }
     let outcome = on_threads(threads, rows, |unit, buffer| {
         let into = folder.join(unit.number.to_string());
-        let name = |image: u64| into.join(format!("{image}.tif"));
-        let pixels = usize::try_from(unit.row.samples() * 4)?;
-        // A step of samples of one byte becomes four steps of pixels.
-        let nothing = vec![0; HEADER + pixels.min(4 * STEP)];
-        if unit.images > 1 {
-            read_unit(source, unit, buffer, cancel, |_| Ok(()))?;
+        let create = |image: u64| File::create_new(into.join(format!("{image}.tif")));
+        let size = unit.row.dtype.size();
+        if unit.bytes() <= STEP as u64 {
+            read_unit(source, unit, buffer, cancel, |_, _| Ok(()))?;
+            let file = HEADER + usize::try_from(unit.row.samples() * 4)?;
             for image in unit.first..unit.first + unit.images {
-                write(&name(image), pixels, &nothing)?;
+                create(image)?.write_all(&buffer[..file])?;
             }
             return Ok(());
         }
         // A large image is written as it is read.
-        let mut file = File::create_new(name(unit.first))?;
-        file.write_all(&nothing[..HEADER])?;
-        let size = unit.row.dtype.size();
-        read_unit(source, unit, buffer, cancel, |bytes| {
-            let mut left = bytes / size * 4;
-            while left > 0 {
-                let part = left.min(nothing.len());
-                file.write_all(&nothing[..part])?;
-                left -= part;
-            }
-            Ok(())
+        let mut file = create(unit.first)?;
+        let mut header = HEADER;
+        read_unit(source, unit, buffer, cancel, |buffer, bytes| {
+            let header = std::mem::take(&mut header);
+            file.write_all(&buffer[..header + bytes / size * 4])
         })
     });
     remove(folder)?;
     outcome
 }
 
-fn write(path: &Path, pixels: usize, nothing: &[u8]) -> io::Result<()> {
-    File::create_new(path)?.write_all(&nothing[..HEADER + pixels])
-}
-
-/// Reads a unit in steps and tells of each how many bytes it had.
+/// Reads a unit in steps, and tells of each how many bytes it has.
 fn read_unit(
     source: &dyn Source,
     unit: Unit<'_>,
     buffer: &mut [u8],
     cancel: &AtomicBool,
-    mut then: impl FnMut(usize) -> io::Result<()>,
+    mut then: impl FnMut(&[u8], usize) -> io::Result<()>,
 ) -> anyhow::Result<()> {
-    let bytes = unit.images * unit.row.samples() * unit.row.dtype.size() as u64;
+    let bytes = unit.bytes();
     let begins = unit.row.byte_offset(unit.first);
     for done in (0..bytes).step_by(STEP) {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted.into());
         }
-        let step = &mut buffer[..STEP.min(usize::try_from(bytes - done)?)];
-        source.read_at(unit.row.tensor, begins + done, step)?;
-        then(step.len())?;
+        let len = STEP.min(usize::try_from(bytes - done)?);
+        source.read_at(unit.row.tensor, begins + done, &mut buffer[..len])?;
+        then(buffer, len)?;
     }
     Ok(())
 }
 
-/// GB/s at which so many threads copy memory; each byte that is copied counts once.
-pub(super) fn memory_copy(threads: usize) -> f64 {
-    let times = 4;
+/// Copies memory with so many threads; each byte that is copied counts once.
+pub(super) fn memory_copy(threads: usize) -> (u64, Duration) {
+    const TIMES: usize = 4;
+    let each = (MEMORY / threads).clamp(LEAST_MEMORY, MOST_MEMORY);
+    let (ready, go) = (AtomicUsize::new(0), AtomicBool::new(false));
     let copy = || {
-        let from = vec![1_u8; MEMORY];
-        let mut to = vec![2_u8; MEMORY];
-        let started = Instant::now();
-        for _ in 0..times {
+        let from = vec![1_u8; each];
+        let mut to = vec![2_u8; each];
+        ready.fetch_add(1, Ordering::Release);
+        while !go.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        for _ in 0..TIMES {
             to.copy_from_slice(std::hint::black_box(&from));
             std::hint::black_box(&mut to);
         }
-        started.elapsed()
+        Instant::now()
     };
-    let longest = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(copy)).collect();
-        workers.into_iter().filter_map(|worker| worker.join().ok()).max().unwrap_or_default()
-    });
-    gigabytes_a_second((times * threads * MEMORY) as u64, longest)
+    thread::scope(|scope| {
+        // All copy at once or the sum is of more than this machine can do; and where threads are
+        // short, those that there are.
+        let workers: Vec<_> = (0..threads)
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, copy).ok())
+            .collect();
+        let spawned = workers.len();
+        while ready.load(Ordering::Acquire) < spawned {
+            thread::yield_now();
+        }
+        let started = Instant::now();
+        go.store(true, Ordering::Release);
+        let ended = workers.into_iter().filter_map(|worker| worker.join().ok()).max();
+        let took = ended.map_or(Duration::MAX, |ended| ended.duration_since(started));
+        ((TIMES * spawned * each) as u64, took)
+    })
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
-    }
-}
-
-/// A new folder, which goes when this is dropped, with everything in it.
-#[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(super) fn new(parent: &Path) -> Result<Scratch, Error> {
-        let path = parent.join(format!("tensortiff-bench-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|source| Error::Write { path: path.clone(), source })?;
-        Ok(Scratch(path))
-    }
-
-    pub(super) fn folder(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
     }
 }

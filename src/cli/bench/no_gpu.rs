@@ -1,6 +1,6 @@
 //! In a build without GPU support no adapter can be timed.
 
-use super::{AdapterResults, KernelResults};
+use super::results::{AdapterResults, KernelResults};
 use crate::convert::Options;
 use crate::error::Error;
 use crate::source::Source;
