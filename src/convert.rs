@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
 use run::Run;
+#[cfg(feature = "cli")]
 pub(crate) use workers::HEAD_START;
 use workers::Workers;
 

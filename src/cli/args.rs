@@ -67,8 +67,8 @@ pub(super) enum Command {
     /// List the GPU adapters of this machine, their limits, and whether they pass the arithmetic
     /// proof that a run demands.
     Devices(DevicesArgs),
-    /// Measure this machine: each device alone and all together, stage by stage, beside plain
-    /// copies in memory and into files.
+    /// Measure this machine: each device alone, all together and `auto`, stage by stage, beside
+    /// plain copies in memory and into files; tell what `auto` uses, and whether a GPU pays.
     #[command(after_help = BENCH_EXAMPLES, after_long_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
 }
@@ -184,7 +184,8 @@ GB/s are 10^9 bytes of samples read a second: the median of the rounds, and thei
                lines
 `together` is all devices, opened beforehand. `auto` is what `convert` does by default: the CPU
 begins, and adapters join a run that is not over by then. Shares are of a plain copy in memory, by
-one thread and by all, and of the file copy.
+one thread and by all, and of the file copy. (Reading may be above a copy in memory: what it reads
+into stays in cache.)
 
 Every round converts everything twice for each device: of a large dump take some tensors with -t.
 One run's images must fit the folder at a time.";
