@@ -336,14 +336,16 @@ fn many_threads_fit_memory() {
 #[cfg(unix)]
 fn an_interrupted_one_takes_its_folder_away() {
     let device = if cfg!(feature = "gpu") { "cpu,llvmpipe" } else { "cpu" };
-    for (milliseconds, signals) in [(0, 1), (0, 2), (50, 1), (200, 1), (700, 1), (1500, 2)] {
+    for (milliseconds, signals) in
+        [(0, 1), (0, 2), (50, 1), (200, 1), (700, 1), (1500, 2), (2500, 1)]
+    {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+        let child = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
             .args(["bench", "--rounds", "1000", "--device", device, "-o"])
             .arg(dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         while is_empty(dir.path()) {
@@ -355,7 +357,13 @@ fn an_interrupted_one_takes_its_folder_away() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         let what = format!("{signals} signals after {milliseconds} ms");
-        assert_eq!(child.wait().unwrap().code(), Some(143), "{what}");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(143), "{what}");
+        // No image is whole: none is left.
+        let err = tool::text(&output.stderr);
+        assert!(!err.contains("whole"), "{what}: {err}");
+        // The second ends it without a word.
+        assert!(signals > 1 || err.contains("interrupted"), "{what}: {err}");
         assert!(is_empty(dir.path()), "{what}: something was left behind");
     }
 }

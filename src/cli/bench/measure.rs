@@ -59,7 +59,11 @@ pub(super) fn to_files(
 }
 
 fn whole(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Whole, Error> {
-    let report = convert(source, sink, options)?;
+    let report = convert(source, sink, options).map_err(|error| match error {
+        // Nobody keeps the images that were done.
+        Error::Stopped { cause, .. } => *cause,
+        other => other,
+    })?;
     if let Some(failure) = report.failures.into_iter().next() {
         return Err(failure.error);
     }
@@ -247,5 +251,32 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::MemorySource;
+    use crate::tensor::Dtype;
+
+    /// Not how many images were whole, as `convert` would: they go with the folder.
+    #[test]
+    fn an_interrupt_is_told_as_one() {
+        let source = MemorySource::new("m").with("a", Dtype::U8, &[4, 8, 8], vec![1; 256]).unwrap();
+        let options = Options::default();
+        options.cancel.store(true, Ordering::Relaxed);
+        let error = to_nothing(&source, &options).unwrap_err();
+        assert!(matches!(error, Error::Interrupted), "{error}");
+    }
+
+    /// However many threads are wished, all of them together copy what caches do not hold.
+    #[test]
+    fn memory_is_copied_by_as_many_as_wished() {
+        for (threads, each) in [(1, MOST_MEMORY), (8, 32 << 20), (100, LEAST_MEMORY)] {
+            let (bytes, time) = memory_copy(threads);
+            assert_eq!(bytes, (4 * threads * each) as u64, "{threads} threads");
+            assert!(time > Duration::ZERO && time < Duration::from_secs(60), "{time:?}");
+        }
     }
 }
