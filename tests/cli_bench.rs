@@ -164,9 +164,10 @@ fn wrong_calls_say_what_is_wrong_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
     let missing = format!("{folder}/missing");
+    let card = if cfg!(feature = "gpu") { "no such card" } else { "without GPU support" };
     let cases: [(i32, &[&str], &str); 5] = [
         (1, &["/no/such.safetensors"], "/no/such.safetensors"),
-        (1, &["--quick", "--device", "no such card"], "no such card"),
+        (1, &["--quick", "--device", "no such card"], card),
         (2, &[sample(), "-t", "nothing like it"], "nothing like it"),
         (2, &["--quick", "--rounds", "0"], "--rounds"),
         (2, &["--quick", sample()], "--quick"),
