@@ -11,7 +11,7 @@ use super::layout::dtype_code;
 use super::ring::{Filled, Ring};
 use super::slot::Slot;
 use crate::backend::cpu::range::DeviceRange;
-use crate::backend::queue::{Appetite, Lease, Pass, Queue, Unit};
+use crate::backend::queue::{Appetite, Lease, Member, Pass, Queue, Unit};
 use crate::backend::{Desk, DeviceIndex, ImageId, Job, Span, wait_at};
 use crate::error::Error;
 use crate::normalize::Norm;
@@ -46,6 +46,7 @@ pub(super) struct Held<'q> {
 pub(super) struct Reader<'r, 'q> {
     ring: &'r Ring<'q>,
     queue: &'q Queue,
+    member: &'r Member<'q>,
     desk: Box<dyn Desk + 'r>,
     norm: Norm,
     /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
@@ -69,12 +70,13 @@ impl<'r, 'q> Reader<'r, 'q> {
     pub(super) fn new(
         ring: &'r Ring<'q>,
         queue: &'q Queue,
+        member: &'r Member<'q>,
         job: &'r dyn Job,
         by: DeviceIndex,
         samples: u64,
     ) -> Reader<'r, 'q> {
         let (desk, norm) = (job.desk(by), job.norm());
-        Reader { ring, queue, desk, norm, samples, chunk: vec![0; CHUNK], pending: None }
+        Reader { ring, queue, member, desk, norm, samples, chunk: vec![0; CHUNK], pending: None }
     }
 
     /// Fills slots until there is nothing left to read.
@@ -82,35 +84,31 @@ impl<'r, 'q> Reader<'r, 'q> {
         let ring = self.ring;
         while let Some(slot) = wait_at(&mut *self.desk, || ring.free_slot()) {
             let appetite = self.appetite(self.samples, u64::from(MOST_IMAGES));
-            let first = match self.pending.take().or_else(|| self.queue.try_take(&appetite)) {
-                Some(lease) => lease,
+            let member = self.member;
+            let pending = self.pending.take().map(|lease| (lease, member.allowance(&appetite)));
+            let taken = match pending.or_else(|| member.try_take(&appetite)) {
                 // Others', or this backend's own batches under way, may yet bring some.
-                None => match self.wait_for_unit(&appetite) {
-                    Some(lease) => lease,
-                    None => {
-                        self.ring.give_back(slot);
-                        return Ok(());
-                    }
-                },
+                None => wait_at(&mut *self.desk, || ring.idle(|| member.take(&appetite))),
+                taken => taken,
+            };
+            let Some((first, more)) = taken else {
+                self.ring.give_back(slot);
+                return Ok(());
             };
             if self.ring.has_ended() {
                 return Ok(());
             }
-            self.fill(slot, first)?;
+            self.fill(slot, first, more)?;
         }
         Ok(())
-    }
-
-    fn wait_for_unit(&mut self, appetite: &Appetite) -> Option<Lease<'q>> {
-        let (ring, queue) = (self.ring, self.queue);
-        wait_at(&mut *self.desk, || ring.idle(|| queue.take(appetite)))
     }
 
     fn appetite(&self, samples: u64, images: u64) -> Appetite {
         Appetite { samples, least_samples: LEAST.min(samples), images, everything: false }
     }
 
-    fn fill(&mut self, slot: Slot, first: Lease<'q>) -> Result<(), String> {
+    /// Fills a batch that begins with `first`, with `more` samples on top at most.
+    fn fill(&mut self, slot: Slot, first: Lease<'q>, mut more: u64) -> Result<(), String> {
         let dtype = self.shape(first.unit()).dtype;
         if dtype_code(dtype).is_none() {
             return Err(format!("was handed {dtype}, which it does not take"));
@@ -136,10 +134,13 @@ impl<'r, 'q> Reader<'r, 'q> {
             samples -= unit_samples;
             images -= unit_images;
             self.unit(&mut filling, lease);
-            next = match (samples, images) {
+            next = match (samples.min(more), images) {
                 (0, _) | (_, 0) => None,
-                _ => self.queue.try_take(&self.appetite(samples, images)),
+                (samples, _) => self.member.more(&self.appetite(samples, images)),
             };
+            if let Some(lease) = &next {
+                more = more.saturating_sub(self.size(lease.unit())[0]);
+            }
         }
         self.send(slot, filling);
         Ok(())

@@ -146,10 +146,11 @@ impl Gpu {
         by: DeviceIndex,
     ) -> Result<Vec<Slot>, Error> {
         let ring = Ring::new(slots, self.readers, self.writers);
+        let member = queue.join(self.readers);
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
-            if let Err(error) = Reader::new(&ring, queue, job, by, samples).run() {
+            if let Err(error) = Reader::new(&ring, queue, &member, job, by, samples).run() {
                 self.device.trouble.report(error);
             }
         };
