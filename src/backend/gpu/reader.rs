@@ -10,6 +10,7 @@ use super::device::one_line;
 use super::layout::dtype_code;
 use super::ring::{Filled, Ring};
 use super::slot::Slot;
+use super::tuning::Shape;
 use crate::backend::cpu::range::DeviceRange;
 use crate::backend::queue::{Appetite, Lease, Member, Pass, Queue, Unit};
 use crate::backend::{Desk, DeviceIndex, ImageId, Job, Span, wait_at};
@@ -42,6 +43,15 @@ pub(super) struct Held<'q> {
     pub(super) task: Option<usize>,
 }
 
+/// What bounds and shapes a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
+    /// may hold more, but of narrower types.
+    pub(super) samples: u64,
+    pub(super) shape: Shape,
+}
+
 /// One thread that fills slots.
 pub(super) struct Reader<'r, 'q> {
     ring: &'r Ring<'q>,
@@ -49,9 +59,7 @@ pub(super) struct Reader<'r, 'q> {
     member: &'r Member<'q>,
     desk: Box<dyn Desk + 'r>,
     norm: Norm,
-    /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
-    /// may hold more, but of narrower types.
-    samples: u64,
+    limits: Limits,
     chunk: Vec<u8>,
     /// A unit that did not fit the batch for which it was taken.
     pending: Option<Lease<'q>>,
@@ -73,17 +81,17 @@ impl<'r, 'q> Reader<'r, 'q> {
         member: &'r Member<'q>,
         job: &'r dyn Job,
         by: DeviceIndex,
-        samples: u64,
+        limits: Limits,
     ) -> Reader<'r, 'q> {
         let (desk, norm) = (job.desk(by), job.norm());
-        Reader { ring, queue, member, desk, norm, samples, chunk: vec![0; CHUNK], pending: None }
+        Reader { ring, queue, member, desk, norm, limits, chunk: vec![0; CHUNK], pending: None }
     }
 
     /// Fills slots until there is nothing left to read.
     pub(super) fn run(mut self) -> Result<(), String> {
         let ring = self.ring;
         while let Some(slot) = wait_at(&mut *self.desk, || ring.free_slot()) {
-            let appetite = self.appetite(self.samples, u64::from(MOST_IMAGES));
+            let appetite = self.appetite(self.limits.samples, u64::from(MOST_IMAGES));
             let member = self.member;
             let pending = self.pending.take().map(|lease| (lease, member.allowance(&appetite)));
             let taken = match pending.or_else(|| member.try_take(&appetite)) {
@@ -116,9 +124,9 @@ impl<'r, 'q> Reader<'r, 'q> {
         let view = slot.staging.slice(..).get_mapped_range_mut();
         let view = view.map_err(|error| one_line(&error.to_string()))?;
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
-        let batch = Batch::new(self.norm, dtype);
+        let batch = Batch::shaped(self.norm, dtype, self.limits.shape);
         let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
-        let [mut samples, mut images] = [self.samples, u64::from(MOST_IMAGES)];
+        let [mut samples, mut images] = [self.limits.samples, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
         while let Some(lease) = next {
             let [unit_samples, unit_images] = self.size(lease.unit());

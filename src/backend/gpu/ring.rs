@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::batch::Batch;
 use super::device::PATIENCE;
 use super::pipe::{Pipe, Popped};
-use super::reader::{Held, Reader, Task};
+use super::reader::{Held, Limits, Reader, Task};
 use super::slot::{Slot, Traffic};
 use super::timer::nanoseconds;
 use super::writer::{Board, Finished, write};
@@ -21,14 +21,12 @@ use crate::backend::queue::Queue;
 use crate::backend::{DeviceIndex, Job};
 use crate::error::Error;
 
-/// Slots of a ring: one filling, one computing, one being written. A fourth gained nothing.
-pub(super) const SLOTS: usize = 3;
-/// Submissions that should be under way before the device is waited for.
-const DEPTH: usize = 2;
-/// How often the device is looked at while a reader is at work.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often the device is looked at while a reader is at work: a small part of the 3 ms that a
+/// batch takes on its way to a card.
+const LOOK: Duration = Duration::from_micros(200);
 /// How long to wait for the device at once, before looking what else there is to do.
 const WAIT: Duration = Duration::from_millis(100);
+
 /// A batch on its way to the device.
 #[derive(Debug)]
 pub(super) struct Filled<'q> {
@@ -147,10 +145,11 @@ impl Gpu {
     ) -> Result<Vec<Slot>, Error> {
         let ring = Ring::new(slots, self.readers, self.writers);
         let member = queue.join(self.readers);
+        let limits = Limits { samples, shape: self.tuning.shape };
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
-            if let Err(error) = Reader::new(&ring, queue, &member, job, by, samples).run() {
+            if let Err(error) = Reader::new(&ring, queue, &member, job, by, limits).run() {
                 self.device.trouble.report(error);
             }
         };
@@ -185,6 +184,8 @@ impl Gpu {
     }
 
     fn submit_and_poll<'q>(&self, ring: &Ring<'q>) -> Result<(), Error> {
+        // Submissions that should be under way before the device is waited for; one slot is filled.
+        let depth = self.tuning.slots - 1;
         let mut flying: VecDeque<Flying<'q>> = VecDeque::new();
         loop {
             self.device.check()?;
@@ -194,7 +195,7 @@ impl Gpu {
                     ring.board.push(self.arrived(first)?);
                 }
             }
-            let wait_for_reader = flying.len() < DEPTH && ring.busy.load(Ordering::Acquire) > 0;
+            let wait_for_reader = flying.len() < depth && ring.busy.load(Ordering::Acquire) > 0;
             let patience = match (flying.is_empty(), wait_for_reader) {
                 (true, _) => WAIT,
                 (false, true) => LOOK,
@@ -224,7 +225,7 @@ impl Gpu {
                     stats.waits += 1;
                 });
                 // With one batch under way a reader may be about to bring another.
-                let timeout = if flying.len() < DEPTH { 2 * LOOK } else { WAIT };
+                let timeout = if flying.len() < depth { 2 * LOOK } else { WAIT };
                 self.device.poll(Some((first.index.clone(), timeout)))?;
             }
         }
@@ -262,8 +263,12 @@ impl Gpu {
         if traffic.timestamps > 0 {
             let down = usize::try_from(traffic.down).expect("a mapped buffer fits memory");
             let period = self.device.queue.get_timestamp_period();
-            let times = nanoseconds(&view[down..], period);
+            let mut times = nanoseconds(&view[down..], period);
             self.count(|stats| {
+                if traffic.timed_copies {
+                    stats.nanoseconds_up += times.next().unwrap_or_default();
+                    stats.nanoseconds_down += times.next().unwrap_or_default();
+                }
                 for ((kernel, _), time) in traffic.kernels.into_iter().flatten().zip(times) {
                     stats.kernels[kernel as usize].nanoseconds += time;
                 }
