@@ -159,6 +159,19 @@ fn members_among_themselves_do_everything() {
     }
 }
 
+/// A device that came first leaves the only image to those who come a little later; if nobody comes,
+/// it does the image.
+#[test]
+fn the_only_large_image_is_not_taken_before_the_others_are_there() {
+    let queue = Queue::new(Norm::MinMax, vec![span(SLOT, 1)], SLOT, 6, |_| true);
+    let member = queue.join(2);
+    assert!(member.try_take(&CARD).is_none());
+    let (lease, _) = member.take(&CARD).unwrap();
+    assert!(queue.try_take(&CORE).is_none());
+    lease.done();
+    assert!(queue.is_finished());
+}
+
 /// What one has under way it does not get again, and what comes back is done by the other.
 #[test]
 fn units_that_come_back_are_done_by_others() {

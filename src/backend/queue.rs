@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Finding, ImageId, Span};
 use crate::normalize::{Extent, Norm};
@@ -27,6 +27,9 @@ const LEAST_BLOCK: u64 = 1 << 20;
 /// Samples that a member is given before anything is known of its speed: 1 MiB of f32, or one
 /// image.
 const PROBE: u64 = 256 << 10;
+
+/// How long others may take to begin, before who came first takes a large image of few.
+const OTHERS_COME: Duration = Duration::from_millis(20);
 
 /// How often a member that was given nothing looks again.
 const LOOK: Duration = Duration::from_millis(2);
@@ -206,7 +209,8 @@ impl Queue {
         let mut state = self.lock();
         let since = state.done();
         state.shares.push(Share { since, ..Share::default() });
-        Member { queue: self, who: state.shares.len() - 1, alone: pullers as u64 >= self.pullers }
+        let alone = pullers as u64 >= self.pullers;
+        Member { queue: self, who: state.shares.len() - 1, alone, since: Instant::now() }
     }
 
     /// The next unit. Waits while there is none but some may yet come (a giant's second pass, or
@@ -460,6 +464,7 @@ pub struct Member<'q> {
     who: usize,
     /// Whether there is nobody else.
     alone: bool,
+    since: Instant,
 }
 
 impl<'q> Member<'q> {
@@ -471,7 +476,8 @@ impl<'q> Member<'q> {
             if let Some(taken) = self.next(&mut state, appetite) {
                 return Some(taken);
             }
-            if state.stopped || state.leased == 0 {
+            let others_may_come = self.others_may_come() && state.has_more();
+            if state.stopped || (state.leased == 0 && !others_may_come) {
                 return None;
             }
             let waited = self.queue.changed.wait_timeout(state, LOOK);
@@ -498,6 +504,11 @@ impl<'q> Member<'q> {
     #[must_use]
     pub fn allowance(&self, appetite: &Appetite) -> u64 {
         self.allowed(&self.queue.lock(), appetite)[0]
+    }
+
+    /// Whether those who are not at work may not have begun yet.
+    fn others_may_come(&self) -> bool {
+        !self.alone && self.since.elapsed() < OTHERS_COME
     }
 
     fn next(&self, state: &mut State, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
@@ -545,6 +556,7 @@ impl<'q> Member<'q> {
         match (run >= appetite.least_samples, others_at_work) {
             (true, true) => [run, single],
             (false, true) => [0; 2],
+            (_, false) if own.done == 0 && self.others_may_come() => [run, single],
             (_, false) => [run.max(appetite.least_samples).max(1), u64::MAX],
         }
     }
