@@ -62,7 +62,12 @@ impl Random {
     }
 
     fn queue(&self, block: u64) -> Queue {
-        Queue::new(self.norm, self.spans.clone(), block, 2, |span| !span.dtype.is_wide())
+        self.shared_queue(block, 1)
+    }
+
+    /// A queue that so many share.
+    fn shared_queue(&self, block: u64, pullers: usize) -> Queue {
+        Queue::new(self.norm, self.spans.clone(), block, pullers, |span| !span.dtype.is_wide())
     }
 
     fn bytes_of(&self, image: ImageId) -> u64 {
@@ -468,7 +473,7 @@ fn two_backends_share_a_queue() {
     let mut spans = mixture();
     spans.push(span(Dtype::F64, 200, 30, true));
     let job = Random::new(Norm::MinMax, spans);
-    let queue = job.queue(20_000);
+    let queue = job.shared_queue(20_000, 3);
     std::thread::scope(|scope| {
         let plain = scope.spawn(|| Plain.drain(&queue, &job, 1));
         gpu.drain(&queue, &job, 0).unwrap();

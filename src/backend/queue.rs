@@ -5,12 +5,17 @@
 //! when the last has come, pass two makes the pixels. Blocks of one giant may be done by
 //! different devices.
 //!
+//! A device that works on much at once, and may be slow, [joins](Queue::join): it is given as much
+//! as it will have done by the time at which all is done, by what it did so far, so that nobody
+//! waits for it in the end.
+//!
 //! A taken unit is held as a [`Lease`]. Dropping a lease without [`Lease::done`] puts the unit
 //! back, so that a device that fails, or a thread that panics, loses nothing.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Finding, ImageId, Span};
 use crate::normalize::{Extent, Norm};
@@ -18,6 +23,16 @@ use crate::normalize::{Extent, Norm};
 /// Fewest samples in a block, unless a buffer holds fewer: 4 MiB of f32, so that an image little
 /// larger than a buffer still occupies every core.
 const LEAST_BLOCK: u64 = 1 << 20;
+
+/// Samples that a member is given before anything is known of its speed: 1 MiB of f32, or one
+/// image.
+const PROBE: u64 = 256 << 10;
+
+/// How long others may take to begin, before who came first takes a large image of few.
+const OTHERS_COME: Duration = Duration::from_millis(20);
+
+/// How often a member that was given nothing looks again.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Which pass over a giant a block belongs to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,9 +100,23 @@ struct State {
     giants: VecDeque<Giant>,
     /// Units that are out.
     leased: u64,
+    /// What was taken and done by whom: first by all who did not join, then by each member.
+    shares: Vec<Share>,
     /// Samples of images that were not handed out yet.
     left: u64,
     stopped: bool,
+}
+
+/// One member's part in the work. Samples count once for each pass.
+#[derive(Debug, Default)]
+struct Share {
+    /// Units that are out, and their samples.
+    leases: u64,
+    out: u64,
+    /// Samples that are done.
+    done: u64,
+    /// Samples that all had done when it joined.
+    since: u64,
 }
 
 /// Spans in the order in which they are handed out, and how far that has come.
@@ -141,6 +170,7 @@ impl Queue {
             returned: Vec::new(),
             giants: VecDeque::new(),
             leased: 0,
+            shares: vec![Share::default()],
             left,
             stopped: false,
         };
@@ -173,6 +203,16 @@ impl Queue {
         self.block
     }
 
+    /// A device that is to be given no more than it can do while the others do the rest. `pullers`
+    /// of the queue's are its own; who has all of them is given everything.
+    pub fn join(&self, pullers: usize) -> Member<'_> {
+        let mut state = self.lock();
+        let since = state.done();
+        state.shares.push(Share { since, ..Share::default() });
+        let alone = pullers as u64 >= self.pullers;
+        Member { queue: self, who: state.shares.len() - 1, alone, since: Instant::now() }
+    }
+
     /// The next unit. Waits while there is none but some may yet come (a giant's second pass, or
     /// a unit that another backend gives back); who holds leases of its own that nobody else will
     /// finish must use [`try_take`](Queue::try_take). `None`: nothing is left for this puller, or
@@ -183,8 +223,8 @@ impl Queue {
             if state.stopped {
                 return None;
             }
-            if let Some(unit) = self.next(&mut state, appetite) {
-                return Some(self.lease(&mut state, unit));
+            if let Some(unit) = self.next(&mut state, appetite, None) {
+                return Some(self.lease(&mut state, 0, unit));
             }
             if state.leased == 0 {
                 return None;
@@ -199,26 +239,14 @@ impl Queue {
         if state.stopped {
             return None;
         }
-        let unit = self.next(&mut state, appetite)?;
-        Some(self.lease(&mut state, unit))
+        let unit = self.next(&mut state, appetite, None)?;
+        Some(self.lease(&mut state, 0, unit))
     }
 
     /// Hands out nothing more. Units that are out may still be finished.
     pub fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
-    }
-
-    /// How many share the work.
-    #[must_use]
-    pub fn pullers(&self) -> u64 {
-        self.pullers
-    }
-
-    /// Samples of images that were not handed out yet.
-    #[must_use]
-    pub fn samples_left(&self) -> u64 {
-        self.lock().left
     }
 
     /// Whether the queue was stopped.
@@ -239,16 +267,40 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lease(&self, state: &mut State, unit: Unit) -> Lease<'_> {
+    fn lease(&self, state: &mut State, who: usize, unit: Unit) -> Lease<'_> {
+        let samples = self.samples(&unit);
         state.leased += 1;
-        Lease { queue: self, unit: Some(unit) }
+        state.shares[who].leases += 1;
+        state.shares[who].out += samples;
+        Lease { queue: self, who, samples, unit: Some(unit) }
     }
 
-    fn next(&self, state: &mut State, appetite: &Appetite) -> Option<Unit> {
-        if let Some(unit) = self.next_returned(state, appetite) {
+    /// Samples of a unit.
+    fn samples(&self, unit: &Unit) -> u64 {
+        match unit {
+            Unit::Images { span, images } => {
+                self.spans[*span].samples.saturating_mul(images.end - images.start)
+            }
+            Unit::Block { samples, .. } => samples.end - samples.start,
+        }
+    }
+
+    /// Samples to be handed out yet; of giants under way, for each of their passes.
+    fn remaining(&self, state: &State) -> u64 {
+        let giants = state.giants.iter().map(Giant::remaining);
+        let returned = state.returned.iter().map(|unit| self.samples(unit));
+        giants.chain(returned).fold(state.left, u64::saturating_add)
+    }
+
+    /// The next unit. With `most`, the appetite's samples bound blocks as well, and `most` single
+    /// images.
+    fn next(&self, state: &mut State, appetite: &Appetite, most: Option<u64>) -> Option<Unit> {
+        let most_block = most.map_or(u64::MAX, |_| appetite.samples);
+        let most = most.unwrap_or(u64::MAX);
+        if let Some(unit) = self.next_returned(state, appetite, most) {
             return Some(unit);
         }
-        if let Some(unit) = self.next_block(state, appetite) {
+        if let Some(unit) = self.next_block(state, appetite, most_block) {
             return Some(unit);
         }
         let first_list = if appetite.everything { 0 } else { 1 };
@@ -261,7 +313,10 @@ impl Queue {
                 state.left = state.left.saturating_sub(samples);
                 let share = samples.div_ceil(self.pullers).max(LEAST_BLOCK);
                 state.giants.push_back(Giant::new(image, samples, self.block.min(share)));
-                return self.next_block(state, appetite);
+                return self.next_block(state, appetite, most_block);
+            }
+            if samples > most {
+                continue;
             }
             let run = self.run_length(state.left, samples, appetite).min(images - list.image);
             let images_taken = list.image..list.image + run;
@@ -273,8 +328,13 @@ impl Queue {
     }
 
     /// A unit that came back, cut to the appetite.
-    fn next_returned(&self, state: &mut State, appetite: &Appetite) -> Option<Unit> {
-        let welcome = |unit: &Unit| appetite.everything || self.common[unit.span()];
+    fn next_returned(&self, state: &mut State, appetite: &Appetite, most: u64) -> Option<Unit> {
+        let single = |unit: &Unit| match unit {
+            Unit::Images { span, .. } => self.spans[*span].samples,
+            Unit::Block { .. } => self.samples(unit),
+        };
+        let welcome =
+            |unit: &Unit| (appetite.everything || self.common[unit.span()]) && single(unit) <= most;
         let at = state.returned.iter().position(welcome)?;
         if let Unit::Images { span, images } = &mut state.returned[at] {
             let run = self.run_length(u64::MAX, self.spans[*span].samples, appetite);
@@ -294,14 +354,18 @@ impl Queue {
         (share.min(appetite.samples) / samples).clamp(1, appetite.images.max(1))
     }
 
-    /// A block of a giant under way: second passes first, they finish images.
-    fn next_block(&self, state: &mut State, appetite: &Appetite) -> Option<Unit> {
-        let welcome = |giant: &&mut Giant| appetite.everything || self.common[giant.image.span];
+    /// A block of a giant under way: second passes first, they finish images. Who may only take
+    /// less than a block gets less, but no crumbs.
+    fn next_block(&self, state: &mut State, appetite: &Appetite, most: u64) -> Option<Unit> {
+        let welcome = |giant: &&mut Giant| {
+            (appetite.everything || self.common[giant.image.span])
+                && giant.block.min(appetite.least_samples) <= most
+        };
         let mut giants = state.giants.iter_mut().filter(welcome);
         let mut first_pass = None;
         for giant in giants.by_ref() {
             if let Some(finding) = giant.finding {
-                if let Some(samples) = cut(&mut giant.made, giant.samples, giant.block) {
+                if let Some(samples) = cut(&mut giant.made, giant.samples, giant.block.min(most)) {
                     let pass = Pass::Normalize(finding);
                     return Some(Unit::Block { image: giant.image, pass, samples });
                 }
@@ -310,12 +374,13 @@ impl Queue {
             }
         }
         let giant = first_pass?;
-        let samples = cut(&mut giant.looked, giant.samples, giant.block)?;
+        let samples = cut(&mut giant.looked, giant.samples, giant.block.min(most))?;
         Some(Unit::Block { image: giant.image, pass: Pass::Extent, samples })
     }
 
-    fn end_lease(&self, state: &mut State) {
-        state.leased -= 1;
+    fn end_lease(&self, state: &mut State, who: usize, samples: u64) {
+        state.end_lease(who, samples);
+        state.shares[who].done += samples;
         if state.leased == 0 {
             self.changed.notify_all();
         }
@@ -330,6 +395,17 @@ fn cut(at: &mut u64, end: u64, block: u64) -> Option<Range<u64>> {
 }
 
 impl State {
+    fn end_lease(&mut self, who: usize, samples: u64) {
+        self.leased -= 1;
+        self.shares[who].leases -= 1;
+        self.shares[who].out -= samples;
+    }
+
+    /// Samples that are done, by all.
+    fn done(&self) -> u64 {
+        self.shares.iter().map(|share| share.done).sum()
+    }
+
     fn has_more(&self) -> bool {
         !self.returned.is_empty()
             || !self.giants.is_empty()
@@ -365,6 +441,11 @@ impl Giant {
             handed_over: 0,
         }
     }
+
+    /// Samples to be handed out yet, in either pass.
+    fn remaining(&self) -> u64 {
+        (self.samples - self.looked) + (self.samples - self.made)
+    }
 }
 
 impl Unit {
@@ -376,10 +457,118 @@ impl Unit {
     }
 }
 
+/// See [`Queue::join`].
+#[derive(Debug)]
+pub struct Member<'q> {
+    queue: &'q Queue,
+    who: usize,
+    /// Whether there is nobody else.
+    alone: bool,
+    since: Instant,
+}
+
+impl<'q> Member<'q> {
+    /// The next unit, and how many samples more this member may take now. Waits while there is none
+    /// for it, like [`Queue::take`].
+    pub fn take(&self, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
+        let mut state = self.queue.lock();
+        loop {
+            if let Some(taken) = self.next(&mut state, appetite) {
+                return Some(taken);
+            }
+            let others_may_come = self.others_may_come() && state.has_more();
+            if state.stopped || (state.leased == 0 && !others_may_come) {
+                return None;
+            }
+            let waited = self.queue.changed.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The same, if there is one now.
+    pub fn try_take(&self, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
+        self.next(&mut self.queue.lock(), appetite)
+    }
+
+    /// Another unit beside one that was just taken, of at most `appetite.samples`.
+    pub fn more(&self, appetite: &Appetite) -> Option<Lease<'q>> {
+        let mut state = self.queue.lock();
+        if state.stopped {
+            return None;
+        }
+        let unit = self.queue.next(&mut state, appetite, Some(appetite.samples))?;
+        Some(self.queue.lease(&mut state, self.who, unit))
+    }
+
+    /// How many samples this member may take now.
+    #[must_use]
+    pub fn allowance(&self, appetite: &Appetite) -> u64 {
+        self.allowed(&self.queue.lock(), appetite)[0]
+    }
+
+    /// Whether those who are not at work may not have begun yet.
+    fn others_may_come(&self) -> bool {
+        !self.alone && self.since.elapsed() < OTHERS_COME
+    }
+
+    fn next(&self, state: &mut State, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
+        if state.stopped {
+            return None;
+        }
+        let [all, single] = self.allowed(state, appetite);
+        if all == 0 {
+            return None;
+        }
+        let appetite = Appetite { samples: appetite.samples.min(all), ..*appetite };
+        let unit = self.queue.next(state, &appetite, Some(single))?;
+        let lease = self.queue.lease(state, self.who, unit);
+        let more = all.saturating_sub(lease.samples);
+        Some((lease, more))
+    }
+
+    /// Most samples, and most of a single image.
+    ///
+    /// What this member has under way and what it takes on top should be done when the others have
+    /// done the rest. Of runs it gets half of that, because speeds change and what is left shrinks;
+    /// a single image, which cannot be cut, may be twice that.
+    /// While nobody else is at work it need not hold back.
+    fn allowed(&self, state: &State, appetite: &Appetite) -> [u64; 2] {
+        if self.alone {
+            return [u64::MAX; 2];
+        }
+        let own = &state.shares[self.who];
+        let others_at_work = state.leased > own.leases;
+        let left = self.queue.remaining(state);
+        let [run, single] = if own.done > 0 {
+            // What others have begun is half done: a core's block may take longer than this one
+            // has been at work.
+            let others_out: u64 = state.shares.iter().map(|share| share.out).sum::<u64>() - own.out;
+            let all = u128::from(state.done() - own.since) + u128::from(others_out / 2);
+            let mine = u128::from(left.saturating_add(own.out)) * u128::from(own.done) / all;
+            let mine = u64::try_from(mine).unwrap_or(u64::MAX).saturating_sub(own.out);
+            [mine / 2, mine.saturating_mul(2)]
+        } else if own.out == 0 {
+            // A large image only as long as there are many.
+            [PROBE, PROBE.max(left / (2 * self.queue.pullers))]
+        } else {
+            return [0; 2];
+        };
+        match (run >= appetite.least_samples, others_at_work) {
+            (true, true) => [run, single],
+            (false, true) => [0; 2],
+            (_, false) if own.done == 0 && self.others_may_come() => [run, single],
+            (_, false) => [run.max(appetite.least_samples).max(1), u64::MAX],
+        }
+    }
+}
+
 /// A unit that somebody works on. Dropped unfinished, it goes back to the queue.
 #[derive(Debug)]
 pub struct Lease<'q> {
     queue: &'q Queue,
+    /// Which of the shares it counts for, and how much.
+    who: usize,
+    samples: u64,
     /// Taken out when the lease ends in another way than by being dropped.
     unit: Option<Unit>,
 }
@@ -395,7 +584,7 @@ impl Lease<'_> {
     pub fn done(mut self) {
         self.unit = None;
         let mut state = self.queue.lock();
-        self.queue.end_lease(&mut state);
+        self.queue.end_lease(&mut state, self.who, self.samples);
     }
 
     /// Ends a block of pass one.
@@ -411,7 +600,7 @@ impl Lease<'_> {
                 self.queue.changed.notify_all();
             }
         }
-        self.queue.end_lease(&mut state);
+        self.queue.end_lease(&mut state, self.who, self.samples);
     }
 
     /// Ends a block of pass two, after its pixels were handed over. Answers with the finding when
@@ -429,7 +618,7 @@ impl Lease<'_> {
                 state.giants.retain(|giant| giant.image != image);
             }
         }
-        self.queue.end_lease(&mut state);
+        self.queue.end_lease(&mut state, self.who, self.samples);
         last
     }
 
@@ -446,7 +635,7 @@ impl Lease<'_> {
                 |unit| !matches!(unit, Unit::Block { image: other, .. } if *other == image),
             );
         }
-        self.queue.end_lease(&mut state);
+        self.queue.end_lease(&mut state, self.who, self.samples);
         known
     }
 }
@@ -462,7 +651,7 @@ impl Drop for Lease<'_> {
         if wanted {
             state.returned.push(unit);
         }
-        state.leased -= 1;
+        state.end_lease(self.who, self.samples);
         self.queue.changed.notify_all();
     }
 }
@@ -517,7 +706,7 @@ mod tests {
         assert_eq!(span_of(&first), 1);
         let second = queue.try_take(&COMMON).unwrap();
         assert_eq!(span_of(&second), 0);
-        assert_eq!(queue.samples_left(), 0);
+        assert!(queue.try_take(&ALL).is_none());
         assert!(!queue.is_finished());
         first.done();
         second.done();

@@ -2,8 +2,9 @@
 //! or to test them.
 
 use super::kernels::Kernel;
-use super::layout::{Image, LANES, Params, SMALL, TILE, Tile, WORKGROUP, dtype_code, norm_code};
+use super::layout::{Image, Params, Tile, dtype_code, norm_code};
 use super::timer::TIMESTAMPS;
+use super::tuning::{Shape, Tuning};
 use crate::backend::Span;
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
 use crate::normalize::Norm;
@@ -11,17 +12,14 @@ use crate::tensor::Dtype;
 
 /// Most images, whole or in blocks, of a batch.
 pub const MOST_IMAGES: u32 = 16_384;
-/// Most pixels of a slot, unless a block has more: 64 MiB, at which the 57–94 µs of a submission
-/// are nothing.
-const MOST_PIXELS: u64 = 16 << 20;
 /// Fewest pixels of a slot, unless the whole job has less.
 const LEAST_PIXELS: u64 = 256 << 10;
 /// What aligning every run to a word may cost, of which a batch has at most [`MOST_IMAGES`].
 const PADDING: u64 = 64 << 10;
 /// Most tiles of a slot's three lists together, for `pixels` of capacity: two lists of whole
 /// tiles, and in each list at most one cut tile an image.
-const fn most_tiles(pixels: u64) -> u64 {
-    2 * (pixels / TILE as u64) + 3 * MOST_IMAGES as u64
+const fn most_tiles(pixels: u64, tile: u32) -> u64 {
+    2 * (pixels / tile as u64) + 3 * MOST_IMAGES as u64
 }
 
 /// Sizes of a slot's buffers.
@@ -41,16 +39,28 @@ impl Sizes {
     /// within 1 to 64 MiB of pixels.
     #[must_use]
     pub fn of(spans: &[Span], block: u64, taken: impl Fn(Dtype) -> bool) -> Sizes {
+        Sizes::tuned(spans, block, &Tuning::CHOSEN, taken)
+    }
+
+    /// The same, with as many pixels as `tuning` says.
+    #[must_use]
+    pub fn tuned(
+        spans: &[Span],
+        block: u64,
+        tuning: &Tuning,
+        taken: impl Fn(Dtype) -> bool,
+    ) -> Sizes {
         let spans = || spans.iter().filter(|span| taken(span.dtype));
         let total = spans()
             .map(|span| span.samples.saturating_mul(span.images))
             .fold(0, u64::saturating_add);
         let largest = spans().map(|span| span.samples.min(block)).max().unwrap_or(1);
         let size = spans().map(|span| span.dtype.size()).max().unwrap_or(1) as u64;
-        let wanted = (total / 4).clamp(LEAST_PIXELS, MOST_PIXELS).min(total);
+        let wanted =
+            (total / 4).clamp(LEAST_PIXELS, tuning.batch_pixels.max(LEAST_PIXELS)).min(total);
         let samples = wanted.max(largest).next_multiple_of(4);
         let raw = samples.saturating_mul(size).saturating_add(PADDING);
-        Sizes { samples, raw, tiles: most_tiles(samples) }
+        Sizes { samples, raw, tiles: most_tiles(samples, tuning.shape.tile) }
     }
 
     /// Most samples that fit a unit, where a binding has at most `bytes`.
@@ -105,7 +115,7 @@ pub enum Role {
 pub struct Workgroups {
     /// One a tile.
     pub extent: u32,
-    /// One for every [`WORKGROUP`] images.
+    /// One for every [`WORKGROUP`](super::layout::WORKGROUP) images.
     pub range: u32,
     /// One a tile.
     pub normalize: u32,
@@ -118,8 +128,11 @@ pub struct Workgroups {
 pub struct Batch {
     norm: Norm,
     dtype: Dtype,
+    shape: Shape,
     images: Vec<Image>,
     ranges: Vec<DeviceRange>,
+    /// Whether the kernels are given any of these; otherwise they stay here.
+    given: bool,
     extent_tiles: Vec<Tile>,
     normalize_tiles: Vec<Tile>,
     small: Vec<Tile>,
@@ -142,9 +155,17 @@ impl Batch {
     /// A batch without images.
     #[must_use]
     pub fn new(norm: Norm, dtype: Dtype) -> Batch {
+        Batch::shaped(norm, dtype, Shape::CHOSEN)
+    }
+
+    /// The same, for kernels of this shape.
+    #[must_use]
+    pub fn shaped(norm: Norm, dtype: Dtype, shape: Shape) -> Batch {
         Batch {
             norm,
             dtype,
+            shape,
+            given: false,
             images: Vec::new(),
             ranges: Vec::new(),
             extent_tiles: Vec::new(),
@@ -203,13 +224,13 @@ impl Batch {
         let samples = u32::try_from(samples).expect("an image of a batch fits a binding");
         let first_byte = u32::try_from(first_byte).expect("places are within a binding");
         let first_pixel = self.pixels;
-        let small = role == Role::Whole && samples <= SMALL;
+        let small = role == Role::Whole && samples <= self.shape.small;
         if small {
             self.small.push(Tile { image: index, first_sample: 0 });
             self.looked_at.fused += u64::from(samples);
         } else {
             let tiles = || {
-                let first = (0..samples).step_by(TILE as usize);
+                let first = (0..samples).step_by(self.shape.tile as usize);
                 first.map(|first_sample| Tile { image: index, first_sample })
             };
             if role == Role::Whole || role == Role::Extent {
@@ -221,6 +242,7 @@ impl Batch {
                 self.looked_at.normalize += u64::from(samples);
             }
         }
+        self.given |= matches!(role, Role::Normalize(_));
         let ranged = u32::from(role == Role::Whole && !small);
         self.looked_at.range += u64::from(ranged);
         self.images.push(Image { first_byte, first_pixel, samples, ranged });
@@ -256,9 +278,9 @@ impl Batch {
         let ranged = self.images.iter().any(|image| image.ranged == 1);
         Workgroups {
             extent: count(self.extent_tiles.len()),
-            range: if ranged { count(self.images.len()).div_ceil(WORKGROUP) } else { 0 },
+            range: if ranged { count(self.images.len()).div_ceil(self.shape.workgroup) } else { 0 },
             normalize: count(self.normalize_tiles.len()),
-            fused: count(self.small.len()).div_ceil(WORKGROUP / LANES),
+            fused: count(self.small.len()).div_ceil(self.shape.workgroup / self.shape.lanes),
         }
     }
 
@@ -283,9 +305,14 @@ impl Batch {
         [
             (Part::Params, bytemuck::bytes_of(&self.params()).to_vec()),
             (Part::Images, bytemuck::cast_slice(&self.images).to_vec()),
-            (Part::Ranges, bytemuck::cast_slice(&self.ranges).to_vec()),
+            (Part::Ranges, bytemuck::cast_slice(self.given_ranges()).to_vec()),
             (Part::Tiles, bytemuck::cast_slice(&tiles).to_vec()),
         ]
+    }
+
+    /// Ranges that travel: none where the range kernel makes all that are needed.
+    fn given_ranges(&self) -> &[DeviceRange] {
+        if self.given { &self.ranges } else { &[] }
     }
 
     /// How many bytes of orders go to each buffer.
@@ -297,7 +324,7 @@ impl Batch {
         [
             (Part::Params, bytes::<Params>()),
             (Part::Images, images * bytes::<Image>()),
-            (Part::Ranges, images * bytes::<DeviceRange>()),
+            (Part::Ranges, self.given_ranges().len() as u64 * bytes::<DeviceRange>()),
             (Part::Tiles, tiles as u64 * bytes::<Tile>()),
         ]
     }
@@ -328,6 +355,7 @@ fn count(len: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::{SMALL, TILE};
     use super::*;
 
     /// A binding of WebGPU's floor.

@@ -50,7 +50,9 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn open(adapter: &Adapter, timed: bool) -> Result<Device, Error> {
-        let wanted = if timed { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
+        let clock =
+            wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+        let wanted = if timed { clock } else { wgpu::Features::empty() };
         let name = adapter.info.name.clone();
         let request = adapter.inner.request_device(&wgpu::DeviceDescriptor {
             label: Some("tensortiff"),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::kernels::Kernel;
+use super::tuning::Tuning;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -13,17 +14,25 @@ pub struct Hooks {
     pub rewrite: fn(Kernel, &str) -> Option<String>,
     /// Whether kernels are timed. (Nothing wrong with that.)
     pub timed: bool,
+    /// What to use instead of what was chosen. (Nor with that.)
+    pub tuning: Tuning,
     /// How many submissions after the proof the device lives through.
     pub submissions: u64,
 }
 
 impl Hooks {
     /// Nothing.
-    pub const NONE: Hooks =
-        Hooks { spoil: 0, rewrite: |_, _| None, timed: false, submissions: u64::MAX };
+    pub const NONE: Hooks = Hooks {
+        spoil: 0,
+        rewrite: |_, _| None,
+        timed: false,
+        tuning: Tuning::CHOSEN,
+        submissions: u64::MAX,
+    };
 
     pub(super) fn rewritten(&self, kernel: Kernel) -> Cow<'static, str> {
         let source = kernel.source();
-        (self.rewrite)(kernel, source).map_or(Cow::Borrowed(source), Cow::Owned)
+        let rewritten = (self.rewrite)(kernel, source).map_or(Cow::Borrowed(source), Cow::Owned);
+        self.tuning.shape.applied(rewritten)
     }
 }

@@ -27,6 +27,8 @@ mod speed;
 #[doc(hidden)]
 pub mod stage;
 mod timer;
+#[doc(hidden)]
+pub mod tuning;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +47,7 @@ pub use proof::Proof;
 use slot::Slot;
 pub use speed::Speeds;
 pub use timer::KernelStats;
+use tuning::Tuning;
 
 /// What a drain did, for reports and tests. Begins anew with every drain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +64,11 @@ pub struct GpuStats {
     pub bytes_up: u64,
     /// Bytes of pixels and extents that came back.
     pub bytes_down: u64,
+    /// How long the copies to the device's own memory and from it took there; 0 where that was not
+    /// measured.
+    pub nanoseconds_up: u64,
+    /// See [`nanoseconds_up`](GpuStats::nanoseconds_up).
+    pub nanoseconds_down: u64,
     /// Times that the device was waited for because there was nothing else to do.
     pub waits: u64,
     /// Submissions under way by the first of these.
@@ -80,6 +88,7 @@ impl GpuStats {
 pub struct Gpu {
     device: Device,
     kernels: Kernels,
+    tuning: Tuning,
     readers: usize,
     writers: usize,
     /// Held through a drain: a device has one poller. Slots stay for the next drain.
@@ -117,10 +126,12 @@ impl Gpu {
     pub fn open_with(adapter: &Adapter, threads: usize, hooks: &Hooks) -> Result<Gpu, Error> {
         let device = Device::open(adapter, hooks.timed)?;
         let kernels = Kernels::new(&device, hooks)?;
+        let tuning = hooks.tuning;
         let mut gpu = Gpu {
             device,
             kernels,
-            readers: (threads / 2).clamp(1, ring::SLOTS - 1),
+            tuning,
+            readers: tuning.readers.unwrap_or(threads / 2).clamp(1, tuning.slots - 1),
             writers: threads.max(1),
             slots: Mutex::default(),
             stats: Mutex::default(),
@@ -153,12 +164,12 @@ impl Gpu {
     /// The slots of an earlier drain, if they hold what this one needs, or new ones.
     fn slots_of(&self, kept: &mut Vec<Slot>, sizes: Sizes) -> Result<Vec<Slot>, Error> {
         let kept = std::mem::take(kept);
-        if kept.len() == ring::SLOTS && kept.iter().all(|slot| slot.sizes.hold(&sizes)) {
+        if kept.len() == self.tuning.slots && kept.iter().all(|slot| slot.sizes.hold(&sizes)) {
             return Ok(kept);
         }
         // The old ones first, so that both are never there together.
         drop(kept);
-        (0..ring::SLOTS).map(|n| Slot::new(&self.device, &self.kernels, n, sizes)).collect()
+        (0..self.tuning.slots).map(|n| Slot::new(&self.device, &self.kernels, n, sizes)).collect()
     }
 
     fn lose_if_asked(&self) {
@@ -193,7 +204,7 @@ impl Backend for Gpu {
         if !queue.spans().iter().any(|span| self.takes(span.dtype)) {
             return Ok(());
         }
-        let sizes = Sizes::of(queue.spans(), queue.block(), |dtype| self.takes(dtype));
+        let sizes = Sizes::tuned(queue.spans(), queue.block(), &self.tuning, |d| self.takes(d));
         let slots = self.slots_of(&mut kept, sizes)?;
         *kept = self.turn(slots, sizes.samples, queue, job, by)?;
         Ok(())

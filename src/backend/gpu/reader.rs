@@ -10,8 +10,9 @@ use super::device::one_line;
 use super::layout::dtype_code;
 use super::ring::{Filled, Ring};
 use super::slot::Slot;
+use super::tuning::Shape;
 use crate::backend::cpu::range::DeviceRange;
-use crate::backend::queue::{Appetite, Lease, Pass, Queue, Unit};
+use crate::backend::queue::{Appetite, Lease, Member, Pass, Queue, Unit};
 use crate::backend::{Desk, DeviceIndex, ImageId, Job, Span, wait_at};
 use crate::error::Error;
 use crate::normalize::Norm;
@@ -42,15 +43,23 @@ pub(super) struct Held<'q> {
     pub(super) task: Option<usize>,
 }
 
+/// What bounds and shapes a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
+    /// may hold more, but of narrower types.
+    pub(super) samples: u64,
+    pub(super) shape: Shape,
+}
+
 /// One thread that fills slots.
 pub(super) struct Reader<'r, 'q> {
     ring: &'r Ring<'q>,
     queue: &'q Queue,
+    member: &'r Member<'q>,
     desk: Box<dyn Desk + 'r>,
     norm: Norm,
-    /// Most samples of a batch: what this drain's slots were made for. Slots of an earlier drain
-    /// may hold more, but of narrower types.
-    samples: u64,
+    limits: Limits,
     chunk: Vec<u8>,
     /// A unit that did not fit the batch for which it was taken.
     pending: Option<Lease<'q>>,
@@ -69,54 +78,45 @@ impl<'r, 'q> Reader<'r, 'q> {
     pub(super) fn new(
         ring: &'r Ring<'q>,
         queue: &'q Queue,
+        member: &'r Member<'q>,
         job: &'r dyn Job,
         by: DeviceIndex,
-        samples: u64,
+        limits: Limits,
     ) -> Reader<'r, 'q> {
         let (desk, norm) = (job.desk(by), job.norm());
-        Reader { ring, queue, desk, norm, samples, chunk: vec![0; CHUNK], pending: None }
+        Reader { ring, queue, member, desk, norm, limits, chunk: vec![0; CHUNK], pending: None }
     }
 
     /// Fills slots until there is nothing left to read.
     pub(super) fn run(mut self) -> Result<(), String> {
         let ring = self.ring;
         while let Some(slot) = wait_at(&mut *self.desk, || ring.free_slot()) {
-            let samples = self.paced();
-            let appetite = self.appetite(samples, u64::from(MOST_IMAGES));
-            let first = match self.pending.take().or_else(|| self.queue.try_take(&appetite)) {
-                Some(lease) => lease,
+            let appetite = self.appetite(self.limits.samples, u64::from(MOST_IMAGES));
+            let member = self.member;
+            let pending = self.pending.take().map(|lease| (lease, member.allowance(&appetite)));
+            let taken = match pending.or_else(|| member.try_take(&appetite)) {
                 // Others', or this backend's own batches under way, may yet bring some.
-                None => match self.wait_for_unit(&appetite) {
-                    Some(lease) => lease,
-                    None => {
-                        self.ring.give_back(slot);
-                        return Ok(());
-                    }
-                },
+                None => wait_at(&mut *self.desk, || ring.idle(|| member.take(&appetite))),
+                taken => taken,
+            };
+            let Some((first, more)) = taken else {
+                self.ring.give_back(slot);
+                return Ok(());
             };
             if self.ring.has_ended() {
                 return Ok(());
             }
-            self.fill(slot, first)?;
+            self.fill(slot, first, more)?;
         }
         Ok(())
-    }
-
-    fn wait_for_unit(&mut self, appetite: &Appetite) -> Option<Lease<'q>> {
-        let (ring, queue) = (self.ring, self.queue);
-        wait_at(&mut *self.desk, || ring.idle(|| queue.take(appetite)))
-    }
-
-    /// Most samples of the next batch.
-    fn paced(&self) -> u64 {
-        self.ring.pace(self.queue.samples_left()).clamp(LEAST.min(self.samples), self.samples)
     }
 
     fn appetite(&self, samples: u64, images: u64) -> Appetite {
         Appetite { samples, least_samples: LEAST.min(samples), images, everything: false }
     }
 
-    fn fill(&mut self, slot: Slot, first: Lease<'q>) -> Result<(), String> {
+    /// Fills a batch that begins with `first`, with `more` samples on top at most.
+    fn fill(&mut self, slot: Slot, first: Lease<'q>, mut more: u64) -> Result<(), String> {
         let dtype = self.shape(first.unit()).dtype;
         if dtype_code(dtype).is_none() {
             return Err(format!("was handed {dtype}, which it does not take"));
@@ -124,12 +124,9 @@ impl<'r, 'q> Reader<'r, 'q> {
         let view = slot.staging.slice(..).get_mapped_range_mut();
         let view = view.map_err(|error| one_line(&error.to_string()))?;
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
-        let batch = Batch::new(self.norm, dtype);
+        let batch = Batch::shaped(self.norm, dtype, self.limits.shape);
         let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
-        // The first unit is there, and may be more than the pace allows.
-        let [unit, _] = self.size(first.unit());
-        let most = self.paced().max(unit).min(self.samples);
-        let [mut samples, mut images] = [most, u64::from(MOST_IMAGES)];
+        let [mut samples, mut images] = [self.limits.samples, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
         while let Some(lease) = next {
             let [unit_samples, unit_images] = self.size(lease.unit());
@@ -145,10 +142,13 @@ impl<'r, 'q> Reader<'r, 'q> {
             samples -= unit_samples;
             images -= unit_images;
             self.unit(&mut filling, lease);
-            next = match (samples, images) {
+            next = match (samples.min(more), images) {
                 (0, _) | (_, 0) => None,
-                _ => self.queue.try_take(&self.appetite(samples, images)),
+                (samples, _) => self.member.more(&self.appetite(samples, images)),
             };
+            if let Some(lease) = &next {
+                more = more.saturating_sub(self.size(lease.unit())[0]);
+            }
         }
         self.send(slot, filling);
         Ok(())

@@ -5,14 +5,14 @@
 //! loss nobody polls until they are gone.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::device::PATIENCE;
 use super::pipe::{Pipe, Popped};
-use super::reader::{Held, Reader, Task};
+use super::reader::{Held, Limits, Reader, Task};
 use super::slot::{Slot, Traffic};
 use super::timer::nanoseconds;
 use super::writer::{Board, Finished, write};
@@ -21,16 +21,12 @@ use crate::backend::queue::Queue;
 use crate::backend::{DeviceIndex, Job};
 use crate::error::Error;
 
-/// Slots of a ring: one filling, one computing, one being written. A fourth gained nothing.
-pub(super) const SLOTS: usize = 3;
-/// Samples of a batch as long as nothing is known of this device's speed: 4 MiB of f32.
-const FIRST: u64 = 1 << 20;
-/// Submissions that should be under way before the device is waited for.
-const DEPTH: usize = 2;
-/// How often the device is looked at while a reader is at work.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often the device is looked at while a reader is at work: a small part of the 3 ms that a
+/// batch takes on its way to a card.
+const LOOK: Duration = Duration::from_micros(200);
 /// How long to wait for the device at once, before looking what else there is to do.
 const WAIT: Duration = Duration::from_millis(100);
+
 /// A batch on its way to the device.
 #[derive(Debug)]
 pub(super) struct Filled<'q> {
@@ -59,14 +55,10 @@ pub(super) struct Ring<'q> {
     readers: AtomicUsize,
     busy: AtomicUsize,
     ended: AtomicBool,
-    /// Samples that the queue had when this drain began, if others drain it too, and samples that
-    /// it has done since.
-    begun_with: Option<u64>,
-    done: AtomicU64,
 }
 
 impl<'q> Ring<'q> {
-    fn new(slots: Vec<Slot>, readers: usize, writers: usize, begun_with: Option<u64>) -> Ring<'q> {
+    fn new(slots: Vec<Slot>, readers: usize, writers: usize) -> Ring<'q> {
         let free = Pipe::new();
         for slot in slots {
             free.push(slot);
@@ -78,28 +70,7 @@ impl<'q> Ring<'q> {
             readers: AtomicUsize::new(readers),
             busy: AtomicUsize::new(readers),
             ended: AtomicBool::new(false),
-            begun_with,
-            done: AtomicU64::new(0),
         }
-    }
-
-    /// Most samples that a batch should have while `left` are left: this device's share of them,
-    /// as its share of the work was so far, over the slots that will then be under way. A device
-    /// that is slower than the others does not keep them waiting with its last batches.
-    pub(super) fn pace(&self, left: u64) -> u64 {
-        let Some(begun_with) = self.begun_with else { return u64::MAX };
-        let done = self.done.load(Ordering::Relaxed);
-        if done == 0 {
-            return FIRST;
-        }
-        let taken = begun_with.saturating_sub(left).max(done);
-        let share = u128::from(left) * u128::from(done) / u128::from(taken);
-        u64::try_from(share).unwrap_or(u64::MAX) / SLOTS as u64
-    }
-
-    /// Says that so many samples were handed over.
-    pub(super) fn count_done(&self, samples: u64) {
-        self.done.fetch_add(samples, Ordering::Relaxed);
     }
 
     /// A slot to fill, once there is one.
@@ -172,13 +143,13 @@ impl Gpu {
         job: &dyn Job,
         by: DeviceIndex,
     ) -> Result<Vec<Slot>, Error> {
-        let alone = queue.pullers() == self.readers as u64;
-        let begun_with = (!alone).then(|| queue.samples_left());
-        let ring = Ring::new(slots, self.readers, self.writers, begun_with);
+        let ring = Ring::new(slots, self.readers, self.writers);
+        let member = queue.join(self.readers);
+        let limits = Limits { samples, shape: self.tuning.shape };
         let read = || {
             let _watch = Watch(&ring);
             let _reading = Reading(&ring);
-            if let Err(error) = Reader::new(&ring, queue, job, by, samples).run() {
+            if let Err(error) = Reader::new(&ring, queue, &member, job, by, limits).run() {
                 self.device.trouble.report(error);
             }
         };
@@ -213,6 +184,8 @@ impl Gpu {
     }
 
     fn submit_and_poll<'q>(&self, ring: &Ring<'q>) -> Result<(), Error> {
+        // Submissions that should be under way before the device is waited for; one slot is filled.
+        let depth = self.tuning.slots - 1;
         let mut flying: VecDeque<Flying<'q>> = VecDeque::new();
         loop {
             self.device.check()?;
@@ -222,7 +195,7 @@ impl Gpu {
                     ring.board.push(self.arrived(first)?);
                 }
             }
-            let wait_for_reader = flying.len() < DEPTH && ring.busy.load(Ordering::Acquire) > 0;
+            let wait_for_reader = flying.len() < depth && ring.busy.load(Ordering::Acquire) > 0;
             let patience = match (flying.is_empty(), wait_for_reader) {
                 (true, _) => WAIT,
                 (false, true) => LOOK,
@@ -252,7 +225,7 @@ impl Gpu {
                     stats.waits += 1;
                 });
                 // With one batch under way a reader may be about to bring another.
-                let timeout = if flying.len() < DEPTH { 2 * LOOK } else { WAIT };
+                let timeout = if flying.len() < depth { 2 * LOOK } else { WAIT };
                 self.device.poll(Some((first.index.clone(), timeout)))?;
             }
         }
@@ -290,8 +263,12 @@ impl Gpu {
         if traffic.timestamps > 0 {
             let down = usize::try_from(traffic.down).expect("a mapped buffer fits memory");
             let period = self.device.queue.get_timestamp_period();
-            let times = nanoseconds(&view[down..], period);
+            let mut times = nanoseconds(&view[down..], period);
             self.count(|stats| {
+                if traffic.timed_copies {
+                    stats.nanoseconds_up += times.next().unwrap_or_default();
+                    stats.nanoseconds_down += times.next().unwrap_or_default();
+                }
                 for ((kernel, _), time) in traffic.kernels.into_iter().flatten().zip(times) {
                     stats.kernels[kernel as usize].nanoseconds += time;
                 }
@@ -302,28 +279,5 @@ impl Gpu {
 
     fn count(&self, add: impl FnOnce(&mut GpuStats)) {
         add(&mut self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_takes_what_it_will_have_done_when_the_others_have() {
-        let ring = Ring::new(Vec::new(), 1, 1, Some(1 << 30));
-        // Nothing is known yet.
-        assert_eq!(ring.pace(1 << 30), FIRST);
-        // It did an eighth of what was taken since: an eighth of the rest, in three slots.
-        ring.count_done(1 << 26);
-        assert_eq!(ring.pace((1 << 30) - (1 << 29)), (1 << 29) / 8 / 3);
-        // The less there is, the less it takes.
-        assert_eq!(ring.pace(1 << 20), ((1_u64 << 46) / ((1 << 30) - (1 << 20))) / 3);
-        // If it does all, it takes all.
-        ring.count_done((1 << 29) - (1 << 26));
-        assert_eq!(ring.pace((1 << 30) - (1 << 29)), (1 << 29) / 3);
-        assert_eq!(ring.pace(0), 0);
-        // Alone, it need not care.
-        assert_eq!(Ring::new(Vec::new(), 1, 1, None).pace(1), u64::MAX);
     }
 }

@@ -41,6 +41,8 @@ impl Slot {
         sizes: Sizes,
     ) -> Result<Slot, Error> {
         use wgpu::BufferUsages as U;
+        // Without timestamps a run is as good as with them.
+        let timer = device.guarded("making timestamps", Timer::new).ok().flatten();
         let what = format!("allocating {} MiB for slot {number}", total(&sizes) >> 20);
         device.guarded(&what, |device| {
             let buffer = |name: &str, size: u64, usage: U| {
@@ -75,7 +77,6 @@ impl Slot {
             };
             let bind_group = kernels.bind(device, &format!("slot {number}"), &bound);
             let coming = Arc::default();
-            let timer = Timer::new(device);
             Slot {
                 sizes,
                 staging,
@@ -112,6 +113,14 @@ impl Slot {
         let label = Some("batch");
         let mut encoder =
             device.inner.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let copies = self.timer.as_ref().filter(|timer| timer.copies);
+        let stamp = |encoder: &mut wgpu::CommandEncoder, edge| {
+            if let Some(timer) = copies {
+                timer.stamp(encoder, edge);
+            }
+        };
+        traffic.timed_copies = copies.is_some();
+        stamp(&mut encoder, 0);
         let mut at = 0;
         for (part, len) in batch.order_sizes() {
             if len > 0 {
@@ -124,9 +133,11 @@ impl Slot {
         encoder.copy_buffer_to_buffer(&self.staging, self.raw_at(), &self.raw, 0, raw);
         traffic.copies += 1;
         traffic.up = at + raw;
+        stamp(&mut encoder, 1);
         let [pixels, extents] = batch.readback();
         encoder.clear_buffer(&self.extents, 0, Some(extents));
         self.dispatch(&mut encoder, kernels, batch, &mut traffic);
+        stamp(&mut encoder, 2);
         if pixels > 0 {
             encoder.copy_buffer_to_buffer(&self.pixels, 0, &self.readback, 0, pixels);
             traffic.copies += 1;
@@ -134,6 +145,7 @@ impl Slot {
         encoder.copy_buffer_to_buffer(&self.extents, 0, &self.readback, pixels, extents);
         traffic.copies += 1;
         traffic.down = pixels + extents;
+        stamp(&mut encoder, 3);
         if let Some(timer) = &self.timer {
             let passes = traffic.kernels.iter().flatten().count();
             let down = traffic.down;
@@ -210,6 +222,8 @@ pub(super) struct Traffic {
     pub(super) copies: u64,
     /// Bytes behind `down`.
     pub(super) timestamps: u64,
+    /// Whether the first of these are the copies'.
+    pub(super) timed_copies: bool,
     /// Kernels in the order in which they were started, and the bytes that each moved.
     pub(super) kernels: [Option<(Kernel, u64)>; 4],
 }

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::Gpu;
+use super::timer::Timer;
 use crate::error::Error;
 
 /// GB/s (10^9 bytes a second).
@@ -16,6 +17,8 @@ pub struct Speeds {
     pub up: f64,
     /// From the device to a mapped buffer.
     pub down: f64,
+    /// Whether the device's own clock said so. Otherwise a submission's way there and back is in it.
+    pub by_its_clock: bool,
 }
 
 /// Copies that are timed together, so that a submission's own time does not count.
@@ -46,18 +49,40 @@ impl Gpu {
                     })
                 })
             })?;
+        let timer = self.device.guarded("making timestamps", Timer::new).ok().flatten();
+        let timer = timer.filter(|timer| timer.copies);
+        let stamps = self.device.guarded("allocating a buffer for timestamps", |device| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("stamps"),
+                size: 16,
+                usage: U::MAP_READ | U::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
         let speed = |from: &wgpu::Buffer, to: &wgpu::Buffer, each: u64| {
             // The first round meets memory that nobody touched yet.
             let mut seconds = [0.0; 3];
             for seconds in &mut seconds {
                 let mut encoder = self.device.inner.create_command_encoder(&Default::default());
+                if let Some(timer) = &timer {
+                    timer.stamp(&mut encoder, 0);
+                }
                 for _ in 0..COPIES {
                     encoder.copy_buffer_to_buffer(from, 0, to, 0, size);
+                }
+                if let Some(timer) = &timer {
+                    timer.stamp(&mut encoder, 1);
+                    timer.resolve_one(&mut encoder, &stamps);
                 }
                 let start = Instant::now();
                 let index = self.device.queue.submit([encoder.finish()]);
                 self.device.poll(Some((index, super::device::PATIENCE)))?;
                 *seconds = start.elapsed().as_secs_f64();
+                if let Some(timer) = &timer {
+                    let by_clock = timer.of_one(&self.device, &stamps)? as f64 / 1e9;
+                    // A clock that stands still is none.
+                    *seconds = if by_clock > 0.0 { by_clock } else { *seconds };
+                }
             }
             let least = seconds[1].min(seconds[2]).max(1e-9);
             Ok::<f64, Error>((each * u64::from(COPIES)) as f64 / 1e9 / least)
@@ -66,6 +91,7 @@ impl Gpu {
             copy: speed(&one, &other, 2 * size)?,
             up: speed(&up, &one, size)?,
             down: speed(&other, &down, size)?,
+            by_its_clock: timer.is_some(),
         })
     }
 }

@@ -2,13 +2,18 @@
 //! pass of its own with a timestamp at both ends, and the timestamps come back behind a batch's
 //! extents.
 
+use super::device::Device;
 use super::kernels::Kernel;
+use crate::error::Error;
 
-/// Timestamps of a batch: two of each kernel.
-const QUERIES: u32 = 8;
-const _: () = assert!(QUERIES as usize == 2 * Kernel::ALL.len());
-/// Bytes of all of them.
-pub(super) const TIMESTAMPS: u64 = 8 * QUERIES as u64;
+/// Timestamps of the copies: before and after those to the device, before and after those from it.
+const COPIES: u32 = 4;
+/// All timestamps of a batch.
+const ALL: u32 = COPIES + 2 * KERNELS;
+#[allow(clippy::cast_possible_truncation, reason = "there are four")]
+const KERNELS: u32 = Kernel::ALL.len() as u32;
+/// Bytes of all timestamps of a batch.
+pub(super) const TIMESTAMPS: u64 = 8 * ALL as u64;
 
 /// One kernel's share of a drain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +39,8 @@ impl KernelStats {
 pub(super) struct Timer {
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,
+    /// Whether copies are timed too: not every device has timestamps outside of passes.
+    pub(super) copies: bool,
 }
 
 impl Timer {
@@ -42,10 +49,11 @@ impl Timer {
         if !device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return None;
         }
+        let copies = device.features().contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
             label: Some("timestamps"),
             ty: wgpu::QueryType::Timestamp,
-            count: QUERIES,
+            count: ALL,
         });
         let resolved = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("timestamps"),
@@ -53,12 +61,24 @@ impl Timer {
             usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
-        Some(Timer { queries, resolved })
+        Some(Timer { queries, resolved, copies })
+    }
+
+    /// Leaves a timestamp among the commands: 0 and 1 around the copies to the device, 2 and 3
+    /// around those from it.
+    pub(super) fn stamp(&self, encoder: &mut wgpu::CommandEncoder, edge: u32) {
+        encoder.write_timestamp(&self.queries, edge);
+    }
+
+    /// The first timestamp of pass number `pass`.
+    fn of_pass(&self, pass: usize) -> u32 {
+        let first = if self.copies { COPIES } else { 0 };
+        first + 2 * u32::try_from(pass).expect("there are four kernels")
     }
 
     /// Where a batch's pass number `pass` leaves its timestamps.
     pub(super) fn writes(&self, pass: usize) -> wgpu::ComputePassTimestampWrites<'_> {
-        let first = first_of(pass);
+        let first = self.of_pass(pass);
         wgpu::ComputePassTimestampWrites {
             query_set: &self.queries,
             beginning_of_pass_write_index: Some(first),
@@ -66,8 +86,8 @@ impl Timer {
         }
     }
 
-    /// Copies the timestamps of so many passes to byte `at` of `readback`, and says how many bytes
-    /// they are.
+    /// Copies the timestamps of the copies and so many passes to byte `at` of `readback`, and says
+    /// how many bytes they are.
     pub(super) fn resolve(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -75,17 +95,31 @@ impl Timer {
         readback: &wgpu::Buffer,
         at: u64,
     ) -> u64 {
-        let end = first_of(passes);
-        let bytes = 8 * u64::from(end);
-        encoder.resolve_query_set(&self.queries, 0..end, &self.resolved, 0);
+        let count = self.of_pass(passes);
+        if count == 0 {
+            return 0;
+        }
+        let bytes = 8 * u64::from(count);
+        encoder.resolve_query_set(&self.queries, 0..count, &self.resolved, 0);
         encoder.copy_buffer_to_buffer(&self.resolved, 0, readback, at, bytes);
         bytes
     }
-}
 
-/// The first timestamp of a batch's pass.
-fn first_of(pass: usize) -> u32 {
-    u32::try_from(2 * pass).expect("a batch has at most as many passes as there are kernels")
+    /// How long the copies between stamps 0 and 1 of these commands took, once they are done.
+    pub(super) fn of_one(&self, device: &Device, readback: &wgpu::Buffer) -> Result<u64, Error> {
+        let view = device.mapped(readback, 16)?;
+        let period = device.queue.get_timestamp_period();
+        let time = nanoseconds(&view, period).next().unwrap_or_default();
+        drop(view);
+        readback.unmap();
+        Ok(time)
+    }
+
+    /// Has stamps 0 and 1 copied to `readback`.
+    pub(super) fn resolve_one(&self, encoder: &mut wgpu::CommandEncoder, readback: &wgpu::Buffer) {
+        encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, readback, 0, 16);
+    }
 }
 
 /// Nanoseconds of each pass, from timestamps of `period` nanoseconds each. One that runs backwards,

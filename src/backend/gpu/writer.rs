@@ -94,7 +94,6 @@ pub(super) fn write(ring: &Ring<'_>, job: &dyn Job, by: DeviceIndex) {
         }
         let whole = |batch: &Finished<'_>| batch.done.load(Ordering::Relaxed) == batch.tasks.len();
         if let Some(batch) = Arc::into_inner(batch).filter(whole) {
-            ring.count_done(batch.samples());
             ring.give_back(batch.end(&mut *desk));
         }
     }
@@ -109,12 +108,6 @@ impl Finished<'_> {
             let finding = Finding::of(norm, self.extent(task.index));
             desk.put(task.image, &finding, pixels);
         }
-    }
-
-    /// Samples of whole images, which are what the queue counts as handed out.
-    fn samples(&self) -> u64 {
-        let whole = self.tasks.iter().filter(|task| task.whole);
-        whole.map(|task| task.pixels.len() as u64).sum()
     }
 
     fn extent(&self, index: usize) -> Extent {
