@@ -2,10 +2,12 @@
 //! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
 mod desk;
+mod recorder;
 mod run;
 mod workers;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -19,6 +21,7 @@ use crate::plan::{Filter, Naming, Plan, Selection};
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
+use recorder::Begun;
 use run::Run;
 #[cfg(feature = "cli")]
 pub(crate) use workers::HEAD_START;
@@ -48,10 +51,68 @@ pub struct Options {
     /// Whether the report is to say where the threads' time went. It costs a look at the clock
     /// for each read and write.
     pub timings: bool,
+    /// Images that are there already are left as they are, whatever they hold.
+    pub skip_existing: bool,
+    /// Whether the first image that fails ends the run.
+    pub fail_fast: bool,
+    /// How the run is recorded, so that it can be continued; `None`: not at all.
+    pub record: Option<Record>,
     /// Who is told how the run goes.
     pub watch: Option<Arc<dyn Watch>>,
     /// Set from outside to end the run early.
     pub cancel: Arc<AtomicBool>,
+}
+
+/// How a run is recorded: in a journal while it works, in a manifest when it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The folder that the run's own files are in: that of the images. A run locks it.
+    pub folder: PathBuf,
+    /// Where the manifest goes.
+    pub manifest: Manifest,
+    /// Whether to go on with a run that was interrupted.
+    pub resume: Resume,
+    /// Whether pixels are hashed (XXH3, 64 bit) while they are written, for the manifest.
+    pub hash: bool,
+    /// Whether the manifest is made safe against a loss of power.
+    pub sync: bool,
+}
+
+impl Record {
+    /// A record in `folder`, with a manifest and without hashes, of a run that begins anew.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Record {
+        Record {
+            folder: folder.into(),
+            manifest: Manifest::Folder,
+            resume: Resume::No,
+            hash: false,
+            sync: false,
+        }
+    }
+}
+
+/// Where a manifest goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Manifest {
+    /// Into the folder, as `manifest.jsonl`; beside another run's as `manifest-KEY.jsonl`.
+    Folder,
+    /// Into this file.
+    At(PathBuf),
+    /// Nowhere.
+    None,
+}
+
+/// Whether a run goes on with one that was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// No: images that exist already are an error, unless they are to be replaced or skipped.
+    No,
+    /// Images that the journal or the manifest has, and that are there with the right size, are
+    /// not made again. If there is nothing to go on with, the run begins anew.
+    Sizes,
+    /// The same, but their pixels are read and must have the hash that was recorded.
+    Hashes,
 }
 
 /// Is told how a run goes, from any of its threads.
@@ -105,10 +166,11 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     check_headers(source, &plan, options.norm)?;
     let cpu = Cpu::new(options.threads);
     let workers = Workers::start(&cpu, source, &plan, options)?;
-    if plan.images() > 0 {
-        sink.prepare(&mut plan.names())?;
-    }
-    let run = Run::new(source, sink, options, &plan, workers.pullers());
+    let begun = match plan.images() {
+        0 => Begun::empty(),
+        _ => recorder::begin(source, sink, options, &plan, cpu.threads())?,
+    };
+    let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
     run.note_skipped();
     run.work(workers);
     run.report(started)
@@ -155,6 +217,9 @@ impl std::fmt::Debug for Options {
             .field("threads", &self.threads)
             .field("block_samples", &self.block_samples)
             .field("timings", &self.timings)
+            .field("skip_existing", &self.skip_existing)
+            .field("fail_fast", &self.fail_fast)
+            .field("record", &self.record)
             .finish_non_exhaustive()
     }
 }

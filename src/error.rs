@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// Output files exist already, and replacing them was not asked for.
     #[error(
-        "{}: exists already{} (--overwrite replaces existing files)",
+        "{}: exists already{} (--overwrite replaces existing files, --skip-existing keeps them; --resume goes on with a run that was interrupted)",
         shown_path(.first), and_others(*.count)
     )]
     Exists {
@@ -75,6 +75,20 @@ pub enum Error {
         first: PathBuf,
         /// How many there are.
         count: u64,
+    },
+    /// Another run is at work in the output folder.
+    #[error("{}: another run is writing to this folder", shown_path(.path))]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A run that was interrupted cannot be continued.
+    #[error("{}: cannot be resumed: {problem} (--overwrite starts again)", shown_path(.path))]
+    Resume {
+        /// Its journal or manifest.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
     },
     /// Something in the output folder is in the way: a link, or a file where a folder is needed.
     #[error("{}: {problem}", shown_path(.path))]

@@ -14,6 +14,12 @@ pub struct Report {
     pub planned: u64,
     /// Images written whole.
     pub images: u64,
+    /// Images that were there already: of a run that was continued, or because those that are
+    /// there were to be skipped.
+    pub there: u64,
+    /// An earlier run had done everything, so that nothing was done, nor looked at but the files'
+    /// sizes.
+    pub finished: bool,
     /// Images that could not be made; the rest were.
     pub failed: u64,
     /// Why, for the first of them.

@@ -86,7 +86,7 @@ fn open_all(dump: &str, norm: Norm, corrupt: impl Fn(&Path)) -> (bool, String) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let status = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
-        .args(["convert", "-q", "--device", "cpu", "--norm", norm.name(), "-o"])
+        .args(["convert", "-q", "--no-manifest", "--device", "cpu", "--norm", norm.name(), "-o"])
         .arg(&out)
         .arg(&dump)
         .status()

@@ -113,11 +113,18 @@ impl fmt::Debug for Device {
 #[derive(Default)]
 pub(crate) struct Opened {
     pub(crate) backends: Vec<Arc<dyn Backend + Send + Sync>>,
-    /// Why others are not used.
-    pub(crate) problems: Vec<String>,
+    /// Words that mean no adapter.
+    pub(crate) unknown: Vec<String>,
+    /// Adapters that cannot be used, and why.
+    pub(crate) unusable: Vec<String>,
 }
 
 impl Opened {
+    /// Everything that is in the way of using what was asked for.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &str> {
+        self.unknown.iter().chain(&self.unusable).map(String::as_str)
+    }
+
     /// The backends among `wanted` that are ready, and what else is wanted.
     fn ready(wanted: &[Device]) -> (Opened, Vec<&Device>) {
         let mut opened = Opened::default();
@@ -148,7 +155,7 @@ pub(crate) fn open(wanted: &[Device], threads: usize) -> Opened {
     for device in rest {
         match matching(device, &infos) {
             Ok(indices) => chosen.extend(indices),
-            Err(problem) => opened.problems.push(problem),
+            Err(problem) => opened.unknown.push(problem),
         }
     }
     chosen.sort_unstable();
@@ -156,7 +163,7 @@ pub(crate) fn open(wanted: &[Device], threads: usize) -> Opened {
     for adapter in chosen.into_iter().map(|index| &all[index]) {
         match Gpu::open(adapter, threads) {
             Ok(gpu) => opened.backends.push(Arc::new(gpu)),
-            Err(error) => opened.problems.push(format!("{error}; it is not used")),
+            Err(error) => opened.unusable.push(format!("{error}; it is not used")),
         }
     }
     opened
@@ -202,7 +209,7 @@ fn matching(device: &Device, adapters: &[super::gpu::AdapterInfo]) -> Result<Vec
 pub(crate) fn open(wanted: &[Device], _threads: usize) -> Opened {
     let (mut opened, rest) = Opened::ready(wanted);
     if !rest.is_empty() {
-        opened.problems.push("this tensortiff was built without GPU support".to_owned());
+        opened.unknown.push("this tensortiff was built without GPU support".to_owned());
     }
     opened
 }

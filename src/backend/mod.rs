@@ -7,6 +7,7 @@
 
 pub mod choose;
 pub mod cpu;
+pub mod done;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod queue;

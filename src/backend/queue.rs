@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::done::Done;
 use super::{Finding, ImageId, Span};
 use crate::normalize::{Extent, Norm};
 
@@ -86,6 +87,9 @@ pub struct Queue {
     common: Vec<bool>,
     block: u64,
     pullers: u64,
+    /// Images that are never handed out, and each span's first one's number among all.
+    done: Option<Done>,
+    firsts: Vec<u64>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -180,9 +184,38 @@ impl Queue {
             common,
             block: block.max(1),
             pullers: pullers.max(1) as u64,
+            done: None,
+            firsts: Vec::new(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
+    }
+
+    /// The same without images that are done already: they are never handed out. Images count over
+    /// all spans.
+    #[must_use]
+    pub fn without(mut self, done: Done) -> Queue {
+        let sums = self.spans.iter().scan(0, |end, span| {
+            *end += span.images;
+            Some(*end - span.images)
+        });
+        self.firsts = sums.collect();
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (span, &first) in self.spans.iter().zip(&self.firsts) {
+            let end = first + span.images;
+            let mut at = done.next(true, first, end);
+            while at < end {
+                let until = done.next(false, at, end);
+                let samples = span.samples.saturating_mul(until - at);
+                state.left = state.left.saturating_sub(samples);
+                at = done.next(true, until, end);
+            }
+        }
+        self.done = Some(done);
+        for list in 0..state.lists.len() {
+            skip_done(&mut state.lists[list], &self.spans, &self.firsts, self.done.as_ref());
+        }
+        self
     }
 
     /// What the run does to samples.
@@ -195,6 +228,20 @@ impl Queue {
     #[must_use]
     pub fn spans(&self) -> &[Span] {
         &self.spans
+    }
+
+    /// Images of a span that were not done before the run began.
+    #[must_use]
+    pub fn images_left(&self, span: usize) -> u64 {
+        let images = self.spans[span].images;
+        let Some(done) = &self.done else { return images };
+        let (first, mut left, mut at) = (self.firsts[span], 0, 0);
+        while at < images {
+            let end = done.next(true, first + at, first + images) - first;
+            left += end - at;
+            at = done.next(false, first + end, first + images) - first;
+        }
+        left
     }
 
     /// Most samples in a block, and so in any image or block that a backend must hold at once.
@@ -310,6 +357,7 @@ impl Queue {
             if samples > self.block {
                 let image = ImageId { span, index: list.image };
                 list.advance(1, images);
+                skip_done(list, &self.spans, &self.firsts, self.done.as_ref());
                 state.left = state.left.saturating_sub(samples);
                 let share = samples.div_ceil(self.pullers).max(LEAST_BLOCK);
                 state.giants.push_back(Giant::new(image, samples, self.block.min(share)));
@@ -318,13 +366,22 @@ impl Queue {
             if samples > most {
                 continue;
             }
-            let run = self.run_length(state.left, samples, appetite).min(images - list.image);
+            let end = self.end_of_run(span, list.image, images);
+            let run = self.run_length(state.left, samples, appetite).min(end - list.image);
             let images_taken = list.image..list.image + run;
             list.advance(run, images);
+            skip_done(list, &self.spans, &self.firsts, self.done.as_ref());
             state.left = state.left.saturating_sub(run.saturating_mul(samples));
             return Some(Unit::Images { span, images: images_taken });
         }
         None
+    }
+
+    /// Where the run of images that are not done, and that image number `from` of a span is of, ends.
+    fn end_of_run(&self, span: usize, from: u64, images: u64) -> u64 {
+        let Some(done) = &self.done else { return images };
+        let first = self.firsts[span];
+        done.next(true, first + from, first + images) - first
     }
 
     /// A unit that came back, cut to the appetite.
@@ -414,6 +471,20 @@ impl State {
 
     fn giant(&mut self, image: ImageId) -> Option<&mut Giant> {
         self.giants.iter_mut().find(|giant| giant.image == image)
+    }
+}
+
+/// Moves a list on to the next image that is not done.
+fn skip_done(list: &mut List, spans: &[Span], firsts: &[u64], done: Option<&Done>) {
+    let Some(done) = done else { return };
+    while let Some(&span) = list.spans.get(list.at) {
+        let (first, images) = (firsts[span], spans[span].images);
+        let next = done.next(false, first + list.image, first + images) - first;
+        list.image = next;
+        if next < images {
+            return;
+        }
+        list.advance(0, images);
     }
 }
 

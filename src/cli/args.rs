@@ -9,6 +9,7 @@ use super::Verbosity;
 use crate::backend::choose::Devices;
 use crate::normalize::Norm;
 use crate::plan::Selection;
+use crate::sink::Fsync;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +23,8 @@ Examples:
       the samples as they are, widened to 32-bit float
   tensortiff convert a.safetensors b.safetensors -o out --name '{stem}_{tensor}_{index}.tif'
       all in one folder
+  tensortiff convert acts.safetensors -o out --resume
+      go on after an interruption, a full disk or a kill; safe to give always
 
 Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed (the rest are
 there), 130/143 interrupted.";
@@ -62,6 +65,8 @@ pub(super) enum Command {
     /// with a note.
     #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
     Convert(ConvertArgs),
+    /// Print what runs recorded of the images in an output folder: JSON lines, or CSV.
+    Manifest(ManifestArgs),
     /// List the tensors of dumps: dtype, shape, and how many images each gives.
     Ls(LsArgs),
     /// List the GPU adapters of this machine, their limits, and whether they pass the arithmetic
@@ -151,8 +156,60 @@ pub(super) struct ConvertArgs {
     pub(super) timings: bool,
 
     /// Replace files that exist already; without this they are an error before any work.
-    #[arg(long)]
+    #[arg(long, group = "existing")]
     pub(super) overwrite: bool,
+
+    /// Leave files that exist already as they are, whatever they hold, and make the others.
+    #[arg(long, group = "existing")]
+    pub(super) skip_existing: bool,
+
+    /// Go on with a run that was interrupted: images that it recorded, and that are there with the
+    /// right size, are not made again; with `hash`, their pixels are read and compared. A changed
+    /// dump or other options are refused. Without such a run it begins anew, and after one that
+    /// was finished there is nothing to do.
+    #[arg(
+        long,
+        group = "existing",
+        value_enum,
+        value_name = "CHECK",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "sizes"
+    )]
+    pub(super) resume: Option<ResumeArg>,
+
+    /// Write the manifest, one line of JSON an image, to this file [default: manifest.jsonl in
+    /// the output folder].
+    #[arg(long, value_name = "PATH", group = "manifests")]
+    pub(super) manifest: Option<PathBuf>,
+
+    /// Write no manifest. A run that is finished then cannot be told from one that never was.
+    #[arg(long, group = "manifests")]
+    pub(super) no_manifest: bool,
+
+    /// Put a hash of each image's pixels into the manifest: XXH3, 64 bit.
+    #[arg(long)]
+    pub(super) hash: bool,
+
+    /// What a loss of power may cost. `none`: what the system has not written yet, as with `cp`.
+    /// `file`: no file that has its name is half written. `end`: nothing, once the run is done.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = FsyncArg::None)]
+    pub(super) fsync: FsyncArg,
+
+    /// Stop at the first image that cannot be made; otherwise the others are made.
+    #[arg(long)]
+    pub(super) fail_fast: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ManifestArgs {
+    /// An output folder, or a manifest.
+    #[arg(value_name = "OUT")]
+    pub(super) path: PathBuf,
+
+    /// Print comma-separated values with a line of names, for spreadsheets and pandas.
+    #[arg(long)]
+    pub(super) csv: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -237,6 +294,29 @@ pub(super) struct DevicesArgs {
 pub(super) enum NormArg {
     Minmax,
     None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ResumeArg {
+    Sizes,
+    Hash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FsyncArg {
+    None,
+    File,
+    End,
+}
+
+impl From<FsyncArg> for Fsync {
+    fn from(arg: FsyncArg) -> Fsync {
+        match arg {
+            FsyncArg::None => Fsync::None,
+            FsyncArg::File => Fsync::File,
+            FsyncArg::End => Fsync::End,
+        }
+    }
 }
 
 impl From<NormArg> for Norm {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::args::ConvertArgs;
+use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
 use super::{Ending, Verbosity, say, signals};
-use crate::convert::{Options, convert};
+use crate::convert::{Manifest, Options, Record, Resume, convert};
 use crate::error::{Error, shown};
 use crate::plan::Naming;
 use crate::report::{DeviceReport, Report};
@@ -23,7 +23,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
         (Err(list), Err(dumps)) => return Err(Error::Inputs(vec![list, dumps]).into()),
         (Err(error), _) | (_, Err(error)) => return Err(error.into()),
     };
-    let sink = FilesSink::new(&args.output, args.overwrite);
+    let sink = FilesSink::new(&args.output, args.overwrite).with_fsync(args.fsync.into());
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
@@ -64,14 +64,39 @@ fn options(args: &ConvertArgs) -> Result<Options, Error> {
         devices: args.device.clone(),
         threads: args.threads,
         timings: args.timings,
+        skip_existing: args.skip_existing,
+        fail_fast: args.fail_fast,
+        record: Some(record(args)),
         leave_starting: true, // this process ends by _exit
         ..Options::default()
     })
 }
 
+fn record(args: &ConvertArgs) -> Record {
+    Record {
+        manifest: match (&args.manifest, args.no_manifest) {
+            (Some(path), _) => Manifest::At(path.clone()),
+            (None, true) => Manifest::None,
+            (None, false) => Manifest::Folder,
+        },
+        resume: match args.resume {
+            None => Resume::No,
+            Some(ResumeArg::Sizes) => Resume::Sizes,
+            Some(ResumeArg::Hash) => Resume::Hashes,
+        },
+        // To compare hashes the images to come need them as well.
+        hash: args.hash || args.resume == Some(ResumeArg::Hash),
+        sync: args.fsync != FsyncArg::None,
+        ..Record::new(&args.output)
+    }
+}
+
 /// The summary line, and one more where samples were not finite.
 fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     let seconds = report.elapsed.as_secs_f64();
+    if report.finished {
+        return vec![format!("nothing to do: all {} images are there already", report.there)];
+    }
     let total: u64 = report.devices.iter().map(|device| device.bytes_in).sum();
     let share = |bytes: u64| 100.0 * bytes as f64 / total.max(1) as f64;
     let devices: Vec<String> = report
@@ -88,6 +113,10 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
         bytes(report.bytes_out),
         report.bytes_in as f64 / 1e9 / seconds.max(1e-9),
     );
+    if report.there > 0 {
+        let were = if report.there == 1 { "was" } else { "were" };
+        line = format!("{line}; {} {were} there already", report.there);
+    }
     if !devices.is_empty() {
         line += &format!("; {}", devices.join(", "));
     }

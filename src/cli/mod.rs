@@ -9,6 +9,7 @@ mod bench;
 mod convert;
 mod devices;
 mod ls;
+mod manifest;
 mod progress;
 mod signals;
 
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
         Command::Convert(command) => convert::run(command, args.verbosity()),
+        Command::Manifest(command) => manifest::run(command),
         Command::Ls(command) => ls::run(command, args.verbosity()),
         Command::Devices(command) => devices::run(command),
         Command::Bench(command) => bench::run(command, args.verbosity()),
@@ -79,7 +81,10 @@ fn report_error(error: &anyhow::Error) -> u8 {
 fn interrupted(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Error>() {
         Some(Error::Stopped { done, images, .. }) => {
-            format!("interrupted after {done} of {images} images, which are whole")
+            format!(
+                "interrupted after {done} of {images} images, which are whole; the same command \
+                 with --resume goes on"
+            )
         }
         _ => "interrupted".to_owned(),
     }

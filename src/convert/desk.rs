@@ -4,11 +4,14 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::recorder::{self, Recorder};
 use super::run::Run;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
 use crate::encode::Header;
 use crate::error::Error;
 use crate::normalize::Range;
+use crate::record;
+use crate::record::entry::{Entry, Found, SIZE};
 use crate::report::{SampleReport, Stages};
 
 /// A tally goes to the run's account when it has this many images or bytes, so that progress is
@@ -26,6 +29,8 @@ pub(super) struct RunDesk<'r, 'a> {
     name: String,
     bytes: Vec<u8>,
     tally: Tally,
+    /// Entries for the journal, as bytes, of neighbouring images from this number on.
+    entries: (u64, Vec<u8>),
     clock: Option<Clock>,
 }
 
@@ -70,6 +75,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             name: String::new(),
             bytes: Vec::new(),
             tally: Tally::default(),
+            entries: (0, Vec::new()),
             clock: run.options.timings.then_some(clock),
         }
     }
@@ -109,8 +115,48 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     ) -> Result<u64, Error> {
         self.make_header(image, finding)?;
         self.run.plan.write_name(image.span, image.index, &mut self.name);
+        // While they are hot in cache.
+        let hash = self.hashes().then(|| record::hash(pixels));
         self.run.sink.put(&self.name, &self.bytes, pixels)?;
+        self.record(image, finding, hash)?;
         Ok(self.bytes.len() as u64 + pixels.len() as u64)
+    }
+
+    fn hashes(&self) -> bool {
+        self.run.recorder.as_ref().is_some_and(Recorder::hashes)
+    }
+
+    /// Keeps an image's entry for the journal.
+    fn record(
+        &mut self,
+        image: ImageId,
+        finding: &Finding,
+        hash: Option<u64>,
+    ) -> Result<(), Error> {
+        let Some(recorder) = &self.run.recorder else { return Ok(()) };
+        let image = recorder.number(image.span, image.index);
+        let kept = matches!(finding.range, Range::Keep(_));
+        let entry = Entry::Done(Found::of(&finding.extent, kept, hash));
+        let (first, entries) = &self.entries;
+        if first + (entries.len() / SIZE) as u64 != image {
+            self.write_entries()?;
+            self.entries.0 = image;
+        }
+        self.entries.1.extend(recorder.bytes(image, entry));
+        Ok(())
+    }
+
+    /// Writes the entries to the journal.
+    fn write_entries(&mut self) -> Result<(), Error> {
+        let (first, entries) = &mut self.entries;
+        if let Some(recorder) = &self.run.recorder
+            && !entries.is_empty()
+        {
+            recorder.write(*first, entries)?;
+            *first += (entries.len() / SIZE) as u64;
+            entries.clear();
+        }
+        Ok(())
     }
 
     fn commit(&mut self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
@@ -118,6 +164,14 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         self.make_header(image, finding)?;
         file.write_at(0, &self.bytes)?;
         file.commit()?;
+        let hash = if self.hashes() {
+            // Its blocks came in any order, from any thread; the system still has them in memory.
+            let name = self.run.plan.name(image.span, image.index);
+            recorder::hash_stored(self.run.sink, &name, self.bytes.len() as u64)?
+        } else {
+            None
+        };
+        self.record(image, finding, hash)?;
         let pixels = self.run.plan.rows()[image.span].samples() * 4;
         Ok(Some(self.bytes.len() as u64 + pixels))
     }
@@ -146,6 +200,9 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     fn tell(&mut self) {
         if self.tally.images >= IMAGES || self.tally.progress >= BYTES {
             self.run.account(self.by, &mem::take(&mut self.tally));
+            if let Err(error) = self.write_entries() {
+                self.run.stop(error);
+            }
         }
     }
 
@@ -230,5 +287,8 @@ impl Drop for RunDesk<'_, '_> {
     fn drop(&mut self) {
         self.turn(Stage::Wait);
         self.run.account(self.by, &self.tally);
+        if let Err(error) = self.write_entries() {
+            self.run.stop(error);
+        }
     }
 }

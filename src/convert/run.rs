@@ -1,14 +1,17 @@
 //! A run under way: what backends see of source, plan and sink, and the account of it.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::desk::{RunDesk, Tally};
+use super::recorder::{Begun, Recorder};
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
+use crate::backend::done::Done;
 use crate::backend::queue::Queue;
 use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
 use crate::encode::Header;
@@ -32,6 +35,7 @@ pub(super) struct Run<'a> {
     pub(super) sink: &'a dyn Sink,
     pub(super) options: &'a Options,
     pub(super) plan: &'a Plan,
+    pub(super) recorder: Option<Recorder<'a>>,
     queue: Queue,
     state: Mutex<State<'a>>,
 }
@@ -58,6 +62,7 @@ impl<'a> Run<'a> {
         options: &'a Options,
         plan: &'a Plan,
         pullers: usize,
+        begun: Begun<'a>,
     ) -> Run<'a> {
         let spans = plan.rows().iter().map(|row| Span {
             dtype: row.dtype,
@@ -66,11 +71,17 @@ impl<'a> Run<'a> {
             contiguous: row.contiguous(),
         });
         let block = options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4);
+        let Begun { recorder, done, finished } = begun;
+        let there = done.as_ref().map_or(0, Done::count);
         let queue =
             Queue::new(options.norm, spans.collect(), block, pullers, |span| !cpu_only(span));
-        let report = Report { planned: plan.images(), ..Report::default() };
+        let queue = match done {
+            Some(done) => queue.without(done),
+            None => queue,
+        };
+        let report = Report { planned: plan.images(), there, finished, ..Report::default() };
         let state = Mutex::new(State { report, ..State::default() });
-        Run { source, sink, options, plan, queue, state }
+        Run { source, sink, options, plan, recorder, queue, state }
     }
 
     /// A note for each tensor without images; one for all of a kind where there are many, as the
@@ -120,17 +131,23 @@ impl<'a> Run<'a> {
         if let Some(watch) = &self.options.watch {
             // A giant is read twice.
             let passes = |row: &Row| if row.samples() > self.queue.block() { 2 } else { 1 };
-            let bytes = self.plan.rows().iter().map(|row| row.bytes() * passes(row)).sum();
-            watch.planned(self.plan.images(), bytes);
+            let image = |row: &Row| row.samples() * row.dtype.size() as u64 * passes(row);
+            let left = |(span, row): (usize, &Row)| image(row) * self.queue.images_left(span);
+            let bytes = self.plan.rows().iter().enumerate().map(left).sum();
+            watch.planned(self.plan.images() - self.lock().report.there, bytes);
         }
+        if self.queue.is_finished() {
+            return;
+        }
+        let cpu = workers.use_cpu.then(|| self.enlist(workers.cpu.name()));
         thread::scope(|scope| {
             let done = match &workers.others {
                 Others::Starting(starting) => Some(starting.cpu.clone()),
                 _ => None,
             };
-            if workers.use_cpu {
+            if let Some(by) = cpu {
                 scope.spawn(move || {
-                    self.drain(workers.cpu);
+                    self.drain(workers.cpu, by);
                     done.map(|done| done.send(Event::Done))
                 });
             }
@@ -142,16 +159,21 @@ impl<'a> Run<'a> {
                     None => return,
                 },
             };
-            for problem in opened.problems {
-                self.note(format!("{problem}; the CPU does the work"));
+            let who = match (cpu, opened.backends.is_empty()) {
+                (Some(_), true) => "the CPU does the work",
+                _ => "others do its work",
+            };
+            for problem in opened.problems() {
+                self.note(format!("{problem}; {who}"));
             }
             for backend in opened.backends {
-                scope.spawn(move || self.drain(&*backend));
+                let by = self.enlist(backend.name());
+                scope.spawn(move || self.drain(&*backend, by));
             }
         });
         if !self.queue.is_finished() {
             self.note("the CPU does what is left".to_owned());
-            self.drain(workers.cpu);
+            self.drain(workers.cpu, cpu.unwrap_or_else(|| self.enlist(workers.cpu.name())));
         }
     }
 
@@ -164,7 +186,13 @@ impl<'a> Run<'a> {
             return Some(opened);
         }
         if let Devices::List(_) = self.options.devices {
-            self.note("the work was done before a GPU adapter was ready".to_owned());
+            let wanted = self.options.devices.others();
+            let wanted: Vec<_> =
+                wanted.iter().map(|device| shown(&format!("{device:?}"))).collect();
+            self.note(format!(
+                "the CPU had done the work before {} was looked for or ready",
+                wanted.join(", ")
+            ));
         }
         self.lock().report.gpu_not_needed = true;
         drop(wanted);
@@ -175,15 +203,18 @@ impl<'a> Run<'a> {
         None
     }
 
-    fn drain(&self, backend: &dyn Backend) {
-        let by = {
-            let devices = &mut self.lock().report.devices;
-            let name = backend.name().to_owned();
-            devices.iter().position(|device| device.name == name).unwrap_or_else(|| {
-                devices.push(DeviceReport { name, ..DeviceReport::default() });
-                devices.len() - 1
-            })
-        };
+    /// A place in the report. Two cards of one name are told apart by number.
+    fn enlist(&self, name: &str) -> DeviceIndex {
+        let devices = &mut self.lock().report.devices;
+        let is_free = |name: &String| devices.iter().all(|device| device.name != *name);
+        let numbered = (2..).map(|number| format!("{name} ({number})"));
+        let name = iter::once(name.to_owned()).chain(numbered).find(is_free);
+        let name = name.expect("there are more numbers than devices");
+        devices.push(DeviceReport { name, ..DeviceReport::default() });
+        devices.len() - 1
+    }
+
+    fn drain(&self, backend: &dyn Backend, by: DeviceIndex) {
         if let Err(error) = backend.drain(&self.queue, self, by) {
             self.note(format!("{error}; its images are done by others"));
         }
@@ -192,12 +223,17 @@ impl<'a> Run<'a> {
     pub(super) fn report(self, started: Instant) -> Result<Report, Error> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut report = state.report;
+        let stopped = match (state.stopped, self.recorder) {
+            (None, Some(recorder)) => recorder.finish(self.sink, report.failed).err(),
+            (None, None) if !report.finished => self.sink.finish().err(),
+            (stopped, _) => stopped,
+        };
         report.elapsed = started.elapsed();
-        match state.stopped {
+        match stopped {
             None => Ok(report),
             Some(cause) => Err(Error::Stopped {
                 cause: Box::new(cause),
-                done: report.images,
+                done: report.there + report.images,
                 images: report.planned,
             }),
         }
@@ -297,8 +333,14 @@ impl<'a> Run<'a> {
 
     /// An image failed that comes whole.
     pub(super) fn fail(&self, image: ImageId, error: Error) {
-        if error.stops_the_run() {
+        if error.stops_the_run() || self.options.fail_fast {
             return self.stop(error);
+        }
+        if let Some(recorder) = &self.recorder {
+            let image = recorder.number(image.span, image.index);
+            if let Err(error) = recorder.failed(image, &error) {
+                return self.stop(error);
+            }
         }
         let name = self.plan.name(image.span, image.index);
         let report = &mut self.lock().report;

@@ -50,7 +50,7 @@ pub(crate) const HEAD_START: Duration = Duration::from_millis(500);
 
 impl<'a> Workers<'a> {
     /// With the CPU at work nobody waits for an adapter, and one that cannot be used is a note.
-    /// Without it the adapters are opened first, and each must do.
+    /// Without it the adapters are opened first: each word must mean one, and one of them must do.
     pub(super) fn start(
         cpu: &'a Cpu,
         source: &dyn Source,
@@ -67,8 +67,11 @@ impl<'a> Workers<'a> {
         } else if !use_cpu {
             refuse_wide(source, plan)?;
             let opened = choose::open(&wanted, threads);
-            if !opened.problems.is_empty() || opened.backends.is_empty() {
-                let problems = opened.problems.join("; ");
+            if !opened.unknown.is_empty() || opened.backends.is_empty() {
+                let mut problems = opened.problems().collect::<Vec<_>>().join("; ");
+                if problems.is_empty() {
+                    problems.push_str("no device was named");
+                }
                 return Err(Error::Device(format!(
                     "{problems} (`tensortiff devices` lists adapters; --device auto does what it \
                      can on the CPU)"

@@ -20,15 +20,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::pieces::Pieces;
-use super::place::{NewFile, Place};
+use super::place::{self, NewFile, Place};
 use super::{Pending, Sink, name};
 use crate::error::{Error, shown_path};
+
+/// When files are made safe against a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fsync {
+    /// Never by this program, as with `cp`: the system writes when it likes.
+    #[default]
+    None,
+    /// Each file before it gets its name, so that a name never stands for half a file; the names
+    /// at the end of the run.
+    File,
+    /// Everything at the end of the run.
+    End,
+}
 
 /// Writes files below a folder.
 #[derive(Debug)]
 pub struct FilesSink {
     root: PathBuf,
     overwrite: bool,
+    fsync: Fsync,
     place: Place,
 }
 
@@ -38,7 +52,14 @@ impl FilesSink {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, overwrite: bool) -> FilesSink {
         let root = root.into();
-        FilesSink { place: Place::new(&root, overwrite), root, overwrite }
+        FilesSink { place: Place::new(&root, overwrite), root, overwrite, fsync: Fsync::None }
+    }
+
+    /// The same sink with files that are made safe against a loss of power.
+    #[must_use]
+    pub fn with_fsync(mut self, fsync: Fsync) -> FilesSink {
+        self.fsync = fsync;
+        self
     }
 
     /// The same sink without nameless files, as on a file system that lacks them: for tests.
@@ -57,8 +78,9 @@ impl FilesSink {
         self
     }
 
-    /// Existing targets, looked for folder by folder.
-    fn check(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+    /// Existing targets, looked for folder by folder. `replace`: they are in nobody's way, and
+    /// temporary files beside them go.
+    fn check(&self, names: &mut dyn Iterator<Item = String>, replace: bool) -> Result<(), Error> {
         let mut last: Option<(String, bool)> = None;
         let mut first = None;
         let mut count = 0;
@@ -69,6 +91,9 @@ impl FilesSink {
                 Some(exists) => exists,
                 None => {
                     let exists = self.check_folders(folder)?;
+                    if exists && replace {
+                        self.clean(folder)?;
+                    }
                     last = Some((folder.to_owned(), exists));
                     exists
                 }
@@ -79,9 +104,53 @@ impl FilesSink {
             }
         }
         match first {
-            Some(first) if !self.overwrite => Err(Error::Exists { first, count }),
+            Some(first) if !(self.overwrite || replace) => Err(Error::Exists { first, count }),
             _ => Ok(()),
         }
+    }
+
+    /// Takes away what processes that were killed left in a folder.
+    fn clean(&self, folder: &str) -> Result<(), Error> {
+        let path = self.root.join(folder);
+        let failed = |source| Error::Write { path: path.clone(), source };
+        for entry in std::fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_str().is_some_and(place::is_temporary) {
+                std::fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_root(
+        &self,
+        names: &mut dyn Iterator<Item = String>,
+        replace: bool,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Write { path: self.root.clone(), source };
+        match std::fs::metadata(&self.root) {
+            Ok(found) if !found.is_dir() => {
+                return Err(in_the_way(self.root.clone(), false, FOLDER));
+            }
+            Ok(_) => {
+                // Nothing can be in the way in an empty folder, however many names there are.
+                if std::fs::read_dir(&self.root).map_err(failed)?.next().is_some() {
+                    if replace {
+                        self.clean("")?;
+                    }
+                    self.check(names, replace)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if std::fs::symlink_metadata(&self.root).is_ok() {
+                    let problem = "the link leads nowhere, and a folder is needed";
+                    return Err(Error::InTheWay { path: self.root.clone(), problem });
+                }
+                std::fs::create_dir_all(&self.root).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        self.place.prove_writable().map_err(failed)
     }
 
     /// Whether the folder exists below the output folder; anything else in its place is refused.
@@ -160,27 +229,43 @@ impl FilesSink {
 
 impl Sink for FilesSink {
     fn prepare(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
-        let failed = |source| Error::Write { path: self.root.clone(), source };
-        match std::fs::metadata(&self.root) {
-            Ok(found) if !found.is_dir() => {
-                return Err(in_the_way(self.root.clone(), false, FOLDER));
+        self.prepare_root(names, false)
+    }
+
+    fn resume(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        self.place.overwrite();
+        self.prepare_root(names, true)
+    }
+
+    fn stored(&self, name: &str) -> Result<Option<u64>, Error> {
+        let (folder, _) = self.checked(name)?;
+        let path = self.root.join(name);
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_file() && self.check_folders(folder)? => Ok(Some(found.len())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Write { path, source: error })
             }
-            Ok(_) => {
-                // Nothing can be in the way in an empty folder, however many names there are.
-                if std::fs::read_dir(&self.root).map_err(failed)?.next().is_some() {
-                    self.check(names)?;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if std::fs::symlink_metadata(&self.root).is_ok() {
-                    let problem = "the link leads nowhere, and a folder is needed";
-                    return Err(Error::InTheWay { path: self.root.clone(), problem });
-                }
-                std::fs::create_dir_all(&self.root).map_err(failed)?;
-            }
-            Err(error) => return Err(failed(error)),
+            _ => Ok(None),
         }
-        self.place.prove_writable().map_err(failed)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
+        if self.stored(name)?.is_none() {
+            return Ok(None);
+        }
+        let path = self.root.join(name);
+        match std::fs::File::open(&path) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(source) => Err(Error::Write { path, source }),
+        }
+    }
+
+    fn finish(&self) -> Result<(), Error> {
+        if self.fsync == Fsync::None {
+            return Ok(());
+        }
+        let failed = |source| Error::Write { path: self.root.clone(), source };
+        self.place.sync().map_err(failed)
     }
 
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
@@ -188,6 +273,9 @@ impl Sink for FilesSink {
         let put = || {
             let file = self.place.create(folder)?;
             file.write_all(header, pixels)?;
+            if self.fsync == Fsync::File {
+                file.sync()?;
+            }
             file.commit(leaf)
         };
         put().map_err(|e| self.error(name, e))
@@ -223,7 +311,14 @@ impl Pending for PendingFile<'_> {
     fn commit(self: Box<Self>) -> Result<(), Error> {
         let PendingFile { sink, name, file, pieces } = *self;
         let (_, leaf) = sink.checked(&name)?;
-        pieces.whole().and_then(|()| file.commit(leaf)).map_err(|e| sink.error(&name, e))
+        let commit = || {
+            pieces.whole()?;
+            if sink.fsync == Fsync::File {
+                file.sync()?;
+            }
+            file.commit(leaf)
+        };
+        commit().map_err(|e| sink.error(&name, e))
     }
 }
 

@@ -27,7 +27,7 @@ const FILE_FLAGS: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC);
 #[derive(Debug)]
 pub(super) struct Place {
     root: PathBuf,
-    overwrite: bool,
+    overwrite: AtomicBool,
     /// Whether files can be made without a name here; found out once.
     nameless: AtomicBool,
     /// Whether they can be linked by their descriptor alone; found out by the first.
@@ -40,7 +40,7 @@ impl Place {
     pub(super) fn new(root: &Path, overwrite: bool) -> Place {
         Place {
             root: root.to_owned(),
-            overwrite,
+            overwrite: AtomicBool::new(overwrite),
             nameless: AtomicBool::new(true),
             by_descriptor: AtomicBool::new(true),
             root_folder: OnceLock::new(),
@@ -50,6 +50,19 @@ impl Place {
 
     pub(super) fn use_temporary_names(&mut self) {
         self.nameless = AtomicBool::new(false);
+    }
+
+    pub(super) fn overwrite(&self) {
+        self.overwrite.store(true, Ordering::Relaxed);
+    }
+
+    fn replaces(&self) -> bool {
+        self.overwrite.load(Ordering::Relaxed)
+    }
+
+    /// The whole file system, in one call.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&*self.root_folder()?)?)
     }
 
     /// Finds the way that works: without a name where possible, for whatever reason it is not
@@ -158,6 +171,10 @@ impl NewFile<'_> {
         Ok(())
     }
 
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
@@ -171,7 +188,7 @@ impl NewFile<'_> {
         let name = match self.temporary.take() {
             Some(name) => name,
             None => match self.link(leaf) {
-                Err(Errno::EXIST) if self.place.overwrite => {
+                Err(Errno::EXIST) if self.place.replaces() => {
                     with_temporary_name(|name| Ok(self.link(name)?))?.0
                 }
                 done => return Ok(done?),
@@ -179,7 +196,7 @@ impl NewFile<'_> {
         };
         // From here on it goes by that name when this is dropped.
         self.temporary = Some(name.clone());
-        if self.place.overwrite {
+        if self.place.replaces() {
             self.replace(&name, leaf)?
         } else {
             self.rename(&name, leaf)?

@@ -61,6 +61,17 @@ impl Sink for MemorySink {
         }
     }
 
+    fn stored(&self, name: &str) -> Result<Option<u64>, Error> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(files.get(name).map(|file| file.len() as u64))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let copy = |file: &Vec<u8>| Box::new(io::Cursor::new(file.clone())) as Box<dyn io::Read>;
+        Ok(files.get(name).map(copy))
+    }
+
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
         checked(name)?;
         self.insert(name, [header, pixels].concat())

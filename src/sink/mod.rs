@@ -10,9 +10,11 @@ mod pieces;
 mod place;
 mod portable;
 
-pub use files::FilesSink;
+pub use files::{FilesSink, Fsync};
 pub use memory::MemorySink;
 pub use null::NullSink;
+
+use std::io;
 
 use crate::error::Error;
 
@@ -33,6 +35,42 @@ pub trait Sink: Sync {
     /// # Errors
     /// [`Error::Exists`], [`Error::InTheWay`], or [`Error::Write`] where the place cannot be made.
     fn prepare(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error>;
+
+    /// Called instead of [`prepare`](Sink::prepare) where an earlier run was interrupted, with the
+    /// names that it did not say were done: what it left of them may be replaced, and what it
+    /// left besides is taken away.
+    ///
+    /// # Errors
+    /// As [`prepare`](Sink::prepare), but for names that are taken by images.
+    fn resume(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        self.prepare(names)
+    }
+
+    /// How many bytes the image of this name has; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], or [`Error::Write`] where it cannot be found out.
+    fn stored(&self, name: &str) -> Result<Option<u64>, Error> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// An image that is there, to be read; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], or [`Error::Write`] where it cannot be opened.
+    fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Called once, after the last image: what was asked to be safe on a disk then is.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    fn finish(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Stores an image: `header`, then `pixels`.
     ///

@@ -65,6 +65,16 @@ impl Place {
         each!(Place, self, place => place.prove_writable())
     }
 
+    /// From now on files replace what has their name.
+    pub(super) fn overwrite(&self) {
+        each!(Place, self, place => place.overwrite());
+    }
+
+    /// Has everything on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        each!(Place, self, place => place.sync())
+    }
+
     /// A new file in `folder`, which is made where it is missing.
     pub(super) fn create(&self, folder: &str) -> io::Result<NewFile<'_>> {
         Ok(match self {
@@ -88,11 +98,21 @@ impl NewFile<'_> {
         each!(NewFile, self, file => file.write_at(offset, bytes))
     }
 
+    /// Has its bytes on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        each!(NewFile, self, file => file.sync())
+    }
+
     /// Gives the file its name. [`AlreadyExists`](io::ErrorKind::AlreadyExists): the name is taken,
     /// where files are to be replaced by something that is not a file.
     pub(super) fn commit(self, leaf: &str) -> io::Result<()> {
         each!(NewFile, self, file => file.commit(leaf))
     }
+}
+
+/// Whether a process that was killed may have left a file of this name.
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.starts_with(".tensortiff-") && name.ends_with(".tmp")
 }
 
 /// Calls `make` with temporary names until it finds one that is not taken. The numbers are the

@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::place::with_temporary_name;
 
@@ -12,17 +13,42 @@ use super::place::with_temporary_name;
 #[derive(Debug)]
 pub(super) struct Place {
     root: PathBuf,
-    overwrite: bool,
+    overwrite: AtomicBool,
 }
 
 impl Place {
     pub(super) fn new(root: &Path, overwrite: bool) -> Place {
-        Place { root: root.to_owned(), overwrite }
+        Place { root: root.to_owned(), overwrite: AtomicBool::new(overwrite) }
+    }
+
+    pub(super) fn overwrite(&self) {
+        self.overwrite.store(true, Ordering::Relaxed);
+    }
+
+    fn replaces(&self) -> bool {
+        self.overwrite.load(Ordering::Relaxed)
     }
 
     pub(super) fn prove_writable(&self) -> io::Result<()> {
         let (name, ()) = with_temporary_name(|name| self.create("")?.commit(name))?;
         fs::remove_file(self.root.join(name))
+    }
+
+    /// Every file below the root: the standard library has no call for all at once.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        fn walk(folder: &Path) -> io::Result<()> {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    walk(&entry.path())?;
+                } else if entry.file_type()?.is_file() {
+                    OpenOptions::new().write(true).open(entry.path())?.sync_all()?;
+                }
+            }
+            // Names are the folder's; where folders cannot be opened they are safe without.
+            File::open(folder).map_or(Ok(()), |folder| folder.sync_all())
+        }
+        walk(&self.root)
     }
 
     pub(super) fn create(&self, folder: &str) -> io::Result<NewFile<'_>> {
@@ -60,6 +86,10 @@ impl NewFile<'_> {
         (&self.file).write_all(pixels)
     }
 
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
@@ -72,7 +102,7 @@ impl NewFile<'_> {
     pub(super) fn commit(mut self, leaf: &str) -> io::Result<()> {
         let target = self.folder.join(leaf);
         let Some(temporary) = &self.temporary else { return Ok(()) };
-        if !self.place.overwrite {
+        if !self.place.replaces() {
             // The temporary name goes as this is dropped.
             return fs::hard_link(temporary, target);
         }

@@ -13,8 +13,10 @@ mod safetensors;
 pub use memory::MemorySource;
 pub use safetensors::SafetensorsFiles;
 
+use std::collections::BTreeMap;
+
 use crate::error::Error;
-use crate::tensor::{Dump, TensorInfo, Unsupported};
+use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 
 /// Lists tensors and reads their bytes.
 ///
@@ -34,6 +36,19 @@ pub trait Source: Sync {
     /// run that selects one of them fails before any work.
     fn unsupported(&self) -> &[Unsupported] {
         &[]
+    }
+
+    /// What a dump says of itself, as text by name.
+    fn metadata(&self, dump: usize) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let _ = dump;
+        &NONE
+    }
+
+    /// The file of a dump; `None` where it is none.
+    fn origin(&self, dump: usize) -> Option<Origin> {
+        let _ = dump;
+        None
     }
 
     /// Fills `buf` with the bytes of tensor number `tensor` that start at byte `offset` of it.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::error::{EMFILE, ENFILE};
+use crate::tensor::Origin;
 
 /// The bound where the limit is not known: a quarter of what macOS allows.
 const MOST: usize = 64;
@@ -110,6 +111,12 @@ impl OpenFiles {
         };
         self.files.push(known);
         Ok(())
+    }
+
+    /// What a file was when it was added.
+    pub(super) fn origin(&self, index: usize) -> Origin {
+        let Identity { len, modified, .. } = self.files[index].identity;
+        Origin { bytes: len, modified }
     }
 
     /// The file, opened if need be. No lock is held by what is given back.

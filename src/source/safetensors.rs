@@ -10,7 +10,7 @@ use super::header::{self, Header};
 use super::open_files::{self, Gone, OpenFiles};
 use super::{Source, past_end, pread};
 use crate::error::{Error, shown_path};
-use crate::tensor::{Dump, TensorInfo, Unsupported};
+use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 
 /// One or more `.safetensors` files.
 ///
@@ -55,12 +55,6 @@ impl SafetensorsFiles {
             1 => Err(bad.remove(0)),
             _ => Err(Error::Inputs(bad)),
         }
-    }
-
-    /// The `__metadata__` of a dump.
-    #[must_use]
-    pub fn metadata(&self, dump: usize) -> &BTreeMap<String, String> {
-        &self.metadata[dump]
     }
 
     fn fill(&self, dump: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
@@ -116,6 +110,14 @@ impl Source for SafetensorsFiles {
 
     fn unsupported(&self) -> &[Unsupported] {
         &self.unsupported
+    }
+
+    fn metadata(&self, dump: usize) -> &BTreeMap<String, String> {
+        &self.metadata[dump]
+    }
+
+    fn origin(&self, dump: usize) -> Option<Origin> {
+        Some(self.files.origin(dump))
     }
 
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {

@@ -6,6 +6,8 @@
 pub mod decode;
 mod dtype;
 
+use std::time::SystemTime;
+
 pub use dtype::Dtype;
 
 /// One thing that the user pointed at.
@@ -15,6 +17,15 @@ pub struct Dump {
     pub label: String,
     /// The `{stem}` of output names: the file's name without folder and extension.
     pub stem: String,
+}
+
+/// A file that a dump lies in, as it was when its header was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Its bytes, header included.
+    pub bytes: u64,
+    /// When it was last modified, where the system knows.
+    pub modified: Option<SystemTime>,
 }
 
 /// One tensor of a dump, as its header describes it. The bytes stay where they are.

@@ -46,7 +46,19 @@ pub fn folder() -> (tempfile::TempDir, String) {
     (dir, path)
 }
 
+/// All files below a folder but a run's manifest and journal.
 pub fn files(root: &Path) -> Vec<PathBuf> {
+    let mut found = everything(root);
+    found.retain(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let journal = name.starts_with(".tensortiff-") && name.ends_with(".journal");
+        name != "manifest.jsonl" && !journal
+    });
+    found
+}
+
+/// All files below a folder.
+pub fn everything(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -50,6 +50,12 @@ impl Cpu {
     /// Most workers, whatever is wished: no machine gains by more, and systems run out of them.
     pub const MOST_THREADS: usize = 1024;
 
+    /// Number of workers.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// A backend of `threads` workers; as many as there are cores if `None`.
     #[must_use]
     pub fn new(threads: Option<NonZeroUsize>) -> Cpu {

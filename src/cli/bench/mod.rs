@@ -104,7 +104,7 @@ impl Machine {
         let started = Instant::now();
         let opened = choose::open(&wanted, threads);
         let adapters_seconds = started.elapsed().as_secs_f64();
-        if let (Devices::List(_), Some(problem)) = (asked, opened.problems.first()) {
+        if let (Devices::List(_), Some(problem)) = (asked, opened.problems().next()) {
             let help = "(`tensortiff devices` lists adapters)";
             return Err(Error::Device(format!("{problem} {help}")));
         }
@@ -115,7 +115,7 @@ impl Machine {
             timed: Timed::open(&names, threads)?,
             // Who asks for the CPU alone may have a driver that is better left alone.
             found: (!wanted.is_empty()).then(devices::lines),
-            not_used: opened.problems,
+            not_used: opened.problems().map(str::to_owned).collect(),
             adapters_seconds,
         })
     }

@@ -1,0 +1,83 @@
+//! `tensortiff manifest`.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use super::args::ManifestArgs;
+use super::{Ending, results};
+use crate::error::Error;
+use crate::record;
+use crate::record::manifest::{Line, Manifest};
+
+/// The columns of CSV.
+const COLUMNS: [&str; 16] = [
+    "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "nan",
+    "inf", "bytes", "xxh3", "existed", "error",
+];
+
+pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
+    let mut found = Vec::new();
+    for path in candidates(args)? {
+        if let Some(manifest) = Manifest::open(&path)? {
+            found.push((path, manifest));
+        }
+    }
+    if found.is_empty() {
+        let path = args.path.clone();
+        let problem = "no manifest is there: runs write one when they are finished".to_owned();
+        return Err(Error::Format { path, format: "manifest", problem }.into());
+    }
+    results(|out| {
+        if !args.csv {
+            // As they are.
+            return found
+                .iter()
+                .try_for_each(|(path, _)| io::copy(&mut File::open(path)?, out).map(drop));
+        }
+        let mut csv = csv::Writer::from_writer(out);
+        csv.write_record(COLUMNS)?;
+        for (_, mut manifest) in found {
+            while let Some(line) = manifest.next_line().map_err(io::Error::other)? {
+                csv.write_record(fields(&line))?;
+            }
+        }
+        csv.flush()
+    })?;
+    Ok(Ending::Done)
+}
+
+fn candidates(args: &ManifestArgs) -> Result<Vec<PathBuf>, Error> {
+    if args.path.is_dir() {
+        return record::manifests(&args.path);
+    }
+    match std::fs::metadata(&args.path) {
+        Ok(_) => Ok(vec![args.path.clone()]),
+        Err(source) => Err(Error::Open { path: args.path.clone(), source }),
+    }
+}
+
+fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {
+    let number = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
+    let real = |real: Option<f64>| real.map_or(String::new(), |real| format!("{real:?}"));
+    let index: Vec<String> = line.index.iter().map(u64::to_string).collect();
+    let [height, width] = line.shape;
+    [
+        line.name.to_string(),
+        line.source.to_string(),
+        line.tensor.to_string(),
+        index.join("_"),
+        line.dtype.to_string(),
+        height.to_string(),
+        width.to_string(),
+        real(line.lo),
+        real(line.hi),
+        line.norm.to_string(),
+        number(line.nan),
+        number(line.inf),
+        number(line.bytes),
+        line.xxh3.map_or(String::new(), String::from),
+        line.existed.to_string(),
+        line.error.as_deref().unwrap_or_default().to_owned(),
+    ]
+}

@@ -1,0 +1,85 @@
+//! Files of a run's record: never through a link, and opened only if they are regular.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// The file at `path`; `None` if there is none.
+pub(super) fn open_regular(path: &Path, writable: bool) -> Result<Option<File>, Error> {
+    const PROBLEM: &str = "not a file, and the run's record is to be here";
+    let in_the_way = || Error::InTheWay { path: path.to_owned(), problem: PROBLEM };
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    // Looked at first: opening a pipe waits for a writer.
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    if !found.is_file() {
+        return Err(in_the_way());
+    }
+    let file = OpenOptions::new().read(true).write(writable).open(path).map_err(failed)?;
+    // And again: a link may have taken its place.
+    let opened = file.metadata().map_err(failed)?;
+    if is_same(&found, &opened) { Ok(Some(file)) } else { Err(in_the_way()) }
+}
+
+#[cfg(unix)]
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &fs::Metadata, other: &fs::Metadata) -> bool {
+    other.is_file()
+}
+
+/// Removes a file, or a link, if it is there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Reads as much as there is.
+pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        #[cfg(unix)]
+        let read =
+            std::os::unix::fs::FileExt::read_at(file, &mut buf[done..], offset + done as u64);
+        #[cfg(windows)]
+        let read =
+            std::os::windows::fs::FileExt::seek_read(file, &mut buf[done..], offset + done as u64);
+        match read {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+pub(super) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        #[cfg(unix)]
+        let written =
+            std::os::unix::fs::FileExt::write_at(file, &buf[done..], offset + done as u64);
+        #[cfg(windows)]
+        let written =
+            std::os::windows::fs::FileExt::seek_write(file, &buf[done..], offset + done as u64);
+        match written {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done += written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! The manifest: JSON lines that say what a run made, in the order of the plan. The first is about
+//! the run ([`Head`]), each other about one image ([`Line`]).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use super::files;
+use super::identity::{Hash, Identity};
+use crate::error::Error;
+
+/// Longest line that is read: as long as the longest name of a tensor takes.
+const LONGEST: u64 = 256 << 20;
+/// Images whose lines a thread makes at once.
+const CHUNK: u64 = 2048;
+
+/// The first line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The version of the program that wrote it.
+    pub tensortiff: String,
+    /// Hash of the names of all images: runs of the same names share a manifest.
+    pub names: Hash,
+    /// Number of images that could not be made.
+    pub failed: u64,
+    /// Which run it was.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// What each dump says of itself (`__metadata__` of safetensors).
+    pub metadata: Vec<BTreeMap<String, String>>,
+}
+
+/// The line of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line<'a> {
+    /// Path of its file below the output folder.
+    pub name: Cow<'a, str>,
+    /// Path of the dump as given.
+    pub source: Cow<'a, str>,
+    /// Name of the tensor.
+    pub tensor: Cow<'a, str>,
+    /// The image's place on the axes before its own.
+    pub index: Vec<u64>,
+    /// Element type.
+    pub dtype: Cow<'a, str>,
+    /// Height and width in samples.
+    pub shape: [u64; 2],
+    /// Least finite sample; `null` where there is none or nothing is known.
+    pub lo: Option<f64>,
+    /// Greatest finite sample.
+    pub hi: Option<f64>,
+    /// How samples became pixels.
+    pub norm: Cow<'a, str>,
+    /// Number of NaN.
+    pub nan: Option<u64>,
+    /// Number of infinite pixels.
+    pub inf: Option<u64>,
+    /// Bytes of the file, header included.
+    pub bytes: Option<u64>,
+    /// XXH3 (64 bit) of the pixels as stored; there where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xxh3: Option<Hash>,
+    /// There if the run found the file and left it as it was: nothing else is known of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub existed: bool,
+    /// Why there is no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Cow<'a, str>>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// A manifest to read.
+#[derive(Debug)]
+pub struct Manifest {
+    path: PathBuf,
+    lines: BufReader<File>,
+    line: Vec<u8>,
+    head: Head,
+}
+
+impl Manifest {
+    /// The manifest at `path`; `None` if there is none, or something else.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], [`Error::Open`] where it cannot be read.
+    pub fn open(path: &Path) -> Result<Option<Manifest>, Error> {
+        let Some(file) = files::open_regular(path, false)? else { return Ok(None) };
+        let mut lines = BufReader::with_capacity(1 << 16, file);
+        let mut line = Vec::new();
+        read_line(&mut lines, &mut line).map_err(failed(path))?;
+        let head = serde_json::from_slice(&line).ok();
+        Ok(head.map(|head| Manifest { path: path.to_owned(), lines, line, head }))
+    }
+
+    /// Its first line.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The next image's line; `None` at the end, or where a line is no image's.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where it cannot be read.
+    pub fn next_line(&mut self) -> Result<Option<Line<'static>>, Error> {
+        read_line(&mut self.lines, &mut self.line).map_err(failed(&self.path))?;
+        Ok(serde_json::from_slice(&self.line).ok())
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Open { path: path.clone(), source }
+}
+
+/// The next line; empty at the end.
+fn read_line(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<()> {
+    line.clear();
+    lines.by_ref().take(LONGEST).read_until(b'\n', line).map(drop)
+}
+
+/// Appends the lines of some images.
+pub type Lines<'a> = dyn Fn(Range<u64>, &mut Vec<u8>) -> Result<(), Error> + Sync + 'a;
+
+/// Writes a manifest in the place of one that may be there: `path` is whole or as it was. `lines`
+/// is called by several threads.
+///
+/// # Errors
+/// [`Error::Write`], and what `lines` says.
+pub fn write(
+    path: &Path,
+    head: &Head,
+    threads: usize,
+    sync: bool,
+    lines: &Lines<'_>,
+) -> Result<(), Error> {
+    let temporary = temporary(path, head.names);
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let create = || {
+        files::remove(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let mut line = serde_json::to_vec(head).map_err(io::Error::other)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
+        Ok(file)
+    };
+    let file = create().map_err(failed)?;
+    let written =
+        write_lines(file, head.identity.images, threads, lines, &failed).and_then(|file| {
+            if sync {
+                file.sync_all().map_err(failed)?;
+            }
+            std::fs::rename(&temporary, path).map_err(failed)
+        });
+    if written.is_err() {
+        // The first error counts.
+        let _ = files::remove(&temporary);
+    }
+    written
+}
+
+/// The name under which a manifest is written, in the same folder.
+fn temporary(path: &Path, names: Hash) -> PathBuf {
+    path.with_file_name(format!(".tensortiff-{}.manifest.tmp", String::from(names)))
+}
+
+/// Makes lines on all threads and writes them in order.
+fn write_lines(
+    file: File,
+    images: u64,
+    threads: usize,
+    lines: &Lines<'_>,
+    failed: &(dyn Fn(io::Error) -> Error + Sync),
+) -> Result<File, Error> {
+    struct Turn {
+        next: u64,
+        outcome: Result<(), Error>,
+    }
+    let chunks = images.div_ceil(CHUNK);
+    let taken = AtomicU64::new(0);
+    let turn = Mutex::new(Turn { next: 0, outcome: Ok(()) });
+    let changed = Condvar::new();
+    let work = || {
+        let mut text = Vec::new();
+        loop {
+            let chunk = taken.fetch_add(1, Ordering::Relaxed);
+            if chunk >= chunks {
+                return;
+            }
+            text.clear();
+            let first = chunk * CHUNK;
+            let made = lines(first..images.min(first + CHUNK), &mut text);
+            let mut turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            while turn.next < chunk && turn.outcome.is_ok() {
+                turn = changed.wait(turn).unwrap_or_else(PoisonError::into_inner);
+            }
+            if turn.outcome.is_ok() {
+                turn.outcome = made.and_then(|()| (&file).write_all(&text).map_err(failed));
+            }
+            turn.next += 1;
+            let go_on = turn.outcome.is_ok();
+            drop(turn);
+            changed.notify_all();
+            if !go_on {
+                return;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let others = u64::try_from(threads).unwrap_or(u64::MAX).min(chunks);
+        for _ in 1..others {
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    let turn = turn.into_inner().unwrap_or_else(PoisonError::into_inner);
+    turn.outcome.map(|()| file)
+}
