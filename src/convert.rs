@@ -2,8 +2,10 @@
 //! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
 mod desk;
+mod preview;
 mod recorder;
 mod run;
+mod space;
 mod workers;
 
 use std::num::NonZeroUsize;
@@ -21,8 +23,10 @@ use crate::plan::{Filter, Naming, Plan, Selection};
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
+pub use preview::{Preview, preview};
 use recorder::Begun;
 use run::Run;
+pub use space::Need;
 #[cfg(feature = "cli")]
 pub(crate) use workers::HEAD_START;
 use workers::Workers;
@@ -55,6 +59,8 @@ pub struct Options {
     pub skip_existing: bool,
     /// Whether the first image that fails ends the run.
     pub fail_fast: bool,
+    /// Whether the run begins although the sink says that it has too little room.
+    pub unchecked_space: bool,
     /// How the run is recorded, so that it can be continued; `None`: not at all.
     pub record: Option<Record>,
     /// Who is told how the run goes.
@@ -155,15 +161,7 @@ pub trait Watch: Send + Sync {
 /// [`Error::Stopped`] where the run had to end in the middle; images finished by then stay.
 pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Report, Error> {
     let started = Instant::now();
-    refuse_unsupported(source, &options.selection)?;
-    let plan = Plan::new(
-        source.dumps(),
-        source.tensors(),
-        source.unsupported(),
-        &options.selection,
-        &options.naming,
-    )?;
-    check_headers(source, &plan, options.norm)?;
+    let plan = planned(source, options)?;
     let cpu = Cpu::new(options.threads);
     let workers = Workers::start(&cpu, source, &plan, options)?;
     let begun = match plan.images() {
@@ -174,6 +172,20 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     run.note_skipped();
     run.work(workers);
     run.report(started)
+}
+
+/// The images of a run, of which each can be made.
+fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
+    refuse_unsupported(source, &options.selection)?;
+    let plan = Plan::new(
+        source.dumps(),
+        source.tensors(),
+        source.unsupported(),
+        &options.selection,
+        &options.naming,
+    )?;
+    check_headers(source, &plan, options.norm)?;
+    Ok(plan)
 }
 
 /// Fails if a tensor is selected that cannot be converted: leaving it out would be a silent loss.

@@ -76,6 +76,21 @@ pub enum Error {
         /// How many there are.
         count: u64,
     },
+    /// The output's file system has too little room.
+    #[error(
+        "{}: the images need {needed} {what}, and the file system has {free} left (--no-space-check begins all the same)",
+        shown_path(.path)
+    )]
+    Space {
+        /// The folder.
+        path: PathBuf,
+        /// What the run needs at most.
+        needed: u64,
+        /// What there is.
+        free: u64,
+        /// Bytes, or files and folders.
+        what: &'static str,
+    },
     /// Another run is at work in the output folder.
     #[error("{}: another run is writing to this folder", shown_path(.path))]
     Busy {

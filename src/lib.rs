@@ -68,12 +68,12 @@ pub mod source;
 pub mod tensor;
 
 pub use backend::choose::{Device, Devices};
-pub use convert::{Manifest, Options, Record, Resume, Watch, convert};
+pub use convert::{Manifest, Need, Options, Preview, Record, Resume, Watch, convert, preview};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Extent, Norm, Range};
 pub use plan::{Naming, Selection};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
-pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink};
+pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space};
 pub use source::{MemorySource, SafetensorsFiles, Source};
 pub use tensor::{Dtype, Dump, TensorInfo};

@@ -35,6 +35,18 @@ impl Done {
         self.count
     }
 
+    /// How many images from `from` on and before `end` are not in the set.
+    #[must_use]
+    pub fn missing(&self, from: u64, end: u64) -> u64 {
+        let (mut at, mut missing) = (self.next(false, from, end), 0);
+        while at < end {
+            let until = self.next(true, at, end);
+            missing += until - at;
+            at = self.next(false, until, end);
+        }
+        missing
+    }
+
     /// The first image from `from` on that is in the set, or not, as `wanted` says; `end` if none
     /// before it is.
     #[must_use]
@@ -75,6 +87,8 @@ mod tests {
                 for end in [from, (from + 7).min(300), 300] {
                     let each = (from..end).find(|&at| done.contains(at) == wanted).unwrap_or(end);
                     assert_eq!(done.next(wanted, from, end), each, "{wanted} {from}..{end}");
+                    let missing = (from..end).filter(|&at| !done.contains(at)).count() as u64;
+                    assert_eq!(done.missing(from, end), missing, "{from}..{end}");
                 }
             }
         }

@@ -121,6 +121,13 @@ pub trait Backend: Sync {
     /// How many pullers it sends to the queue.
     fn pullers(&self) -> usize;
 
+    /// Bytes of this process's memory that its buffers take at most, for units of these spans with
+    /// at most `block` samples.
+    fn memory(&self, spans: &[Span], block: u64) -> u64 {
+        let _ = (spans, block);
+        0
+    }
+
     /// Does units until there are none left or the queue is stopped.
     ///
     /// # Errors

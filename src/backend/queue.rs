@@ -25,6 +25,9 @@ use crate::normalize::{Extent, Norm};
 /// larger than a buffer still occupies every core.
 const LEAST_BLOCK: u64 = 1 << 20;
 
+/// Largest buffer of pixels: images above it are done block by block.
+pub const BLOCK_BYTES: u64 = 64 << 20;
+
 /// Samples that a member is given before anything is known of its speed: 1 MiB of f32, or one
 /// image.
 const PROBE: u64 = 256 << 10;
@@ -202,14 +205,8 @@ impl Queue {
         self.firsts = sums.collect();
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (span, &first) in self.spans.iter().zip(&self.firsts) {
-            let end = first + span.images;
-            let mut at = done.next(true, first, end);
-            while at < end {
-                let until = done.next(false, at, end);
-                let samples = span.samples.saturating_mul(until - at);
-                state.left = state.left.saturating_sub(samples);
-                at = done.next(true, until, end);
-            }
+            let there = span.images - done.missing(first, first + span.images);
+            state.left = state.left.saturating_sub(span.samples.saturating_mul(there));
         }
         self.done = Some(done);
         for list in 0..state.lists.len() {
@@ -235,13 +232,7 @@ impl Queue {
     pub fn images_left(&self, span: usize) -> u64 {
         let images = self.spans[span].images;
         let Some(done) = &self.done else { return images };
-        let (first, mut left, mut at) = (self.firsts[span], 0, 0);
-        while at < images {
-            let end = done.next(true, first + at, first + images) - first;
-            left += end - at;
-            at = done.next(false, first + end, first + images) - first;
-        }
-        left
+        done.missing(self.firsts[span], self.firsts[span] + images)
     }
 
     /// Most samples in a block, and so in any image or block that a backend must hold at once.

@@ -23,6 +23,8 @@ Examples:
       the samples as they are, widened to 32-bit float
   tensortiff convert a.safetensors b.safetensors -o out --name '{stem}_{tensor}_{index}.tif'
       all in one folder
+  tensortiff convert acts.safetensors -o out -n
+      what that would do: how many images, how many bytes, whether there is room for them
   tensortiff convert acts.safetensors -o out --resume
       go on after an interruption, a full disk or a kill; safe to give always
 
@@ -195,6 +197,20 @@ pub(super) struct ConvertArgs {
     /// `file`: no file that has its name is half written. `end`: nothing, once the run is done.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = FsyncArg::None)]
     pub(super) fsync: FsyncArg,
+
+    /// Say what would be done, and do nothing of it: images, bytes, files, memory, devices, the
+    /// room on the disk, and what is in the way.
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+
+    /// Print what --dry-run says as JSON.
+    #[arg(long, requires = "dry_run")]
+    pub(super) json: bool,
+
+    /// Begin even if the disk has too little room for all images: it may compress them, or get
+    /// more in time.
+    #[arg(long)]
+    pub(super) no_space_check: bool,
 
     /// Stop at the first image that cannot be made; otherwise the others are made.
     #[arg(long)]

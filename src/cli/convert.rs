@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
 use super::{Ending, Verbosity, say, signals};
-use crate::convert::{Manifest, Options, Record, Resume, convert};
+use crate::convert::{Manifest, Options, Record, Resume, convert, preview};
 use crate::error::{Error, shown};
 use crate::plan::Naming;
 use crate::report::{DeviceReport, Report};
@@ -24,6 +24,9 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
         (Err(error), _) | (_, Err(error)) => return Err(error.into()),
     };
     let sink = FilesSink::new(&args.output, args.overwrite).with_fsync(args.fsync.into());
+    if args.dry_run {
+        return super::preview::run(args, &preview(&source, &sink, &options)?, verbosity);
+    }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
@@ -66,6 +69,7 @@ fn options(args: &ConvertArgs) -> Result<Options, Error> {
         timings: args.timings,
         skip_existing: args.skip_existing,
         fail_fast: args.fail_fast,
+        unchecked_space: args.no_space_check,
         record: Some(record(args)),
         leave_starting: true, // this process ends by _exit
         ..Options::default()

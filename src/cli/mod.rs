@@ -10,6 +10,7 @@ mod convert;
 mod devices;
 mod ls;
 mod manifest;
+mod preview;
 mod progress;
 mod signals;
 
@@ -27,6 +28,8 @@ use args::{Args, Command};
 enum Ending {
     Done,
     SomeImagesFailed,
+    /// A dry run found that the run would be refused.
+    Refused,
 }
 
 /// Runs the tool on this process's arguments.
@@ -44,6 +47,7 @@ pub fn main() -> ExitCode {
     exit(match result {
         Ok(Ending::Done) => 0,
         Ok(Ending::SomeImagesFailed) => 3,
+        Ok(Ending::Refused) => 1,
         Err(error) => report_error(&error),
     })
 }

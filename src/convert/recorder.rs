@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::UNIX_EPOCH;
 
+use super::space::Need;
 use super::{Manifest, Options, Record, Resume, header};
 use crate::backend::done::Done;
 use crate::error::Error;
@@ -17,7 +18,7 @@ use crate::normalize::Norm;
 use crate::plan::{Naming, Plan, Row};
 use crate::record::entry::{Doing, Entry, Failure, Found};
 use crate::record::identity::{Asked, Hash, Identity, Origin};
-use crate::record::journal::Journal;
+use crate::record::journal::{Journal, Opened};
 use crate::record::lock::Lock;
 use crate::record::manifest::{self, Head, Line};
 use crate::record::{self, Hasher};
@@ -54,7 +55,7 @@ pub(super) struct Recorder<'a> {
 }
 
 /// What is known of a run's images before it begins.
-struct Made<'a> {
+pub(super) struct Made<'a> {
     source: &'a dyn Source,
     plan: &'a Plan,
     norm: Norm,
@@ -67,9 +68,21 @@ struct Made<'a> {
 /// What an earlier run left.
 enum Left {
     Nothing,
+    /// A journal that cannot be read: images may be there, and it is not known which.
+    Torn,
     Journal(Journal, Done),
     /// Its manifest, of whose images these are there.
     Manifest(PathBuf, Done),
+}
+
+impl Left {
+    /// The images that it has, and that are there.
+    fn done(&self) -> Option<&Done> {
+        match self {
+            Left::Nothing | Left::Torn => None,
+            Left::Journal(_, done) | Left::Manifest(_, done) => Some(done),
+        }
+    }
 }
 
 /// Prepares the sink, and finds out what need not be done.
@@ -82,47 +95,33 @@ pub(super) fn begin<'a>(
 ) -> Result<Begun<'a>, Error> {
     let Some(record) = &options.record else {
         let done = options.skip_existing.then(|| existing(sink, plan, None)).transpose()?;
-        sink.prepare(&mut names_but(plan, done.as_ref()))?;
+        prepare(source, sink, options, plan, done.as_ref(), false)?;
         return Ok(Begun { recorder: None, done, finished: false });
     };
     let made = Made::new(source, options, plan, record, threads)?;
     let is_there = record.folder.is_dir();
-    let mut lock = is_there.then(|| Lock::new(&record.folder)).transpose()?;
-    let left = match record.resume {
-        _ if !is_there => Left::Nothing,
-        // What is known of images that are skipped is kept, if they are this run's.
-        Resume::No if options.skip_existing => match made.find(sink) {
-            Err(Error::Resume { .. }) => Left::Nothing,
-            found => found?,
-        },
-        Resume::No => Left::Nothing,
-        _ => made.find(sink)?,
-    };
+    let lock = is_there.then(|| Lock::new(&record.folder)).transpose()?;
+    let left = made.left(sink, options)?;
     if let Left::Manifest(_, done) = &left
         && done.count() == plan.images()
     {
         return Ok(Begun { recorder: None, done: Some(done.clone()), finished: true });
     }
-    let recorded = match &left {
-        Left::Nothing => None,
-        Left::Journal(_, done) | Left::Manifest(_, done) => Some(done.clone()),
-    };
-    let resumed = recorded.is_some() && record.resume != Resume::No;
+    let recorded = left.done().cloned();
+    let resumed = !matches!(left, Left::Nothing) && record.resume != Resume::No;
     let done = match options.skip_existing {
         true => Some(existing(sink, plan, recorded.clone())?),
         false => recorded.clone(),
     };
-    {
-        let mut names = names_but(plan, done.as_ref());
-        if resumed { sink.resume(&mut names) } else { sink.prepare(&mut names) }?;
-    }
-    if lock.is_none() {
-        lock = Some(Lock::new(&record.folder)?);
-    }
+    prepare(source, sink, options, plan, done.as_ref(), resumed)?;
+    let lock = match lock {
+        Some(lock) => lock,
+        None => Lock::new(&record.folder)?,
+    };
     let path = record::journal_path(&record.folder, made.names);
     let journal = match left {
         Left::Journal(journal, _) => journal,
-        Left::Nothing => Journal::create(&path, &made.identity)?,
+        Left::Nothing | Left::Torn => Journal::create(&path, &made.identity)?,
         Left::Manifest(manifest, done) => {
             let journal = Journal::create(&path, &made.identity)?;
             made.import(&manifest, &done, &journal)?;
@@ -137,13 +136,37 @@ pub(super) fn begin<'a>(
             }
         }
     }
-    let lock = lock.unwrap_or_else(|| unreachable!("it was taken"));
     let recorder = Recorder { made, journal, _lock: lock };
     Ok(Begun { recorder: Some(recorder), done, finished: false })
 }
 
+/// Prepares the sink for the images that are not done, if it has room for them.
+fn prepare(
+    source: &dyn Source,
+    sink: &dyn Sink,
+    options: &Options,
+    plan: &Plan,
+    done: Option<&Done>,
+    resumed: bool,
+) -> Result<(), Error> {
+    if !options.unchecked_space {
+        let block = sink.space()?.map(|space| space.block);
+        let need = Need::of(source, options, plan, done, block)?;
+        if let Err(lack) = need.check(sink, &mut names_but(plan, done)) {
+            // Images that are there already may be the reason why there is no room.
+            sink.inspect(&mut names_but(plan, done), resumed)?;
+            return Err(lack);
+        }
+    }
+    let mut names = names_but(plan, done);
+    if resumed { sink.resume(&mut names) } else { sink.prepare(&mut names) }
+}
+
 /// Names of images that are not done.
-fn names_but<'a>(plan: &'a Plan, done: Option<&'a Done>) -> impl Iterator<Item = String> + 'a {
+pub(super) fn names_but<'a>(
+    plan: &'a Plan,
+    done: Option<&'a Done>,
+) -> impl Iterator<Item = String> + 'a {
     let is_done = move |image: u64| done.is_some_and(|done| done.contains(image));
     let rows = plan.rows().iter().enumerate();
     rows.flat_map(move |(at, row)| (0..row.images).map(move |index| (at, row.first_image, index)))
@@ -187,11 +210,52 @@ impl<'a> Made<'a> {
         Ok(Made { source, plan, norm: options.norm, record, threads, names, identity })
     }
 
+    /// What need not be done, and whether a run is continued: for who only wants to know.
+    pub(super) fn found(
+        source: &dyn Source,
+        sink: &dyn Sink,
+        options: &Options,
+        plan: &Plan,
+        threads: usize,
+    ) -> Result<(Option<Done>, bool), Error> {
+        let (recorded, resumed) = match &options.record {
+            Some(record) if plan.images() > 0 => {
+                let made = Made::new(source, options, plan, record, threads)?;
+                let left = made.left(sink, options)?;
+                let resumed = !matches!(left, Left::Nothing) && record.resume != Resume::No;
+                (left.done().cloned(), resumed)
+            }
+            _ => (None, false),
+        };
+        match options.skip_existing {
+            true => Ok((Some(existing(sink, plan, recorded)?), resumed)),
+            false => Ok((recorded, resumed)),
+        }
+    }
+
+    /// What an earlier run left that is of use to this one.
+    fn left(&self, sink: &dyn Sink, options: &Options) -> Result<Left, Error> {
+        match self.record.resume {
+            _ if !self.record.folder.is_dir() => Ok(Left::Nothing),
+            // What is known of images that are skipped is kept, if they are this run's.
+            Resume::No if options.skip_existing => match self.find(sink) {
+                Err(Error::Resume { .. }) => Ok(Left::Nothing),
+                found => found,
+            },
+            Resume::No => Ok(Left::Nothing),
+            _ => self.find(sink),
+        }
+    }
+
     /// Finds what an earlier run left, and checks that it is there still.
     fn find(&self, sink: &dyn Sink) -> Result<Left, Error> {
         let folder = &self.record.folder;
         let path = record::journal_path(folder, self.names);
-        if let Some((journal, identity)) = Journal::open(&path)? {
+        let opened = Journal::open(&path)?;
+        if let Opened::Torn = opened {
+            return Ok(Left::Torn);
+        }
+        if let Opened::Whole(journal, identity) = opened {
             self.must_be_same(&path, &identity)?;
             let done = self.check(
                 sink,

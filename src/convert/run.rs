@@ -12,7 +12,7 @@ use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::done::Done;
-use crate::backend::queue::Queue;
+use crate::backend::queue::{BLOCK_BYTES, Queue};
 use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
 use crate::encode::Header;
 use crate::error::{Error, shown};
@@ -22,8 +22,6 @@ use crate::report::{DeviceReport, Failure, Report};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
 
-/// Largest buffer of pixels: images above it are done block by block.
-const BLOCK_BYTES: u64 = 64 << 20;
 /// Up to so many tensors that are skipped for one reason get a note each.
 const FEW: usize = 4;
 /// How long a run that is done waits for adapters that are still starting, where it must.
@@ -64,12 +62,7 @@ impl<'a> Run<'a> {
         pullers: usize,
         begun: Begun<'a>,
     ) -> Run<'a> {
-        let spans = plan.rows().iter().map(|row| Span {
-            dtype: row.dtype,
-            samples: row.samples(),
-            images: row.images,
-            contiguous: row.contiguous(),
-        });
+        let spans = plan.rows().iter().map(span);
         let block = options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4);
         let Begun { recorder, done, finished } = begun;
         let there = done.as_ref().map_or(0, Done::count);
@@ -365,6 +358,16 @@ impl Job for Run<'_> {
 
     fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_> {
         Box::new(RunDesk::new(self, by))
+    }
+}
+
+/// A row as the queue has it.
+pub(super) fn span(row: &Row) -> Span {
+    Span {
+        dtype: row.dtype,
+        samples: row.samples(),
+        images: row.images,
+        contiguous: row.contiguous(),
     }
 }
 

@@ -24,6 +24,17 @@ const LONGEST: u64 = 64 << 20;
 /// Entries begin at a multiple of this.
 const PAGE: u64 = 4096;
 
+/// What is where a journal would be.
+#[derive(Debug)]
+pub enum Opened {
+    /// Nothing.
+    None,
+    /// A journal whose head cannot be read: it says nothing of any image.
+    Torn,
+    /// A journal, and whose it is.
+    Whole(Journal, Identity),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Journal {
@@ -66,13 +77,12 @@ impl Journal {
         }
     }
 
-    /// The journal at `path` and whose it is; `None` if there is none. One whose head is torn was
-    /// never one, or can no longer be read: it is as good as none.
+    /// What is at `path`.
     ///
     /// # Errors
     /// [`Error::InTheWay`], [`Error::Write`] where it cannot be read.
-    pub fn open(path: &Path) -> Result<Option<(Journal, Identity)>, Error> {
-        let Some(file) = files::open_regular(path, true)? else { return Ok(None) };
+    pub fn open(path: &Path) -> Result<Opened, Error> {
+        let Some(file) = files::open_regular(path, true)? else { return Ok(Opened::None) };
         let read = || -> io::Result<Option<(u64, Identity)>> {
             let mut head = [0; HEAD];
             if files::read_at(&file, &mut head, 0)? < HEAD || head[..16] != MAGIC {
@@ -93,7 +103,12 @@ impl Journal {
             Ok(serde_json::from_slice(&json).ok().map(|identity| (HEAD as u64 + len, identity)))
         };
         let found = read().map_err(|source| Error::Write { path: path.to_owned(), source })?;
-        Ok(found.map(|(head, identity)| (Journal::new(path, file, head, &identity), identity)))
+        Ok(match found {
+            None => Opened::Torn,
+            Some((head, identity)) => {
+                Opened::Whole(Journal::new(path, file, head, &identity), identity)
+            }
+        })
     }
 
     /// The hash of its run's plan.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use identity::Hash;
-use journal::Journal;
+use journal::{Journal, Opened};
 use manifest::Manifest;
 
 /// Begins the names of files that are not images.
@@ -90,7 +90,10 @@ fn names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Er
 /// # Errors
 /// As [`Journal::open`].
 pub fn whose(journal: &Path) -> Result<Option<identity::Identity>, Error> {
-    Ok(Journal::open(journal)?.map(|(_, identity)| identity))
+    Ok(match Journal::open(journal)? {
+        Opened::Whole(_, identity) => Some(identity),
+        _ => None,
+    })
 }
 
 /// XXH3 (64 bit, seed 0) of an image's pixels.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use super::pieces::Pieces;
 use super::place::{self, NewFile, Place};
-use super::{Pending, Sink, name};
+use super::{Pending, Sink, Space, name};
 use crate::error::{Error, shown_path};
 
 /// When files are made safe against a loss of power.
@@ -78,9 +78,14 @@ impl FilesSink {
         self
     }
 
-    /// Existing targets, looked for folder by folder. `replace`: they are in nobody's way, and
-    /// temporary files beside them go.
-    fn check(&self, names: &mut dyn Iterator<Item = String>, replace: bool) -> Result<(), Error> {
+    /// Existing targets, looked for folder by folder. `replace`: they are in nobody's way.
+    /// `clean`: temporary files beside them go.
+    fn check(
+        &self,
+        names: &mut dyn Iterator<Item = String>,
+        replace: bool,
+        clean: bool,
+    ) -> Result<(), Error> {
         let mut last: Option<(String, bool)> = None;
         let mut first = None;
         let mut count = 0;
@@ -91,7 +96,7 @@ impl FilesSink {
                 Some(exists) => exists,
                 None => {
                     let exists = self.check_folders(folder)?;
-                    if exists && replace {
+                    if exists && clean {
                         self.clean(folder)?;
                     }
                     last = Some((folder.to_owned(), exists));
@@ -138,7 +143,7 @@ impl FilesSink {
                     if replace {
                         self.clean("")?;
                     }
-                    self.check(names, replace)?;
+                    self.check(names, replace, replace)?;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -235,6 +240,25 @@ impl Sink for FilesSink {
     fn resume(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
         self.place.overwrite();
         self.prepare_root(names, true)
+    }
+
+    fn inspect(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {
+        match std::fs::metadata(&self.root) {
+            Ok(found) if !found.is_dir() => Err(in_the_way(self.root.clone(), false, FOLDER)),
+            Ok(_) => self.check(names, resumed, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(Error::Write { path: self.root.clone(), source }),
+        }
+    }
+
+    fn space(&self) -> Result<Option<Space>, Error> {
+        // Of what is there: the output folder may be made yet.
+        let absolute = std::path::absolute(&self.root);
+        let absolute =
+            absolute.map_err(|source| Error::Write { path: self.root.clone(), source })?;
+        let there = absolute.ancestors().find(|path| path.is_dir());
+        let Some(path) = there else { return Ok(None) };
+        place::space(path).map_err(|source| Error::Write { path: self.root.clone(), source })
     }
 
     fn stored(&self, name: &str) -> Result<Option<u64>, Error> {

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::Space;
 use super::place::with_temporary_name;
 
 /// Open folders that are kept. A run works on few at a time, and 64 descriptors must suffice: these,
@@ -130,6 +131,18 @@ impl Place {
         }
         Ok(Arc::clone(folders.entry(path.to_owned()).or_insert(folder)))
     }
+}
+
+/// Room on the file system of a folder.
+pub(super) fn space(folder: &Path) -> io::Result<Space> {
+    let found = rustix::fs::statvfs(folder)?;
+    Ok(Space {
+        path: folder.to_owned(),
+        bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        // Some file systems make them as they need them, and count none.
+        inodes: (found.f_files > 0).then_some(found.f_favail),
+        block: found.f_frsize,
+    })
 }
 
 /// Opens a folder, never through a link: `O_NOFOLLOW` with `O_DIRECTORY` fails with ENOTDIR there.

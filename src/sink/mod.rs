@@ -15,6 +15,7 @@ pub use memory::MemorySink;
 pub use null::NullSink;
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::error::Error;
 
@@ -44,6 +45,24 @@ pub trait Sink: Sync {
     /// As [`prepare`](Sink::prepare), but for names that are taken by images.
     fn resume(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
         self.prepare(names)
+    }
+
+    /// Fails as [`prepare`](Sink::prepare) would, or [`resume`](Sink::resume), as far as that can be
+    /// found out without making anything.
+    ///
+    /// # Errors
+    /// As theirs.
+    fn inspect(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {
+        let _ = (names, resumed);
+        Ok(())
+    }
+
+    /// How much room there is; `None` where that is not known.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where the system does not say.
+    fn space(&self) -> Result<Option<Space>, Error> {
+        Ok(None)
     }
 
     /// How many bytes the image of this name has; `None` if there is none.
@@ -83,6 +102,19 @@ pub trait Sink: Sync {
     /// # Errors
     /// Any error leaves the sink as it was.
     fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error>;
+}
+
+/// Room in a sink's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// The place.
+    pub path: PathBuf,
+    /// Bytes that this user may still write.
+    pub bytes: u64,
+    /// Files and folders that may still be made, where they are counted.
+    pub inodes: Option<u64>,
+    /// Bytes that files grow by.
+    pub block: u64,
 }
 
 /// An image under way. Dropping it leaves nothing behind.

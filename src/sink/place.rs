@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(target_os = "linux")]
 use super::linux;
-use super::portable;
+use super::{Space, portable};
 
 /// Temporary names that are tried where others are taken. What a killed process of the same number
 /// left (process 1 of a container, say) is as many as it had threads.
@@ -107,6 +107,18 @@ impl NewFile<'_> {
     /// where files are to be replaced by something that is not a file.
     pub(super) fn commit(self, leaf: &str) -> io::Result<()> {
         each!(NewFile, self, file => file.commit(leaf))
+    }
+}
+
+/// Room on the file system of a folder.
+pub(super) fn space(folder: &Path) -> io::Result<Option<Space>> {
+    #[cfg(target_os = "linux")]
+    return linux::space(folder).map(Some);
+    #[cfg(not(target_os = "linux"))]
+    {
+        // The standard library cannot tell.
+        let _ = folder;
+        Ok(None)
     }
 }
 

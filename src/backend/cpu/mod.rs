@@ -24,7 +24,7 @@ use std::ops::Range;
 use std::thread;
 
 use super::queue::{Appetite, Lease, Pass, Queue, Unit};
-use super::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, wait_at};
+use super::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, Span, wait_at};
 use crate::error::Error;
 use crate::normalize::{Extent, Norm, Range as ValueRange};
 use crate::tensor::{Dtype, decode};
@@ -75,6 +75,16 @@ impl Backend for Cpu {
 
     fn pullers(&self) -> usize {
         self.threads
+    }
+
+    fn memory(&self, spans: &[Span], _block: u64) -> u64 {
+        let bytes = |span: &Span| {
+            let size = span.dtype.size().max(4) as u64;
+            let kept = if span.samples > LARGE { 0 } else { span.samples * size };
+            kept.max(STEP as u64 / 4 * size)
+        };
+        let piece = (PIECE * (8 + 4 + 8)) as u64;
+        self.threads as u64 * (spans.iter().map(bytes).max().unwrap_or(0) + piece)
     }
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::queue::Queue;
-use super::{Backend, DeviceIndex, Job};
+use super::{Backend, DeviceIndex, Job, Span};
 use crate::error::Error;
 use crate::tensor::Dtype;
 pub use adapters::{Adapter, AdapterInfo, Kind, adapters};
@@ -195,6 +195,12 @@ impl Backend for Gpu {
 
     fn pullers(&self) -> usize {
         self.readers
+    }
+
+    fn memory(&self, spans: &[Span], block: u64) -> u64 {
+        let sizes = Sizes::tuned(spans, block, &self.tuning, |dtype| self.takes(dtype));
+        // Staging and readback; what is on the card is the card's.
+        self.tuning.slots as u64 * sizes.raw.saturating_add(4 * sizes.samples)
     }
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {

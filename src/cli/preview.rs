@@ -1,0 +1,105 @@
+//! `tensortiff convert --dry-run`.
+
+use std::io;
+
+use serde::Serialize;
+
+use super::args::ConvertArgs;
+use super::convert::bytes;
+use super::{Ending, Verbosity, results, say};
+use crate::convert::Preview;
+use crate::error::shown;
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Told<'a> {
+    images: u64,
+    there: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+    disk_bytes: u64,
+    inodes: u64,
+    memory_bytes: u64,
+    free_bytes: Option<u64>,
+    free_inodes: Option<u64>,
+    devices: &'a [String],
+    first: Option<&'a str>,
+    last: Option<&'a str>,
+    notes: &'a [String],
+    refused: Option<String>,
+}
+
+pub(super) fn run(
+    args: &ConvertArgs,
+    preview: &Preview,
+    verbosity: Verbosity,
+) -> anyhow::Result<Ending> {
+    let names = preview.first_and_last.as_ref();
+    let told = Told {
+        images: preview.images,
+        there: preview.there,
+        bytes_read: preview.bytes_in,
+        bytes_written: preview.need.files,
+        disk_bytes: preview.need.disk,
+        inodes: preview.need.inodes,
+        memory_bytes: preview.memory,
+        free_bytes: preview.space.as_ref().map(|space| space.bytes),
+        free_inodes: preview.space.as_ref().and_then(|space| space.inodes),
+        devices: &preview.devices,
+        first: names.map(|(first, _)| first.as_str()),
+        last: names.map(|(_, last)| last.as_str()),
+        notes: &preview.notes,
+        refused: preview.refused.as_ref().map(ToString::to_string),
+    };
+    results(|out| {
+        if args.json {
+            serde_json::to_writer_pretty(&mut *out, &told)?;
+            writeln!(out)
+        } else {
+            text(out, &told)
+        }
+    })?;
+    if verbosity > Verbosity::Quiet && !args.json {
+        preview.notes.iter().for_each(|note| say(&format!("tensortiff: note: {note}")));
+    }
+    match &preview.refused {
+        None => Ok(Ending::Done),
+        Some(error) => {
+            say(&format!("tensortiff: error: {error}"));
+            Ok(Ending::Refused)
+        }
+    }
+}
+
+fn text(out: &mut dyn io::Write, told: &Told<'_>) -> io::Result<()> {
+    let free = |free: Option<String>| free.map_or("unknown".to_owned(), |free| free);
+    let there = match told.there {
+        0 => String::new(),
+        there => format!(", {there} of them there already"),
+    };
+    writeln!(out, "images   {}{there}", told.images)?;
+    if let (Some(first), Some(last)) = (told.first, told.last) {
+        writeln!(out, "first    {}", shown(first))?;
+        writeln!(out, "last     {}", shown(last))?;
+    }
+    writeln!(out, "read     {}", bytes(told.bytes_read))?;
+    writeln!(
+        out,
+        "written  {}, on the disk at most {} of {} free",
+        bytes(told.bytes_written),
+        bytes(told.disk_bytes),
+        free(told.free_bytes.map(bytes)),
+    )?;
+    writeln!(
+        out,
+        "inodes   {} files and folders at most, of {} free",
+        told.inodes,
+        free(told.free_inodes.map(|free| free.to_string())),
+    )?;
+    writeln!(out, "memory   {} of buffers at most", bytes(told.memory_bytes))?;
+    writeln!(
+        out,
+        "devices  {}",
+        told.devices.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ")
+    )
+}

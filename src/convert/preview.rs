@@ -1,0 +1,121 @@
+//! What a run would do, without doing any of it.
+
+use super::recorder::{Made, names_but};
+use super::space::Need;
+use super::{Options, Plan, planned};
+use crate::backend::choose;
+use crate::backend::cpu::Cpu;
+use crate::backend::queue::BLOCK_BYTES;
+use crate::backend::{Backend as _, Span};
+use crate::error::Error;
+use crate::sink::{Sink, Space};
+use crate::source::Source;
+
+/// What a run would do.
+#[derive(Debug)]
+pub struct Preview {
+    /// Images planned.
+    pub images: u64,
+    /// Images that are there already, and would be left as they are.
+    pub there: u64,
+    /// Bytes of samples of the others.
+    pub bytes_in: u64,
+    /// What the others take.
+    pub need: Need,
+    /// What the output place has; `None` where it is not known.
+    pub space: Option<Space>,
+    /// Names of the first image and of the last.
+    pub first_and_last: Option<(String, String)>,
+    /// The devices that would work.
+    pub devices: Vec<String>,
+    /// Bytes of this process's memory that their buffers take at most.
+    pub memory: u64,
+    /// Tensors that give no image, and why; devices that would not be used, and why.
+    pub notes: Vec<String>,
+    /// Why the run would be refused.
+    pub refused: Option<Error>,
+}
+
+/// Finds out what [`convert`](super::convert) would do. Nothing is written, made or locked;
+/// adapters are opened and proved.
+///
+/// # Errors
+/// Whatever is wrong with the options, the plan or the devices. What is wrong with the output
+/// place is in [`Preview::refused`].
+pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Preview, Error> {
+    let plan = planned(source, options)?;
+    let cpu = Cpu::new(options.threads);
+    let opened = choose::open(&options.devices.others(), cpu.threads());
+    let spans: Vec<Span> = plan.rows().iter().map(super::run::span).collect();
+    let block = options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4);
+    let mut devices = Vec::new();
+    let mut memory: u64 = 0;
+    if options.devices.use_cpu() {
+        devices.push(cpu.name().to_owned());
+        memory += cpu.memory(&spans, block);
+    }
+    for backend in &opened.backends {
+        devices.push(backend.name().to_owned());
+        memory = memory.saturating_add(backend.memory(&spans, block));
+    }
+    let mut notes: Vec<String> = opened.problems().map(str::to_owned).collect();
+    notes.extend(plan.skipped().iter().map(|skipped| {
+        let tensor = &source.tensors()[skipped.tensor];
+        format!("tensor {} skipped: {}", crate::error::shown(&tensor.name), skipped.reason)
+    }));
+    let mut preview = Preview {
+        images: plan.images(),
+        there: 0,
+        bytes_in: 0,
+        need: Need::default(),
+        space: None,
+        first_and_last: first_and_last(&plan),
+        devices,
+        memory,
+        notes,
+        refused: None,
+    };
+    if let Err(error) = preview.look(source, sink, options, &plan, cpu.threads()) {
+        preview.refused = Some(error);
+    }
+    Ok(preview)
+}
+
+fn first_and_last(plan: &Plan) -> Option<(String, String)> {
+    let rows = plan.rows();
+    let last = rows.last()?;
+    Some((plan.name(0, 0), plan.name(rows.len() - 1, last.images - 1)))
+}
+
+impl Preview {
+    /// Looks at the output place.
+    fn look(
+        &mut self,
+        source: &dyn Source,
+        sink: &dyn Sink,
+        options: &Options,
+        plan: &Plan,
+        threads: usize,
+    ) -> Result<(), Error> {
+        let all = plan.rows().iter().map(crate::plan::Row::bytes).sum();
+        self.bytes_in = all;
+        self.space = sink.space()?;
+        let block = self.space.as_ref().map(|space| space.block);
+        self.need = Need::of(source, options, plan, None, block)?;
+        let (done, resumed) = Made::found(source, sink, options, plan, threads)?;
+        if let Some(done) = &done {
+            self.there = done.count();
+            self.need = Need::of(source, options, plan, Some(done), block)?;
+            let left = |row: &crate::plan::Row| {
+                let images = done.missing(row.first_image, row.first_image + row.images);
+                images * row.samples() * row.dtype.size() as u64
+            };
+            self.bytes_in = plan.rows().iter().map(left).sum();
+        }
+        sink.inspect(&mut names_but(plan, done.as_ref()), resumed)?;
+        if !options.unchecked_space {
+            self.need.check(sink, &mut names_but(plan, done.as_ref()))?;
+        }
+        Ok(())
+    }
+}
