@@ -55,7 +55,7 @@ fn a_full_disk_ends_the_run_with_whole_files_and_a_line_that_says_so() {
     let output = with_mount(
         &mount,
         &format!("cp -r {out} {kept_at}"),
-        &["convert", path, "-o", out, "--device", "cpu", "-j", "4"],
+        &["convert", path, "-o", out, "--device", "cpu", "-j", "4", "--no-space-check"],
     );
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -68,6 +68,66 @@ fn a_full_disk_ends_the_run_with_whole_files_and_a_line_that_says_so() {
     assert!(written.len() > 30 && written.len() < 64, "{} images", written.len());
     written.iter().for_each(|file| whole(file, 16_384 + 448));
     assert!(stderr.contains(&format!("stopped after {} of 1000", written.len())), "{stderr}");
+}
+
+/// Bytes, or files, that a small file system lacks are told before the first is taken.
+#[test]
+fn too_little_room_is_told_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, out] = ["d.safetensors", "out"].map(|name| dir.path().join(name));
+    sparse_dump(&path, &[1000, 64, 64]);
+    fs::create_dir(&out).unwrap();
+    let [path, out] = [&path, &out].map(|path| path.to_str().unwrap());
+    // 1000 images of 16,832 bytes in pages of 4096, and the run's own files.
+    let told = |size: &str, more: &[&str]| {
+        let output = with_mount(
+            &format!("mount -t tmpfs -o {size} none {out}"),
+            &format!("ls -A {out} | wc -l"),
+            &[&["convert", path, "-o", out, "--device", "cpu", "-q"], more].concat(),
+        );
+        (output.status.code(), text(&output.stderr), text(&output.stdout))
+    };
+    for more in [&[][..], &["--overwrite"], &["--skip-existing"], &["--resume"]] {
+        let (code, err, left) = told("size=19m", more);
+        assert_eq!((code, left.trim()), (Some(1), "0"), "{err}");
+        assert!(err.contains(out) && err.contains("the images need 2"), "{err}");
+        assert!(err.contains(" bytes, and the file system has 19922944 left"), "{err}");
+        let (code, err, left) = told("size=40m,nr_inodes=900", more);
+        assert_eq!((code, left.trim()), (Some(1), "0"), "{err}");
+        assert!(err.contains("the images need 1004 files and folders"), "{err}");
+    }
+    let (code, err, _) = told("size=19m", &["-n"]);
+    assert!(code == Some(1) && err.contains("--no-space-check"), "{err}");
+    assert_eq!(told("size=24m,nr_inodes=1010", &[]).0, Some(0));
+}
+
+/// A run that filled a disk is continued when there is room.
+#[test]
+fn a_full_disk_that_got_room_is_no_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, out, kept, whole] =
+        ["d.safetensors", "out", "kept", "whole"].map(|name| dir.path().join(name));
+    sparse_dump(&path, &[300, 64, 64]);
+    fs::create_dir(&out).unwrap();
+    let [path, out, kept_at, whole_at] =
+        [&path, &out, &kept, &whole].map(|path| path.to_str().unwrap());
+    tool::ends_with(0, &["convert", path, "-o", whole_at, "-q"]);
+    for size in ["size=64k", "size=1m", "size=3m", "nr_inodes=50,size=9m", "nr_inodes=200,size=9m"]
+    {
+        drop(fs::remove_dir_all(&kept));
+        let output = with_mount(
+            &format!("mount -t tmpfs -o {size} none {out}"),
+            &format!(
+                "mount -o remount,size=64m,nr_inodes=9000 {out} && \"$0\" \"$@\" --resume; cp -r {out} {kept_at}"
+            ),
+            &["convert", path, "-o", out, "--device", "cpu", "-j", "2", "-q", "--no-space-check"],
+        );
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{size}: {told}");
+        assert_eq!(told.lines().count(), 1, "{size}: {told}");
+        let same = Command::new("diff").args(["-r", kept_at, whole_at]).output().unwrap();
+        assert!(same.status.success(), "{size}: {told} {}", text(&same.stdout));
+    }
 }
 
 #[test]

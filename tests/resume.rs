@@ -258,7 +258,7 @@ fn after_a_finished_run_there_is_nothing_to_do() {
     }
     fs::write(Path::new(&job.out).join("d/a/0008.tif"), "short").unwrap();
     let (_, told) = ends_with(0, &job.args(&["--resume"]));
-    assert!(told.contains(&format!("4 images, ")), "{told}");
+    assert!(told.starts_with("4 images, "), "{told}");
     assert!(told.contains(&format!("{} were there already", IMAGES - 4)), "{told}");
     same(&tree(&job.out), &whole, &told);
 }

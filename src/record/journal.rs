@@ -32,7 +32,7 @@ pub enum Opened {
     /// A journal whose head cannot be read: it says nothing of any image.
     Torn,
     /// A journal, and whose it is.
-    Whole(Journal, Identity),
+    Whole(Journal, Box<Identity>),
 }
 
 /// See the module.
@@ -106,7 +106,7 @@ impl Journal {
         Ok(match found {
             None => Opened::Torn,
             Some((head, identity)) => {
-                Opened::Whole(Journal::new(path, file, head, &identity), identity)
+                Opened::Whole(Journal::new(path, file, head, &identity), Box::new(identity))
             }
         })
     }

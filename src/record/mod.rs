@@ -91,7 +91,7 @@ fn names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Er
 /// As [`Journal::open`].
 pub fn whose(journal: &Path) -> Result<Option<identity::Identity>, Error> {
     Ok(match Journal::open(journal)? {
-        Opened::Whole(_, identity) => Some(identity),
+        Opened::Whole(_, identity) => Some(*identity),
         _ => None,
     })
 }

@@ -80,7 +80,10 @@ impl Place {
 
     fn probe(&self) -> io::Result<()> {
         let (name, ()) = with_temporary_name(|name| self.create("")?.commit(name))?;
-        Ok(rustix::fs::unlinkat(&*self.root_folder()?, name, AtFlags::empty())?)
+        let root = self.root_folder()?;
+        let remove = || rustix::fs::unlinkat(&*root, &name, AtFlags::empty());
+        // Once more, as it would stay there for good.
+        Ok(remove().or_else(|_| remove())?)
     }
 
     pub(super) fn create(&self, folder: &str) -> io::Result<NewFile<'_>> {
