@@ -18,7 +18,7 @@
 //! units that a GPU does at once. *Sink*: where images go.
 //!
 //! # The house
-//! One way leads through it: dump → source → plan → queue → backends → sink → report.
+//! One way leads through it: dump → source → plan → queue → backends → sink → record, report.
 //!
 //! - [`source`] lists tensors from headers alone and reads their bytes where it is asked to.
 //! - [`plan`] works out which images there are, where their bytes lie, and what they are called.
@@ -28,8 +28,11 @@
 //!   twin of the same name in `backend/cpu`.
 //! - [`encode`] lays out the TIFF header around the pixels.
 //! - [`sink`] takes images, whole or not at all.
+//! - [`record`] is what a run leaves beside its images: a journal while it works, a manifest when it
+//!   is done, and a lock meanwhile.
 //! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
-//!   what backends see as their [`Job`](backend::Job).
+//!   what backends see as their [`Job`](backend::Job), `convert/recorder.rs` finds out what need not
+//!   be done and keeps the record, `convert/space.rs` what it takes, `convert/preview.rs` tells.
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
 //! - `cli` (feature `cli`) is the command line, `cli/bench` what `tensortiff bench` measures;
 //!   `main.rs` calls it. `benches/floor` is a crate of its own: what tensortiff is measured against.
@@ -45,8 +48,8 @@
 //! # Memory
 //! A CPU worker holds one small image (at most 1 Mi samples) and a step of 64 Ki samples, in 4 bytes
 //! each, or in 8 where their type has so many; a GPU three slots, each of at most 64 MiB of pixels
-//! four times over. Nothing grows with the number of images; what grows with the number of tensors
-//! is their headers.
+//! four times over. Nothing grows with the number of images, but for one bit an image in a run that
+//! is continued or skips what exists; what grows with the number of tensors is their headers.
 
 #[cfg(target_endian = "big")]
 compile_error!("tensortiff writes little-endian files straight from memory");

@@ -515,5 +515,39 @@ fn images_that_cannot_be_read_are_named_and_the_rest_is_there() {
             assert!(line.contains(".tif: ") && line.contains("Input/output error"), "{line}");
         }
         assert_eq!(files(Path::new(&out)).len(), 317 - failed);
+        // They are recorded, and made by a run that goes on.
+        let (manifest, _) = ends_with(0, &["manifest", &out]);
+        let named = manifest.lines().filter(|line| {
+            line.contains("\"error\":\"its samples cannot be read: Input/output error")
+        });
+        assert_eq!(named.count(), failed);
+        assert!(manifest.lines().next().unwrap().contains(&format!("\"failed\":{failed},")));
+        let (_, told) = ends_with(0, &["convert", sample(), "-o", &out, "--resume"]);
+        let expected = if failed > 0 { "4 images, " } else { "nothing to do" };
+        assert!(told.starts_with(expected), "{told}");
+        let (manifest, _) = ends_with(0, &["manifest", &out]);
+        assert!(!manifest.contains("\"error\""));
+        assert_eq!(files(Path::new(&out)).len(), 317);
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_first_image_that_fails_may_end_the_run() {
+    let (_dir, out) = folder();
+    let output = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-P", sample(), "-e", "trace=pread64"])
+        .args(["-e", "inject=pread64:error=EIO:when=5..9"])
+        .args([env!("CARGO_BIN_EXE_tensortiff"), "convert", sample(), "--fail-fast"])
+        .args(["-o", &out, "--device", "cpu", "-j", "1"])
+        .output()
+        .expect("strace is there; scripts/test installs it");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("Input/output error (os error 5); stopped after "), "{stderr}");
+    let made = files(Path::new(&out)).len();
+    assert!(made > 0 && made < 313, "{made}");
+    let (_, told) = ends_with(0, &["convert", sample(), "-o", &out, "--resume"]);
+    assert!(told.contains(&format!("; {made} were there already")), "{told}");
 }

@@ -309,6 +309,67 @@ fn another_dump_or_other_options_are_refused_with_the_reason() {
 }
 
 #[test]
+fn an_interrupted_run_says_how_to_go_on() {
+    let job = Job::new();
+    let (whole, _) = job.whole();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        drop(fs::remove_dir_all(&job.out));
+        let child = tool::tool().args(job.args(&["-q"])).stderr(Stdio::piped()).spawn().unwrap();
+        while job.made() < 500 {}
+        let pid = child.id().to_string();
+        assert!(
+            std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success()
+        );
+        let output = child.wait_with_output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        let made = job.made();
+        let says = format!("interrupted after {made} of {IMAGES} images, which are whole; ");
+        assert!(told.contains(&says) && told.contains("with --resume goes on"), "{told}");
+        let (_, told) = ends_with(0, &job.args(&["--resume"]));
+        assert!(told.contains(&format!("; {made} were there already")), "all are known: {told}");
+        same(&tree(&job.out), &whole, &told);
+    }
+}
+
+/// What is asked to be safe is asked of the system: each file before it has its name, or all at the
+/// end, before the manifest says that they are there.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_fsync_promises_is_asked_of_the_system() {
+    let dir = folder();
+    let calls = |when: &str| -> Vec<String> {
+        let [out, log] = ["out", "log"].map(|name| dir.path().join(format!("{when}-{name}")));
+        let traced = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs,linkat,rename", "-o"])
+            .args([log.as_os_str(), env!("CARGO_BIN_EXE_tensortiff").as_ref()])
+            .args(["convert", sample(), "-q", "--device", "cpu", "-j", "1", "--fsync", when, "-o"])
+            .arg(&out)
+            .status()
+            .expect("strace is there; scripts/test installs it");
+        assert!(traced.success());
+        let name = |line: &str| {
+            let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
+            call.split_once('(').map(|(name, _)| name.to_owned())
+        };
+        fs::read_to_string(log).unwrap().lines().filter_map(name).collect()
+    };
+    let count = |calls: &[String], name: &str| calls.iter().filter(|call| *call == name).count();
+    let none = calls("none");
+    assert!(
+        ["fsync", "fdatasync", "syncfs"].iter().all(|name| count(&none, name) == 0),
+        "{none:?}"
+    );
+    let file = calls("file");
+    let pair = |pair: &&[String]| pair[0] == "fdatasync" && pair[1] == "linkat";
+    assert_eq!(file.windows(2).filter(pair).count(), 317, "{file:?}");
+    for calls in [file, calls("end")] {
+        let end = &calls[calls.len() - 4..];
+        assert_eq!(end, ["syncfs", "fsync", "rename", "fsync"], "{calls:?}");
+    }
+}
+
+#[test]
 fn of_two_runs_in_one_folder_the_second_is_told_and_stops() {
     let job = Job::new();
     let mut first = job.spawn(&[]);
