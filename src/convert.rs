@@ -65,7 +65,7 @@ pub struct Options {
     pub record: Option<Record>,
     /// Who is told how the run goes.
     pub watch: Option<Arc<dyn Watch>>,
-    /// Set from outside to end the run early.
+    /// Set from outside to end the run early. A clone of the options shares it.
     pub cancel: Arc<AtomicBool>,
 }
 
@@ -176,7 +176,10 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
 
 /// The images of a run, of which each can be made.
 fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
-    refuse_unsupported(source, &options.selection)?;
+    let refused = unsupported(source, &options.selection)?;
+    if !refused.is_empty() {
+        return Err(Error::of_all(refused));
+    }
     let plan = Plan::new(
         source.dumps(),
         source.tensors(),
@@ -188,17 +191,25 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
     Ok(plan)
 }
 
-/// Fails if a tensor is selected that cannot be converted: leaving it out would be a silent loss.
-fn refuse_unsupported(source: &dyn Source, selection: &Selection) -> Result<(), Error> {
+/// Errors for tensors that are selected and cannot be converted: leaving them out would be a silent
+/// loss. Of many, the first of each dump.
+///
+/// # Errors
+/// [`Error::Usage`] for patterns that are none.
+pub(crate) fn unsupported(source: &dyn Source, selection: &Selection) -> Result<Vec<Error>, Error> {
     let filter = Filter::new(selection)?;
-    match source.unsupported().iter().find(|tensor| filter.takes(&tensor.tensor)) {
-        None => Ok(()),
-        Some(tensor) => Err(Error::Dtype {
-            dump: source.dumps()[tensor.dump].label.clone(),
-            tensor: tensor.tensor.clone(),
-            dtype: tensor.dtype.clone(),
-        }),
+    let mut errors = Vec::new();
+    let mut last = None;
+    for tensor in source.unsupported().iter().filter(|tensor| filter.takes(&tensor.tensor)) {
+        if last.replace(tensor.dump) != Some(tensor.dump) {
+            errors.push(Error::Dtype {
+                dump: source.dumps()[tensor.dump].label.clone(),
+                tensor: tensor.tensor.clone(),
+                dtype: tensor.dtype.clone(),
+            });
+        }
     }
+    Ok(errors)
 }
 
 /// Fails if any image does not fit the format.
@@ -325,6 +336,58 @@ mod tests {
             assert_eq!(told.bytes.load(Ordering::Relaxed), bytes);
             let times = told.calls.load(Ordering::Relaxed);
             assert!(calls.contains(&times), "told {times} times, not {calls:?}");
+        }
+    }
+
+    /// Takes its time for every image, and cancels the run at one of them.
+    struct Slow {
+        cancel: Arc<AtomicBool>,
+        at: u64,
+        puts: AtomicU64,
+    }
+
+    impl Sink for Slow {
+        fn prepare(&self, _: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn put(&self, _: &str, _: &[u8], _: &[u8]) -> Result<(), Error> {
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            if self.puts.fetch_add(1, Ordering::Relaxed) + 1 == self.at {
+                self.cancel.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        }
+
+        fn begin(&self, _: &str, _: u64) -> Result<Box<dyn Pending + '_>, Error> {
+            Ok(Box::new(NullSink))
+        }
+    }
+
+    /// However long an image takes, and however many are read at once.
+    #[test]
+    fn a_slow_sink_is_told_of_in_time_and_left_in_time() {
+        let samples = vec![7; 20 * 4];
+        let source = MemorySource::new("m").with("a", Dtype::U8, &[20, 2, 2], samples).unwrap();
+        for (at, told_at_least) in [(u64::MAX, 8), (2, 1)] {
+            let told = Arc::new(Told::default());
+            let options = Options {
+                watch: Some(told.clone()),
+                devices: "cpu".parse().unwrap(),
+                threads: NonZeroUsize::new(1),
+                ..Options::default()
+            };
+            let sink = Slow { cancel: options.cancel.clone(), at, puts: AtomicU64::new(0) };
+            let outcome = convert(&source, &sink, &options);
+            let times = told.calls.load(Ordering::Relaxed);
+            assert!(times >= told_at_least, "told {times} times");
+            if at == u64::MAX {
+                assert_eq!(outcome.unwrap().images, 20);
+            } else {
+                let error = outcome.unwrap_err();
+                assert!(matches!(error, Error::Stopped { done: 2, images: 20, .. }), "{error}");
+                assert_eq!(sink.puts.load(Ordering::Relaxed), 2, "none after the cancel");
+            }
         }
     }
 

@@ -116,6 +116,9 @@ pub enum Error {
     /// The call asks for something that does not fit the input; the command line's exit code 2.
     #[error("{0}")]
     Usage(String),
+    /// A list of names does not fit the images, or holds one that cannot be a file's.
+    #[error("{0}")]
+    Names(String),
     /// Two images would get the same name.
     #[error(
         "two images would both be written to {}: {} and {}{hint}",
@@ -197,11 +200,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// One error of several, at least one.
+    #[must_use]
+    pub fn of_all(mut errors: Vec<Error>) -> Error {
+        if errors.len() == 1 { errors.remove(0) } else { Error::Inputs(errors) }
+    }
+
     /// Whether the call, rather than the input or the machine, is at fault.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
-            Error::Usage(_) => true,
+            Error::Usage(_) | Error::Names(_) | Error::Collision { .. } => true,
             Error::Inputs(all) => all.iter().all(Error::is_usage),
             _ => false,
         }

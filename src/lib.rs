@@ -1,12 +1,14 @@
 //! Turns tensor dumps into 32-bit float grayscale TIFFs, one per image, on CPU and GPU with the
 //! same bytes from every device.
 //!
-//! ```no_run
+//! ```
 //! use tensortiff::{FilesSink, Options, SafetensorsFiles, convert};
 //!
-//! let source = SafetensorsFiles::open(&["acts.safetensors"])?;
-//! let report = convert(&source, &FilesSink::new("out", false), &Options::default())?;
-//! println!("{} images", report.images);
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let out = folder.path().join("out");
+//! let source = SafetensorsFiles::open(&["data/minilm.safetensors"])?;
+//! let report = convert(&source, &FilesSink::new(out, false), &Options::default())?;
+//! assert_eq!(report.images, 317);
 //! # Ok::<(), tensortiff::Error>(())
 //! ```
 //!

@@ -193,7 +193,8 @@ fn channels_names_and_templates_do_what_they_say() {
     let list = list.to_str().unwrap();
     let hidden = ["-t", "encoder.layer.2.hidden", "--names-from", list];
     let (_, stderr) = ends_with(2, &join(&take, &hidden));
-    assert!(stderr.contains("holds 3 names, but there are 4 images"), "{stderr}");
+    let says = format!("{list}: 3 names for 4 images (first missing: number 4)");
+    assert!(stderr.contains(&says), "{stderr}");
     fs::write(list, "a\nb/c.tif\nd\ne").unwrap();
     ends_with(0, &join(&take, &hidden));
     assert!(Path::new(&out).join("b/c.tif").exists() && Path::new(&out).join("e.tif").exists());
@@ -202,8 +203,48 @@ fn channels_names_and_templates_do_what_they_say() {
     assert!(Path::new(&out).join("x/sentence_embedding-minilm.tif").exists());
     let (_, stderr) = ends_with(2, &join(&take, &["--name", "{tensr}.tif"]));
     assert!(stderr.contains("{tensr}") && stderr.contains("{tensor}"), "{stderr}");
-    let (_, stderr) = ends_with(1, &join(&take, &["--name", "{tensor}.tif"]));
+    let (_, stderr) = ends_with(2, &join(&take, &["--name", "{tensor}.tif"]));
     assert!(stderr.contains("two images would both be written"), "{stderr}");
+}
+
+#[test]
+fn all_that_is_wrong_with_inputs_is_told_at_once() {
+    let (dir, out) = folder();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [one, two, cut, list] = ["one", "two", "cut", "list"].map(path);
+    for unsupported in [&one, &two] {
+        dump(Path::new(unsupported), &[("a", "U8", &[1, 1], 1), ("q", "F4", &[2, 2], 2)]);
+    }
+    fs::write(&cut, "short").unwrap();
+    let args = ["convert", &one, &cut, sample(), &two, "-o", &out, "--names-from", &list];
+    let (_, told) = ends_with(1, &args);
+    for part in [
+        format!("error: {list}: No such file"),
+        format!("error: {cut}: not a valid safetensors file"),
+        format!("error: {one}: tensor q: the dtype F4 is not converted"),
+        format!("error: {two}: tensor q: the dtype F4 is not converted"),
+    ] {
+        assert!(told.contains(&part), "no {part} in {told}");
+    }
+    assert_eq!(told.lines().count(), 4, "{told}");
+    assert!(!Path::new(&out).exists());
+    let (_, told) = ends_with(1, &["convert", &one, &two, "-o", &out]);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    ends_with(0, &["convert", &one, &two, "-o", &out, "--exclude", "q", "-q"]);
+}
+
+/// Names that only some disks tell apart: no template can help.
+#[test]
+fn names_that_meet_by_case_can_be_given_one_by_one() {
+    let (dir, out) = folder();
+    let [path, list] = ["d.safetensors", "list"].map(|name| dir.path().join(name));
+    dump(&path, &[("A", "U8", &[2, 2], 4), ("a", "U8", &[2, 2], 4)]);
+    fs::write(&list, "upper\nlower\n").unwrap();
+    let [path, list] = [&path, &list].map(|path| path.to_str().unwrap());
+    let (_, told) = ends_with(2, &["convert", path, "-o", &out]);
+    assert!(told.contains("--names-from") && told.contains("--exclude"), "{told}");
+    ends_with(0, &["convert", path, "-o", &out, "--names-from", list]);
+    assert_eq!(files(Path::new(&out)).len(), 2);
 }
 
 #[test]

@@ -208,13 +208,13 @@ fn lists_of_names_are_checked() {
     let plan = list(&["b", "a/x.TIF", "c.png"]).unwrap();
     assert_eq!(plan.names().collect::<Vec<_>>(), ["b.tif", "a/x.TIF", "c.png.tif"]);
     let wrong = [
-        (vec!["a", "b"], "holds 2 names, but there are 3 images (first missing: image 3)"),
-        (vec!["a", "../b", "c"], "names list, line 2, ../b"),
+        (vec!["a", "b"], "2 names for 3 images (first missing: number 3)"),
+        (vec!["a", "../b", "c"], "name number 2, ../b"),
         (vec!["a", "b", "/c"], "relative"),
-        (vec!["a", "", "c"], "names list, line 2"),
+        (vec!["a", "", "c"], "name number 2"),
         (vec!["a", "x/", "c"], "empty part"),
         (vec!["a", "x /y", "c"], "ends in a dot or a space"),
-        (vec!["a", "b", "c", "d"], "(first surplus: d, line 4)"),
+        (vec!["a", "b", "c", "d"], "(first surplus: number 4, d)"),
         (vec!["a", "b", "B.tif"], "both be written to"),
         (vec!["a", "a.tif/b", "c"], "both be written to"),
         (vec!["a", "b\u{7}", "c"], "control"),

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
 use super::{Ending, Verbosity, say, signals};
-use crate::convert::{Manifest, Options, Record, Resume, convert, preview};
-use crate::error::{Error, shown};
+use crate::convert::{Manifest, Options, Record, Resume, convert, preview, unsupported};
+use crate::error::{Error, shown, shown_path};
 use crate::plan::Naming;
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
@@ -18,23 +18,35 @@ use crate::source::SafetensorsFiles;
 
 pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     // Whatever is wrong with the inputs is told at once.
-    let (options, source) = match (options(args), SafetensorsFiles::open(&args.input.dumps)) {
-        (Ok(options), Ok(source)) => (options, source),
-        (Err(list), Err(dumps)) => return Err(Error::Inputs(vec![list, dumps]).into()),
-        (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+    let (source, mut bad) = SafetensorsFiles::open_those_that_can_be(&args.input.dumps);
+    bad.extend(unsupported(&source, &args.input.selection.selection())?);
+    let options = match options(args) {
+        Ok(options) if bad.is_empty() => options,
+        Ok(_) => return Err(Error::of_all(bad).into()),
+        Err(list) => {
+            bad.insert(0, list);
+            return Err(Error::of_all(bad).into());
+        }
     };
     let sink = FilesSink::new(&args.output, args.overwrite).with_fsync(args.fsync.into());
     if args.dry_run {
-        return super::preview::run(args, &preview(&source, &sink, &options)?, verbosity);
+        return super::preview::run(
+            args,
+            &preview(&source, &sink, &options).map_err(|error| named(args, error))?,
+            verbosity,
+        );
     }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
-    let result = convert(&source, &sink, &options);
+    let result = convert(&source, &sink, &options).map_err(|error| named(args, error));
     progress.finish();
     let report = result?;
     for failure in &report.failures {
-        say(&format!("tensortiff: error: {}: {}", shown(&failure.name), failure.error));
+        let (name, text) = (shown(&failure.name), failure.error.to_string());
+        // Errors of the sink name the file themselves.
+        let about = if text.contains(&name) { text } else { format!("{name}: {text}") };
+        say(&format!("tensortiff: error: {about}"));
     }
     let untold = report.failed - report.failures.len() as u64;
     if untold > 0 {
@@ -74,6 +86,16 @@ fn options(args: &ConvertArgs) -> Result<Options, Error> {
         leave_starting: true, // this process ends by _exit
         ..Options::default()
     })
+}
+
+/// An error about names with the list that they came from.
+fn named(args: &ConvertArgs, error: Error) -> Error {
+    match (error, &args.names_from) {
+        (Error::Names(problem), Some(list)) => {
+            Error::Names(format!("{}: {problem}", shown_path(list)))
+        }
+        (error, _) => error,
+    }
 }
 
 fn record(args: &ConvertArgs) -> Record {
@@ -124,7 +146,7 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     if !devices.is_empty() {
         line += &format!("; {}", devices.join(", "));
     }
-    if report.gpu_not_needed {
+    if report.gpu_not_needed && report.images > 0 {
         line += " (done before any GPU could help)";
     }
     if report.failed > 0 {

@@ -36,7 +36,7 @@ pub(super) fn run(args: &DevicesArgs) -> anyhow::Result<Ending> {
             lines.iter().try_for_each(|line| text(out, line))
         }
     })?;
-    if lines.is_empty() && !args.json {
+    if lines.is_empty() && !args.json && cfg!(feature = "gpu") {
         say("no GPU adapter was found (no card, or no driver for it); the CPU does all work");
     }
     Ok(Ending::Done)

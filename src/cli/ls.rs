@@ -40,7 +40,8 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
     if verbosity > Verbosity::Quiet && !args.json {
         let total: u64 = lines.iter().map(|line| line.bytes).sum();
         let tensors = if lines.len() == 1 { "tensor" } else { "tensors" };
-        say(&format!("{} {tensors}, {}, {} images", lines.len(), bytes(total), plan.images()));
+        let images = if plan.images() == 1 { "image" } else { "images" };
+        say(&format!("{} {tensors}, {}, {} {images}", lines.len(), bytes(total), plan.images()));
     }
     Ok(Ending::Done)
 }

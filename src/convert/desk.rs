@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::recorder::{self, Recorder};
 use super::run::Run;
@@ -18,6 +18,8 @@ use crate::report::{SampleReport, Stages};
 /// told in time and threads seldom meet.
 const IMAGES: u64 = 64;
 const BYTES: u64 = 8 << 20;
+/// Or when it is as old as this: where files take long, too.
+const AT_MOST: Duration = Duration::from_millis(100);
 
 /// See [`Desk`].
 pub(super) struct RunDesk<'r, 'a> {
@@ -29,6 +31,7 @@ pub(super) struct RunDesk<'r, 'a> {
     name: String,
     bytes: Vec<u8>,
     tally: Tally,
+    told: Instant,
     /// Entries for the journal, as bytes, of neighbouring images from this number on.
     entries: (u64, Vec<u8>),
     clock: Option<Clock>,
@@ -75,6 +78,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             name: String::new(),
             bytes: Vec::new(),
             tally: Tally::default(),
+            told: Instant::now(),
             entries: (0, Vec::new()),
             clock: run.options.timings.then_some(clock),
         }
@@ -120,6 +124,15 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         self.run.sink.put(&self.name, &self.bytes, pixels)?;
         self.record(image, finding, hash)?;
         Ok(self.bytes.len() as u64 + pixels.len() as u64)
+    }
+
+    /// Whether the run is to end; images that were begun are left.
+    fn is_cancelled(&self) -> bool {
+        let cancelled = self.run.options.cancel.load(Ordering::Relaxed);
+        if cancelled {
+            self.run.stop(Error::Interrupted);
+        }
+        cancelled
     }
 
     fn hashes(&self) -> bool {
@@ -198,7 +211,10 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
     /// Tells the run if it is worth it.
     fn tell(&mut self) {
-        if self.tally.images >= IMAGES || self.tally.progress >= BYTES {
+        let tally = &self.tally;
+        let late = || self.told.elapsed() >= AT_MOST;
+        if tally.images >= IMAGES || tally.progress >= BYTES || late() {
+            self.told = Instant::now();
             self.run.account(self.by, &mem::take(&mut self.tally));
             if let Err(error) = self.write_entries() {
                 self.run.stop(error);
@@ -213,8 +229,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
 impl Desk for RunDesk<'_, '_> {
     fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        if self.run.options.cancel.load(Ordering::Relaxed) {
-            self.run.stop(Error::Interrupted);
+        if self.is_cancelled() {
             return Err(Error::Interrupted);
         }
         self.turn(Stage::Read);
@@ -231,6 +246,9 @@ impl Desk for RunDesk<'_, '_> {
     }
 
     fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]) {
+        if self.is_cancelled() {
+            return;
+        }
         self.turn(Stage::Write);
         match self.put_whole(image, finding, pixels) {
             Ok(bytes_out) => {
@@ -245,6 +263,9 @@ impl Desk for RunDesk<'_, '_> {
     }
 
     fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
+        if self.is_cancelled() {
+            return;
+        }
         self.turn(Stage::Write);
         match self.run.put_block(image, first, pixels) {
             Ok(false) => {}

@@ -73,8 +73,8 @@ impl<'a> Workers<'a> {
                     problems.push_str("no device was named");
                 }
                 return Err(Error::Device(format!(
-                    "{problems} (`tensortiff devices` lists adapters; --device auto does what it \
-                     can on the CPU)"
+                    "{problems} (a GPU needs its driver for Vulkan, Metal or DirectX 12; `tensortiff \
+                     devices` lists adapters; --device auto does what it can on the CPU)"
                 )));
             }
             Others::Ready(opened)

@@ -66,7 +66,8 @@ impl Plan {
     /// give none, and are known to the patterns that choose.
     ///
     /// # Errors
-    /// [`Error::Usage`] for options that do not fit the tensors, [`Error::Collision`] where two
+    /// [`Error::Usage`] for options that do not fit the tensors, [`Error::Names`] for a list that does
+    /// not, [`Error::Collision`] where two
     /// images would get one name, [`Error::TooLarge`] where sizes leave 32 bits.
     pub fn new(
         dumps: &[Dump],
@@ -188,7 +189,7 @@ impl Plan {
         }
         let Naming::Template(template) = naming else {
             return if names[0] == names[1] {
-                "; the list holds the same name twice"
+                "; the same name is given twice"
             } else {
                 "; names are compared without regard to case"
             };
@@ -204,9 +205,12 @@ impl Plan {
         match one == other {
             true => "; use {index} in --name",
             false if !template.contains("{tensor}") => "; use {tensor} in --name",
+            false if tensors[one].name == tensors[other].name => {
+                "; the source has two tensors of this name"
+            }
             false => {
-                "; names that differ in case only meet on some disks; another --name helps, or \
-                 --exclude"
+                "; names that differ in case only meet on some disks; leave one out with \
+                 --exclude, or give every image its name with --names-from"
             }
         }
     }
@@ -226,12 +230,15 @@ fn checked_list(list: &[String], images: u64) -> Result<Vec<String>, Error> {
     let names = list.len() as u64;
     if names != images {
         let first = match usize::try_from(images).ok().and_then(|images| list.get(images)) {
-            Some(surplus) => format!("first surplus: {}, line {}", shown(surplus), images + 1),
-            None => format!("first missing: image {}", names + 1),
+            Some(blank) if blank.trim().is_empty() => {
+                format!("the first surplus one, number {}, is empty", images + 1)
+            }
+            Some(surplus) => format!("first surplus: number {}, {}", images + 1, shown(surplus)),
+            None => format!("first missing: number {}", names + 1),
         };
-        return Err(Error::Usage(format!(
-            "the names list holds {names} names, but there are {images} images ({first})"
-        )));
+        let [given, needed] = [(names, "name"), (images, "image")]
+            .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
+        return Err(Error::Names(format!("{given} for {needed} ({first})")));
     }
     let named = |(i, name): (usize, &String)| {
         let lower = name.to_ascii_lowercase();
@@ -246,7 +253,7 @@ fn checked_list(list: &[String], images: u64) -> Result<Vec<String>, Error> {
             _ => check_path(&whole),
         };
         problem.map(|()| whole.into_owned()).map_err(|problem| {
-            Error::Usage(format!("names list, line {}, {}: {problem}", i + 1, shown(name)))
+            Error::Names(format!("name number {}, {}: {problem}", i + 1, shown(name)))
         })
     };
     list.iter().enumerate().map(named).collect()
@@ -351,7 +358,7 @@ mod tests {
         let tensor =
             [TensorInfo { name: "t".to_owned(), dump: 0, dtype: Dtype::F32, shape: vec![3, 2, 2] }];
         let cases = [
-            (["a", "x", "a.tif"], "the same name twice"),
+            (["a", "x", "a.tif"], "the same name is given twice"),
             (["a", "x", "A"], "without regard to case"),
             (["a", "x", "a.tif/b"], "a folder of that name"),
             (["A.tif/b", "x", "a"], "a folder of that name"),

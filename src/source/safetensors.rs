@@ -34,6 +34,12 @@ impl SafetensorsFiles {
     /// [`Error::Open`] or [`Error::Format`] for a bad file, [`Error::Inputs`] with all of them
     /// for several, [`Error::Usage`] for a file that is named twice.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<SafetensorsFiles, Error> {
+        let (source, bad) = SafetensorsFiles::open_those_that_can_be(paths);
+        if bad.is_empty() { Ok(source) } else { Err(Error::of_all(bad)) }
+    }
+
+    /// Opens those files whose headers are good, and tells what is wrong with each of the others.
+    pub fn open_those_that_can_be<P: AsRef<Path>>(paths: &[P]) -> (SafetensorsFiles, Vec<Error>) {
         let mut source = SafetensorsFiles {
             files: OpenFiles::new(paths.len()),
             metadata: Vec::new(),
@@ -50,11 +56,7 @@ impl SafetensorsFiles {
                 bad.push(error);
             }
         }
-        match bad.len() {
-            0 => Ok(source),
-            1 => Err(bad.remove(0)),
-            _ => Err(Error::Inputs(bad)),
-        }
+        (source, bad)
     }
 
     fn fill(&self, dump: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
