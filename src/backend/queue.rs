@@ -761,6 +761,37 @@ mod tests {
         assert!(queue.try_take(&COMMON).is_none(), "blocks come back");
     }
 
+    /// A giant just over a buffer would otherwise be two blocks, and leave most cores idle.
+    #[test]
+    fn a_giant_has_a_block_for_every_puller() {
+        const MIB: u64 = 1 << 20;
+        // Samples of the giant, of a buffer, pullers; and the blocks that are to be.
+        let cases = [(40, 16, 4, 4), (17, 16, 4, 4), (160, 16, 4, 10), (3, 2, 8, 3), (9, 2, 2, 5)];
+        for (giant, buffer, pullers, blocks) in cases {
+            let spans = vec![span(Dtype::F32, giant * MIB, 1)];
+            let queue = Queue::new(Norm::MinMax, spans, buffer * MIB, pullers, |_| true);
+            let mut passes = [0, 0];
+            for pass in [0, 1] {
+                let mut out: Vec<Lease<'_>> = Vec::new();
+                while let Some(lease) = queue.try_take(&ALL) {
+                    let Unit::Block { samples, .. } = lease.unit() else { panic!("no block") };
+                    assert!(samples.end - samples.start <= buffer * MIB);
+                    out.push(lease);
+                }
+                passes[pass] = out.len();
+                for lease in out {
+                    if pass == 0 {
+                        lease.done_extent(Extent::of(1.0));
+                    } else {
+                        lease.done_block();
+                    }
+                }
+            }
+            assert_eq!(passes, [blocks; 2], "{giant} Mi samples, {pullers} pullers");
+            assert!(queue.is_finished());
+        }
+    }
+
     #[test]
     fn what_only_some_take_comes_first_for_them() {
         let queue = queue(vec![span(Dtype::F32, 10, 1), span(Dtype::F64, 10, 1)]);

@@ -199,6 +199,16 @@ mod tests {
         }
     }
 
+    /// Kept samples beyond f32 are infinite pixels; normalized ones are not.
+    #[test]
+    fn inf_counts_pixels() {
+        let extent = of(&[1e300, -1e300, 2.0, f64::INFINITY]);
+        for (norm, inf) in [(Norm::None, "\"inf\":3}"), (Norm::MinMax, "\"inf\":1}")] {
+            let text = text(norm, extent);
+            assert!(text.contains(inf), "{norm}: {text}");
+        }
+    }
+
     #[test]
     fn a_display_range_is_never_empty() {
         let cases: [(&[f64], Norm, (f32, f32)); 7] = [

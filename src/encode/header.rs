@@ -247,6 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn images_of_up_to_64_mib_are_one_strip() {
+        for (height, strips, rows) in [(4095, 1, 4095), (4096, 1, 4096), (4097, 5, 1024)] {
+            let header = Header::new((4096, height), "t", &[], Dtype::F32, Norm::None).unwrap();
+            let mut bytes = Vec::new();
+            let extent = Extent::of(1.0);
+            header.write(&[], &extent, &Range::of(Norm::None, &extent), &mut bytes);
+            let pixels = 4 * 4096 * usize::try_from(height).unwrap();
+            bytes.resize(bytes.len() + pixels, 0);
+            let mut decoder = Decoder::new(Cursor::new(bytes)).unwrap();
+            assert_eq!(decoder.strip_count().unwrap(), strips, "{height} rows");
+            assert_eq!(decoder.get_tag_u32(Tag::RowsPerStrip).unwrap(), rows, "{height} rows");
+        }
+    }
+
+    #[test]
     fn an_image_beyond_32_bit_offsets_is_refused() {
         let new = |w, h| Header::new((w, h), "t", &[], Dtype::F32, Norm::MinMax);
         assert!(new(1 << 15, (1 << 15) - 1).is_ok());
