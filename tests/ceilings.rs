@@ -107,3 +107,48 @@ fn memory_stays_below_64_mib_and_two_images_a_core() {
         fs::remove_dir_all(out).unwrap();
     }
 }
+
+/// Converts something small with an adapter that never starts, in a child process.
+#[test]
+#[cfg(feature = "gpu")]
+#[ignore = "the test below runs it in a child process"]
+fn the_child_of_a_library_run() {
+    use tensortiff::{Dtype, MemorySource, NullSink, Options, convert};
+
+    let Ok(leave) = std::env::var("LEAVE_STARTING") else { return };
+    let source = MemorySource::new("m").with("a", Dtype::U8, &[4, 8, 8], vec![1; 256]).unwrap();
+    let options = Options {
+        devices: "cpu,gpu".parse().unwrap(),
+        leave_starting: leave == "true",
+        ..Options::default()
+    };
+    let started = Instant::now();
+    let report = convert(&source, &NullSink, &options).unwrap();
+    assert_eq!((report.images, report.gpu_not_needed), (4, true));
+    println!("took {} ms", started.elapsed().as_millis());
+    std::io::stdout().flush().unwrap();
+    // Vulkan's loader would wait for its own thread on the way out.
+    std::process::abort();
+}
+
+/// An ordinary exit would tear the driver down under the thread that starts it; but a run does not
+/// wait for ever.
+#[test]
+#[cfg(feature = "gpu")]
+fn a_library_run_waits_two_seconds_at_most_for_a_driver_that_never_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("driver.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (leave, took) in [("false", 1900..4000), ("true", 0..1500)] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["the_child_of_a_library_run", "--exact", "--ignored", "--nocapture"])
+            .env("LEAVE_STARTING", leave)
+            .env("VK_DRIVER_FILES", &pipe)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let number = told.split("took ").nth(1).and_then(|rest| rest.split(' ').next());
+        let found: u64 = number.unwrap_or_else(|| panic!("{told}")).parse().unwrap();
+        assert!(took.contains(&found), "{leave}: {found} ms, not {took:?}");
+    }
+}
