@@ -45,6 +45,9 @@ pub struct Options {
     /// Number of CPU workers, and of threads that write a GPU's images, 1024 at most. `None`: all
     /// cores.
     pub threads: Option<NonZeroUsize>,
+    /// Most bytes of memory that the process is to take, at least [`Options::LEAST_MEMORY`]; `None`:
+    /// what all cores and devices gain by. Devices that need more are not used.
+    pub max_memory: Option<u64>,
     /// Most samples in a buffer, at most and by default 16 Mi; images of more are done in blocks.
     pub block_samples: Option<u64>,
     /// Whether the run may return while adapters are still starting, on a thread that nobody waits
@@ -162,7 +165,7 @@ pub trait Watch: Send + Sync {
 pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Report, Error> {
     let started = Instant::now();
     let plan = planned(source, options)?;
-    let cpu = Cpu::new(options.threads);
+    let cpu = cpu(options)?;
     let workers = Workers::start(&cpu, source, &plan, options)?;
     let begun = match plan.images() {
         0 => Begun::empty(),
@@ -172,6 +175,38 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     run.note_skipped();
     run.work(workers);
     run.report(started)
+}
+
+impl Options {
+    /// Least bytes that [`max_memory`](Options::max_memory) can be: the program itself, and one
+    /// worker.
+    pub const LEAST_MEMORY: u64 = OWN_MEMORY + (8 << 20);
+
+    /// What is left of the memory for a GPU, whose driver takes its part; `None`: enough.
+    #[cfg(feature = "gpu")]
+    fn memory_of_a_gpu(&self) -> Option<u64> {
+        self.max_memory.map(|bytes| bytes.saturating_sub(OWN_MEMORY + DRIVER))
+    }
+}
+
+/// Bytes that the program takes before it has a buffer: its code, the plan of a few thousand
+/// tensors, the lines of a manifest that are made at once.
+const OWN_MEMORY: u64 = 24 << 20;
+/// Bytes that a driver of a GPU may take.
+#[cfg(feature = "gpu")]
+const DRIVER: u64 = 512 << 20;
+
+/// The CPU backend of a run.
+fn cpu(options: &Options) -> Result<Cpu, Error> {
+    let cpu = Cpu::new(options.threads);
+    match options.max_memory {
+        None => Ok(cpu),
+        Some(bytes) if bytes < Options::LEAST_MEMORY => Err(Error::Usage(format!(
+            "{bytes} bytes of memory are too few, {} are the least",
+            Options::LEAST_MEMORY
+        ))),
+        Some(bytes) => Ok(cpu.within(bytes - OWN_MEMORY)),
+    }
 }
 
 /// The images of a run, of which each can be made.
@@ -239,6 +274,7 @@ impl std::fmt::Debug for Options {
             .field("devices", &self.devices)
             .field("threads", &self.threads)
             .field("block_samples", &self.block_samples)
+            .field("max_memory", &self.max_memory)
             .field("timings", &self.timings)
             .field("skip_existing", &self.skip_existing)
             .field("fail_fast", &self.fail_fast)

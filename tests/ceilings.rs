@@ -108,6 +108,43 @@ fn memory_stays_below_64_mib_and_two_images_a_core() {
     }
 }
 
+/// By what is resident, and with a limit from outside on all that is mapped: stacks and what the
+/// allocator keeps for each thread count there as well.
+#[test]
+fn memory_stays_below_what_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("d.safetensors");
+    let shapes: [(&str, [u64; 3]); 4] = [
+        ("large", [2, 3000, 3000]),
+        ("medium", [40, 1000, 1000]),
+        ("tiny", [60_000, 12, 12]),
+        ("giant", [1, 6000, 4000]),
+    ];
+    for (name, shape) in shapes {
+        sparse_dump(&dump, shape);
+        let (size, bytes) = ("32M", 32 << 20);
+        for threads in ["1", "64"] {
+            let out = dir.path().join(name);
+            let more = ["-j", threads, "--device", "cpu", "--max-memory", size];
+            let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+            assert!(most <= bytes, "{name}, {threads} threads: {most} of {size} were resident");
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+    let out = dir.path().join("limited");
+    let status = Command::new("prlimit")
+        .args(["--as=600000000", env!("CARGO_BIN_EXE_tensortiff"), "convert"])
+        .arg(&dump)
+        .arg("-o")
+        .arg(&out)
+        .args(["-q", "-j", "4", "--device", "cpu", "--max-memory", "64M"])
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    let few = convert(&dump, &out, &["--max-memory", "16M"]).status().unwrap();
+    assert_eq!(few.code(), Some(2));
+}
+
 /// Converts something small with an adapter that never starts, in a child process.
 #[test]
 #[cfg(feature = "gpu")]
@@ -116,7 +153,9 @@ fn the_child_of_a_library_run() {
     use tensortiff::{Dtype, MemorySource, NullSink, Options, convert};
 
     let Ok(leave) = std::env::var("LEAVE_STARTING") else { return };
-    let source = MemorySource::new("m").with("a", Dtype::U8, &[4, 8, 8], vec![1; 256]).unwrap();
+    let source =
+        MemorySource::new("m").with("a", Dtype::U8, &[20_000, 64, 64], vec![1; 20_000 << 12]);
+    let source = source.unwrap();
     let options = Options {
         devices: "cpu,gpu".parse().unwrap(),
         leave_starting: leave == "true",
@@ -124,7 +163,7 @@ fn the_child_of_a_library_run() {
     };
     let started = Instant::now();
     let report = convert(&source, &NullSink, &options).unwrap();
-    assert_eq!((report.images, report.gpu_not_needed), (4, true));
+    assert_eq!((report.images, report.gpu_not_needed), (20_000, true));
     println!("took {} ms", started.elapsed().as_millis());
     std::io::stdout().flush().unwrap();
     // Vulkan's loader would wait for its own thread on the way out.

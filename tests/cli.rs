@@ -381,6 +381,12 @@ fn a_name_of_megabytes_is_cut_in_the_file_and_whole_in_the_list() {
         serde_json::from_str(description.split("tensortiff=").nth(1).unwrap()).unwrap();
     assert_eq!(about["tensor_bytes"], 10 << 20);
     assert!(about["tensor"].as_str().unwrap().starts_with("nnn"));
+    let manifest = fs::read_to_string(Path::new(&out).join("manifest.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(manifest.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(
+        (&line["tensor"], &line["tensor_bytes"]),
+        (&about["tensor"], &about["tensor_bytes"])
+    );
     let (stdout, _) = ends_with(0, &["ls", path]);
     assert!(stdout.contains(&name));
     // Whatever is wrong with it, a line about it can be read.

@@ -143,6 +143,12 @@ pub(super) struct ConvertArgs {
     #[arg(short = 'j', long, value_name = "N")]
     pub(super) threads: Option<NonZeroUsize>,
 
+    /// Most memory that the process may take, as 512M or 2G (powers of 1024): there are fewer
+    /// threads, images are read twice that would be kept, and devices that need more are not used
+    /// [default: what all cores and devices gain by].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) max_memory: Option<u64>,
+
     /// What images are called, below the output folder. {stem}: the dump's file name without its
     /// extension; {tensor}: the tensor's name; {index}: the image's place on the axes before its
     /// own, zero-padded, joined by `_`. A tensor that is one image has no {index} part.
@@ -344,6 +350,22 @@ impl From<NormArg> for Norm {
     }
 }
 
+/// Bytes, or with one of the letters K, M, G, T.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text} is no size; a number of bytes, or one with K, M, G or T, is");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1_u64 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        "T" | "TB" | "TIB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
 fn devices(text: &str) -> Result<Devices, String> {
     text.parse().map_err(|error: crate::Error| error.to_string())
 }
@@ -352,6 +374,18 @@ fn devices(text: &str) -> Result<Devices, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let cases =
+            [("64", 64), ("64k", 65_536), ("3M", 3 << 20), ("2GiB", 2 << 30), ("1T", 1 << 40)];
+        for (text, bytes) in cases {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "M", "-1", "1.5G", "1X", "99999999T", "1 G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_definitions_are_sound() {

@@ -78,6 +78,7 @@ fn options(args: &ConvertArgs) -> Result<Options, Error> {
         naming,
         devices: args.device.clone(),
         threads: args.threads,
+        max_memory: args.max_memory,
         timings: args.timings,
         skip_existing: args.skip_existing,
         fail_fast: args.fail_fast,

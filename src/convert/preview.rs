@@ -4,8 +4,6 @@ use super::recorder::{Made, names_but};
 use super::space::Need;
 use super::{Options, Plan, planned};
 use crate::backend::choose;
-use crate::backend::cpu::Cpu;
-use crate::backend::queue::BLOCK_BYTES;
 use crate::backend::{Backend as _, Span};
 use crate::error::Error;
 use crate::sink::{Sink, Space};
@@ -44,10 +42,10 @@ pub struct Preview {
 /// place is in [`Preview::refused`].
 pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Preview, Error> {
     let plan = planned(source, options)?;
-    let cpu = Cpu::new(options.threads);
+    let cpu = super::cpu(options)?;
     let opened = choose::open(&options.devices.others(), cpu.threads());
     let spans: Vec<Span> = plan.rows().iter().map(super::run::span).collect();
-    let block = options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4);
+    let block = super::run::block(options);
     let mut devices = Vec::new();
     let mut memory: u64 = 0;
     if options.devices.use_cpu() {

@@ -439,10 +439,12 @@ impl<'a> Made<'a> {
             };
             lengths = Some((at, len));
             let tensor = &self.source.tensors()[row.tensor];
+            let (name, tensor_bytes) = manifest::named(&tensor.name);
             let mut line = Line {
                 name: Cow::from(self.plan.name(at, index)),
                 source: Cow::from(&self.source.dumps()[tensor.dump].label),
-                tensor: Cow::from(&tensor.name),
+                tensor: name,
+                tensor_bytes,
                 index: row.indices(index),
                 dtype: Cow::from(row.dtype.name()),
                 shape: [row.height, row.width],

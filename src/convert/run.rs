@@ -63,7 +63,7 @@ impl<'a> Run<'a> {
         begun: Begun<'a>,
     ) -> Run<'a> {
         let spans = plan.rows().iter().map(span);
-        let block = options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4);
+        let block = block(options);
         let Begun { recorder, done, finished } = begun;
         let there = done.as_ref().map_or(0, Done::count);
         let queue =
@@ -359,6 +359,11 @@ impl Job for Run<'_> {
     fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_> {
         Box::new(RunDesk::new(self, by))
     }
+}
+
+/// Most samples in a buffer.
+pub(super) fn block(options: &Options) -> u64 {
+    options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4)
 }
 
 /// A row as the queue has it.

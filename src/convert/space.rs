@@ -50,7 +50,7 @@ impl Need {
             need.inodes = need.inodes.saturating_add(images);
             if options.record.is_some() && images > 0 {
                 let name = plan.name(at, row.images - 1).len();
-                let tensor = source.tensors()[row.tensor].name.len();
+                let tensor = source.tensors()[row.tensor].name.len().min(1000);
                 let line = LINE + 2 * (name + tensor) as u64;
                 let record = (entry::SIZE as u64 + line).saturating_mul(row.images);
                 need.disk = need.disk.saturating_add(record);

@@ -57,12 +57,21 @@ impl<'a> Workers<'a> {
         plan: &Plan,
         options: &Options,
     ) -> Result<Workers<'a>, Error> {
-        let wanted = options.devices.others();
+        let mut wanted = options.devices.others();
         let use_cpu = options.devices.use_cpu();
         let threads = cpu.pullers();
         let ready = |device: &Device| matches!(device, Device::Ready(_));
         let quick = cfg!(not(feature = "gpu")) || wanted.iter().all(ready);
-        let others = if wanted.is_empty() && use_cpu {
+        let too_large = too_large(plan, options);
+        if let Some(problem) = &too_large {
+            if !use_cpu {
+                return Err(Error::Usage(problem.clone()));
+            }
+            wanted.clear();
+        }
+        let others = if let (Some(problem), Devices::List(_)) = (too_large, &options.devices) {
+            Others::Ready(Opened { unusable: vec![problem], ..Opened::default() })
+        } else if wanted.is_empty() && use_cpu {
             Others::None
         } else if !use_cpu {
             refuse_wide(source, plan)?;
@@ -110,6 +119,27 @@ impl<'a> Workers<'a> {
         };
         others + if self.use_cpu { self.cpu.pullers() } else { 0 }
     }
+}
+
+/// Why no GPU can be used with the memory that the run may take.
+#[cfg(feature = "gpu")]
+fn too_large(plan: &Plan, options: &Options) -> Option<String> {
+    let most = options.memory_of_a_gpu()?;
+    if options.devices.others().is_empty() {
+        return None;
+    }
+    let spans: Vec<_> = plan.rows().iter().map(super::run::span).collect();
+    let needed = crate::backend::gpu::memory(&spans, super::run::block(options));
+    (needed > most).then(|| {
+        let least = options.max_memory.unwrap_or(0) - most + needed;
+        format!("a GPU and its driver take more memory than --max-memory allows ({least} bytes)")
+    })
+}
+
+/// There is none.
+#[cfg(not(feature = "gpu"))]
+fn too_large(_: &Plan, _: &Options) -> Option<String> {
+    None
 }
 
 fn refuse_wide(source: &dyn Source, plan: &Plan) -> Result<(), Error> {

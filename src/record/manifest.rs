@@ -19,8 +19,10 @@ use crate::error::Error;
 
 /// Longest line that is read: as long as the longest name of a tensor takes.
 const LONGEST: u64 = 256 << 20;
+/// Longest name of a tensor that is written whole, in bytes: every image's line has it.
+const NAME: usize = 1000;
 /// Images whose lines a thread makes at once.
-const CHUNK: u64 = 2048;
+const CHUNK: u64 = 512;
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,8 +47,11 @@ pub struct Line<'a> {
     pub name: Cow<'a, str>,
     /// Path of the dump as given.
     pub source: Cow<'a, str>,
-    /// Name of the tensor.
+    /// Name of the tensor; one of more than 1000 bytes is cut, and ends in `…`.
     pub tensor: Cow<'a, str>,
+    /// How long a name that is cut is, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_bytes: Option<usize>,
     /// The image's place on the axes before its own.
     pub index: Vec<u64>,
     /// Element type.
@@ -74,6 +79,16 @@ pub struct Line<'a> {
     /// Why there is no file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Cow<'a, str>>,
+}
+
+/// A tensor's name as lines have it, and its length where it is cut.
+#[must_use]
+pub fn named(tensor: &str) -> (Cow<'_, str>, Option<usize>) {
+    if tensor.len() <= NAME {
+        return (Cow::from(tensor), None);
+    }
+    let cut = (0..=NAME).rev().find(|&at| tensor.is_char_boundary(at)).unwrap_or(0);
+    (Cow::from(format!("{}…", &tensor[..cut])), Some(tensor.len()))
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

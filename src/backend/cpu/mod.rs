@@ -37,6 +37,12 @@ const PIECE: usize = 2048;
 /// images of 4096×4096 took 0.19 s read twice, 0.25 s kept in a buffer.
 const LARGE: u64 = 1 << 20;
 
+/// Bytes of a worker's pieces: raw, narrow and wide.
+const PIECES: u64 = (PIECE * (8 + 4 + 8)) as u64;
+/// Bytes of a worker that keeps no image: a step of samples of 8 bytes, its pieces, its stack and
+/// its desk.
+const LEAST_WORKER: u64 = 2 * STEP as u64 + PIECES + (128 << 10);
+
 const APPETITE: Appetite =
     Appetite { samples: STEP as u64 / 4, least_samples: 1024, images: 4096, everything: true };
 
@@ -44,6 +50,8 @@ const APPETITE: Appetite =
 #[derive(Debug)]
 pub struct Cpu {
     threads: usize,
+    /// Images of more bytes in a worker's buffer are large.
+    kept: u64,
 }
 
 impl Cpu {
@@ -60,7 +68,25 @@ impl Cpu {
     #[must_use]
     pub fn new(threads: Option<NonZeroUsize>) -> Cpu {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Cpu { threads: threads.unwrap_or_else(cores).get().min(Cpu::MOST_THREADS) }
+        Cpu { threads: threads.unwrap_or_else(cores).get().min(Cpu::MOST_THREADS), kept: u64::MAX }
+    }
+
+    /// The same with buffers of so many bytes at most: images that do not fit are read twice, and
+    /// if not even steps do, there are fewer workers, but one.
+    #[must_use]
+    pub fn within(mut self, bytes: u64) -> Cpu {
+        let most = usize::try_from(bytes / LEAST_WORKER).unwrap_or(usize::MAX).max(1);
+        self.threads = self.threads.min(most);
+        self.kept = (bytes / self.threads as u64).saturating_sub(PIECES).max(2 * STEP as u64);
+        self
+    }
+}
+
+impl Cpu {
+    /// Whether images of a span are read twice, and not kept.
+    fn is_large(&self, span: &Span) -> bool {
+        let bytes = span.samples.saturating_mul(span.dtype.size().max(4) as u64);
+        span.samples > LARGE || bytes > self.kept
     }
 }
 
@@ -80,16 +106,15 @@ impl Backend for Cpu {
     fn memory(&self, spans: &[Span], _block: u64) -> u64 {
         let bytes = |span: &Span| {
             let size = span.dtype.size().max(4) as u64;
-            let kept = if span.samples > LARGE { 0 } else { span.samples * size };
+            let kept = if self.is_large(span) { 0 } else { span.samples * size };
             kept.max(STEP as u64 / 4 * size)
         };
-        let piece = (PIECE * (8 + 4 + 8)) as u64;
-        self.threads as u64 * (spans.iter().map(bytes).max().unwrap_or(0) + piece)
+        self.threads as u64 * (spans.iter().map(bytes).max().unwrap_or(0) + PIECES)
     }
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
         let work = || {
-            let mut worker = Worker::new(queue, job, by);
+            let mut worker = Worker::new(self, queue, job, by);
             while let Some(lease) = wait_at(&mut *worker.desk, || queue.take(&APPETITE)) {
                 worker.unit(lease);
             }
@@ -109,6 +134,7 @@ impl Backend for Cpu {
 
 /// One thread's buffers, grown to the largest image it met and reused.
 struct Worker<'a> {
+    cpu: &'a Cpu,
     queue: &'a Queue,
     desk: Box<dyn Desk + 'a>,
     norm: Norm,
@@ -141,8 +167,9 @@ impl Load {
 }
 
 impl<'a> Worker<'a> {
-    fn new(queue: &'a Queue, job: &'a dyn Job, by: DeviceIndex) -> Worker<'a> {
+    fn new(cpu: &'a Cpu, queue: &'a Queue, job: &'a dyn Job, by: DeviceIndex) -> Worker<'a> {
         Worker {
+            cpu,
             queue,
             desk: job.desk(by),
             norm: job.norm(),
@@ -181,7 +208,7 @@ impl<'a> Worker<'a> {
             }
             // One of them cannot be read: each alone, so that only that one fails.
         }
-        if shape.samples > LARGE {
+        if self.cpu.is_large(&shape) {
             for index in images {
                 let image = ImageId { span, index };
                 if let Err(error) = self.large(shape.dtype, shape.samples, image) {

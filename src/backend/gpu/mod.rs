@@ -83,6 +83,19 @@ impl GpuStats {
     }
 }
 
+/// Bytes of memory that the buffers of a GPU take at most for these spans, those on the card counted as
+/// well: software adapters have them in the same memory.
+#[must_use]
+pub fn memory(spans: &[Span], block: u64) -> u64 {
+    2 * memory_of(spans, block, &Tuning::CHOSEN)
+}
+
+/// Staging and readback.
+fn memory_of(spans: &[Span], block: u64, tuning: &Tuning) -> u64 {
+    let sizes = Sizes::tuned(spans, block, tuning, |dtype| !dtype.is_wide());
+    tuning.slots as u64 * sizes.raw.saturating_add(4 * sizes.samples)
+}
+
 /// One adapter, open and proved.
 #[derive(Debug)]
 pub struct Gpu {
@@ -198,9 +211,7 @@ impl Backend for Gpu {
     }
 
     fn memory(&self, spans: &[Span], block: u64) -> u64 {
-        let sizes = Sizes::tuned(spans, block, &self.tuning, |dtype| self.takes(dtype));
-        // Staging and readback; what is on the card is the card's.
-        self.tuning.slots as u64 * sizes.raw.saturating_add(4 * sizes.samples)
+        memory_of(spans, block, &self.tuning)
     }
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
