@@ -546,7 +546,35 @@ fn each_run_in_one_folder_keeps_its_manifest() {
     assert_eq!(everything(Path::new(&out)).len(), 317);
 }
 
-/// A run without it is told what it has not.
+/// A link in the place of the run's own files is not followed, and told before any work.
+#[test]
+fn links_in_the_place_of_a_record_are_not_followed() {
+    let job = Job::new();
+    let elsewhere = job.dir.path().join("elsewhere");
+    fs::write(&elsewhere, "mine").unwrap();
+    ends_with(0, &job.args(&["-q"]));
+    let manifest = Path::new(&job.out).join("manifest.jsonl");
+    fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &manifest).unwrap();
+    for more in [&["--overwrite"][..], &["--resume"], &["--skip-existing"]] {
+        let (_, told) = ends_with(1, &job.args(more));
+        assert!(told.contains("manifest.jsonl: not a file"), "{told}");
+        assert!(!told.contains("stopped after"), "{told}");
+    }
+    interrupted(&job, &[]);
+    let found = everything(Path::new(&job.out));
+    let journal =
+        found.iter().find(|path| path.extension().is_some_and(|e| e == "journal")).unwrap();
+    fs::remove_file(journal).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, journal).unwrap();
+    let (_, told) = ends_with(1, &job.args(&["--resume"]));
+    assert!(told.contains(".journal: not a file"), "{told}");
+    // A new run makes its own in the link's place.
+    ends_with(0, &job.args(&["--overwrite", "-q"]));
+    same(&tree(&job.out), &job.whole().0, "replaced");
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+}
+
 #[test]
 fn a_dry_run_says_what_would_be_and_makes_nothing() {
     let job = Job::new();

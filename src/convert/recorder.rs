@@ -101,6 +101,10 @@ pub(super) fn begin<'a>(
     let made = Made::new(source, options, plan, record, threads)?;
     let is_there = record.folder.is_dir();
     let lock = is_there.then(|| Lock::new(&record.folder)).transpose()?;
+    // What is in its way is told before any work.
+    if is_there {
+        made.manifest_path()?;
+    }
     let left = made.left(sink, options)?;
     if let Left::Manifest(_, done) = &left
         && done.count() == plan.images()

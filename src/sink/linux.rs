@@ -137,15 +137,16 @@ impl Place {
 }
 
 /// Room on the file system of a folder.
-pub(super) fn space(folder: &Path) -> io::Result<Space> {
+pub(super) fn space(folder: &Path) -> io::Result<Option<Space>> {
     let found = rustix::fs::statvfs(folder)?;
-    Ok(Space {
+    // Some file systems do not say (FUSE's, /proc).
+    Ok((found.f_blocks > 0).then(|| Space {
         path: folder.to_owned(),
         bytes: found.f_bavail.saturating_mul(found.f_frsize),
         // Some file systems make them as they need them, and count none.
         inodes: (found.f_files > 0).then_some(found.f_favail),
         block: found.f_frsize,
-    })
+    }))
 }
 
 /// Opens a folder, never through a link: `O_NOFOLLOW` with `O_DIRECTORY` fails with ENOTDIR there.

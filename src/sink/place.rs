@@ -113,7 +113,7 @@ impl NewFile<'_> {
 /// Room on the file system of a folder.
 pub(super) fn space(folder: &Path) -> io::Result<Option<Space>> {
     #[cfg(target_os = "linux")]
-    return linux::space(folder).map(Some);
+    return linux::space(folder);
     #[cfg(not(target_os = "linux"))]
     {
         // The standard library cannot tell.
