@@ -485,7 +485,7 @@ impl tensortiff::Source for Slow<'_> {
     }
 }
 
-/// On one queue both really work, and their files are the CPU's.
+/// Left to themselves on one queue, both work, and their files are the CPU's.
 #[test]
 #[cfg(feature = "gpu")]
 fn a_mixed_run_is_done_by_both() {
@@ -494,14 +494,36 @@ fn a_mixed_run_is_done_by_both() {
         let source = MemorySource::new("m").with("t", Dtype::F32, &[400, 200, 200], &bytes[..]);
         Slow(source.unwrap())
     };
+    let report = mixed(&source(), &Options::default());
+    assert!(report.devices.iter().all(|device| device.images > 0), "{:?}", report.devices);
+}
+
+/// Both find extents of blocks and both make pixels of blocks, of images that neither does alone.
+#[test]
+#[cfg(feature = "gpu")]
+fn giants_of_a_mixed_run_are_done_by_both() {
+    let (images, side) = (6_u64, 1500_u64);
+    let options = Options { block_samples: Some(300_000), ..Options::default() };
+    for dtype in [Dtype::U8, Dtype::F16, Dtype::F32] {
+        let bytes = Random(9).bytes(len(&[images, side, side]) * dtype.size());
+        let source = MemorySource::new("m").with("t", dtype, &[images, side, side], &bytes[..]);
+        let report = mixed(&Slow(source.unwrap()), &options);
+        // Of these bytes they made pixels.
+        assert!(report.devices.iter().all(|device| device.bytes_in > 0), "{:?}", report.devices);
+    }
+}
+
+/// A run of one CPU thread and the GPU, whose files are those of the CPU alone.
+#[cfg(feature = "gpu")]
+fn mixed(source: &Slow<'_>, options: &Options) -> tensortiff::Report {
     let threads = std::num::NonZeroUsize::new(1);
-    let options = Options { threads, ..Options::default() };
-    let (expected, _) = files(&source(), &options, &common::cpu());
-    let both = fleets().pop().unwrap();
-    let (made, report) = files(&source(), &options, &both);
+    let options = Options { threads, ..options.clone() };
+    let (expected, _) = files(&source.0, &options, &common::cpu());
+    let both = common::Fleet { label: "mixed", ..fleets().pop().unwrap() };
+    let (made, report) = files(source, &options, &both);
     assert!(made == expected);
     assert_eq!(report.devices.len(), 2, "{:?}", report.devices);
-    assert!(report.devices.iter().all(|device| device.images > 0), "{:?}", report.devices);
+    report
 }
 
 /// Nobody waits for an adapter that starts, and one that has started joins the run.

@@ -13,12 +13,13 @@ mod software;
 use std::collections::HashMap;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
 
 use software::llvmpipe;
 use tensortiff::backend::cpu::triples::mix;
 use tensortiff::backend::gpu::hooks::Hooks;
+use tensortiff::backend::gpu::kernels::Kernel;
 use tensortiff::backend::gpu::{Gpu, adapters};
 use tensortiff::backend::queue::{Appetite, Pass, Queue, Unit};
 use tensortiff::backend::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, Span};
@@ -44,6 +45,10 @@ struct Random {
     puts: AtomicU64,
     /// How long a read takes.
     slow: std::time::Duration,
+    /// Whether two devices wait for each other with the first image of a narrow type that they read.
+    meets: bool,
+    there: Mutex<[bool; 2]>,
+    came: Condvar,
     /// Called at every hand-over, with their number.
     at_put: Box<dyn Fn(u64) + Sync>,
 }
@@ -57,6 +62,9 @@ impl Random {
             made: Mutex::default(),
             puts: AtomicU64::new(0),
             slow: std::time::Duration::ZERO,
+            meets: false,
+            there: Mutex::default(),
+            came: Condvar::new(),
             at_put: Box::new(|_| ()),
         }
     }
@@ -86,6 +94,16 @@ impl Random {
     fn with(&self, image: ImageId, add: impl FnOnce(&mut Made)) {
         (self.at_put)(self.puts.fetch_add(1, Ordering::Relaxed));
         add(self.made.lock().unwrap().entry(image).or_default());
+    }
+
+    /// Waits until the other of two devices comes here.
+    fn meet(&self, by: DeviceIndex) {
+        let mut there = self.there.lock().unwrap();
+        there[by] = true;
+        self.came.notify_all();
+        let long = std::time::Duration::from_secs(10);
+        let met = self.came.wait_timeout_while(there, long, |there| !there[1 - by]).unwrap();
+        assert!(!met.1.timed_out(), "device {by} is alone");
     }
 
     /// Every image of a narrow type was made once, as the oracle has it, or failed once.
@@ -139,6 +157,9 @@ impl Desk for RandomDesk<'_> {
     fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let each = self.job.bytes_of(image);
         std::thread::sleep(self.job.slow);
+        if self.job.meets && !self.job.spans[image.span].dtype.is_wide() {
+            self.job.meet(self.by);
+        }
         for (k, byte) in (0..).zip(buf.iter_mut()) {
             let at = offset + k;
             let image = ImageId { index: image.index + at / each, ..image };
@@ -400,6 +421,44 @@ fn a_lost_device_gives_its_images_back_and_says_so() {
     }
 }
 
+/// Only in images of sizes that its proof does not have: the batch is not handed over, not even the
+/// images before it.
+#[test]
+fn a_device_that_leaves_samples_out_gives_its_images_back_and_says_so() {
+    fn fewer(text: &str, end: &str, samples: u32) -> Option<String> {
+        assert!(text.contains(end));
+        Some(text.replace(end, &format!("{end} - select(0u, 1u, image.samples == {samples}u)")))
+    }
+    const SMALL: &str = "min(image.samples, SMALL)";
+    const TILE: &str = "min(image.samples, tile.first_sample + TILE)";
+    type Rewrite = fn(Kernel, &str) -> Option<String>;
+    let cases: [(&str, u64, Rewrite); 3] = [
+        ("784 of an image's 785", 1 << 20, |kernel, text| match kernel {
+            Kernel::Fused => fewer(text, SMALL, 785),
+            _ => None,
+        }),
+        ("of an image's 50001", 1 << 20, |kernel, text| match kernel {
+            Kernel::Extent => fewer(text, TILE, 50_001),
+            _ => None,
+        }),
+        ("of an image's 20000", 20_000, |kernel, text| match kernel {
+            Kernel::Extent => fewer(text, TILE, 20_000),
+            _ => None,
+        }),
+    ];
+    for (what, block, rewrite) in cases {
+        let gpu = Gpu::open_with(&llvmpipe(), 2, &Hooks { rewrite, ..Hooks::NONE }).unwrap();
+        let job = Random::new(Norm::MinMax, mixture());
+        let queue = job.queue(block);
+        let error = gpu.drain(&queue, &job, 0).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(gpu.drain(&queue, &job, 0).is_err(), "and is used again");
+        assert!(!queue.is_finished());
+        Plain.drain(&queue, &job, 1).unwrap();
+        job.check();
+    }
+}
+
 #[test]
 fn a_unit_of_a_type_that_no_gpu_takes_is_an_error_and_goes_back() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
@@ -471,8 +530,10 @@ fn a_stopped_queue_ends_the_drain_with_whole_images() {
 fn two_backends_share_a_queue() {
     let gpu = Gpu::open(&llvmpipe(), 2).unwrap();
     let mut spans = mixture();
+    let wide = spans.len();
     spans.push(span(Dtype::F64, 200, 30, true));
-    let job = Random::new(Norm::MinMax, spans);
+    let mut job = Random::new(Norm::MinMax, spans);
+    job.meets = true;
     let queue = job.shared_queue(20_000, 3);
     std::thread::scope(|scope| {
         let plain = scope.spawn(|| Plain.drain(&queue, &job, 1));
@@ -480,12 +541,24 @@ fn two_backends_share_a_queue() {
         plain.join().unwrap().unwrap();
     });
     job.check();
+    let made = job.made.lock().unwrap();
+    let mut narrow = [0, 0];
+    for (image, made) in made.iter() {
+        assert!(!made.by.is_empty(), "{image:?}");
+        if image.span == wide {
+            assert_eq!(made.by, [1], "{image:?}");
+        } else {
+            made.by.iter().for_each(|by| narrow[*by] += 1);
+        }
+    }
+    assert!(narrow[0] > 0 && narrow[1] > 0, "{narrow:?} images and blocks of narrow types");
 }
 
 #[test]
 fn a_driver_that_computes_wrongly_is_not_opened() {
-    type Rewrite = fn(tensortiff::backend::gpu::kernels::Kernel, &str) -> Option<String>;
-    let wrong: [(&str, i32, Rewrite); 9] = [
+    use Kernel::{Extent, Fused, Normalize};
+    type Rewrite = fn(Kernel, &str) -> Option<String>;
+    let wrong: [(&str, i32, Rewrite); 16] = [
         ("estimates are far off", 5000, |_, _| None),
         ("loops lose iterations", 0, |_, text| {
             Some(text.replace("i += WORKGROUP", "i += 2u * WORKGROUP"))
@@ -512,6 +585,30 @@ fn a_driver_that_computes_wrongly_is_not_opened() {
         }),
         ("nothing is computed", 0, |_, text| {
             Some(text.replace("pixels[image.first_pixel + i] =", "let unused ="))
+        }),
+        // From here on every pixel is right, or everything but what is done in blocks.
+        ("NaN count twice", 0, |_, text| {
+            Some(text.replace("extent.nan += 1u", "extent.nan += 2u"))
+        }),
+        ("infinities count as NaN", 0, |_, text| {
+            Some(text.replace("extent.pos_inf += 1u", "extent.nan += 1u"))
+        }),
+        ("tiles are not asked for -inf", 0, |kernel, text| {
+            (kernel == Extent).then(|| text.replace("extent.neg_inf)", "0u)"))
+        }),
+        ("small images are not asked for -inf", 0, |kernel, text| {
+            (kernel == Fused).then(|| text.replace("part.neg_inf)", "0u)"))
+        }),
+        ("blocks are not asked for NaN", 0, |kernel, text| {
+            (kernel == Extent).then(|| text.replace("extent.nan)", "extent.nan * image.ranged)"))
+        }),
+        ("extremes of blocks are lost", 0, |kernel, text| {
+            let lost = "atomicMax(&found[0], extent.max_key * image.ranged)";
+            (kernel == Extent).then(|| text.replace("atomicMax(&found[0], extent.max_key)", lost))
+        }),
+        ("pixels of blocks are off", 0, |kernel, text| {
+            let off = "image.first_byte, i)) ^ (1u - image.ranged);";
+            (kernel == Normalize).then(|| text.replace("image.first_byte, i));", off))
         }),
     ];
     for (name, spoil, rewrite) in wrong {

@@ -33,6 +33,10 @@ pub enum Device {
     Named(String),
     /// A backend that is ready.
     Ready(Arc<dyn Backend + Send + Sync>),
+    /// Like `Named`, with something going wrong when they are opened: for tests.
+    #[cfg(feature = "gpu")]
+    #[doc(hidden)]
+    Hooked(String, &'static super::gpu::hooks::Hooks),
 }
 
 impl Devices {
@@ -105,6 +109,8 @@ impl fmt::Debug for Device {
             Device::Index(index) => write!(f, "{index}"),
             Device::Named(name) => f.write_str(name),
             Device::Ready(backend) => f.write_str(backend.name()),
+            #[cfg(feature = "gpu")]
+            Device::Hooked(name, _) => f.write_str(name),
         }
     }
 }
@@ -143,7 +149,8 @@ impl Opened {
 /// likes. `threads` is how many threads a GPU may write with.
 #[cfg(feature = "gpu")]
 pub(crate) fn open(wanted: &[Device], threads: usize) -> Opened {
-    use super::gpu::{Gpu, adapters};
+    use super::gpu::{Gpu, adapters, hooks::Hooks};
+    use std::collections::BTreeMap;
 
     let (mut opened, rest) = Opened::ready(wanted);
     if rest.is_empty() {
@@ -151,17 +158,20 @@ pub(crate) fn open(wanted: &[Device], threads: usize) -> Opened {
     }
     let all = adapters();
     let infos: Vec<_> = all.iter().map(|adapter| adapter.info.clone()).collect();
-    let mut chosen = Vec::new();
+    // Each once, by index.
+    let mut chosen = BTreeMap::new();
     for device in rest {
+        let hooks = match device {
+            Device::Hooked(_, hooks) => hooks,
+            _ => &Hooks::NONE,
+        };
         match matching(device, &infos) {
-            Ok(indices) => chosen.extend(indices),
+            Ok(indices) => chosen.extend(indices.into_iter().map(|index| (index, hooks))),
             Err(problem) => opened.unknown.push(problem),
         }
     }
-    chosen.sort_unstable();
-    chosen.dedup();
-    for adapter in chosen.into_iter().map(|index| &all[index]) {
-        match Gpu::open(adapter, threads) {
+    for (index, hooks) in chosen {
+        match Gpu::open_with(&all[index], threads, hooks) {
             Ok(gpu) => opened.backends.push(Arc::new(gpu)),
             Err(error) => opened.unusable.push(format!("{error}; it is not used")),
         }
@@ -181,7 +191,7 @@ fn matching(device: &Device, adapters: &[super::gpu::AdapterInfo]) -> Result<Vec
                 adapter.matches_name(&index.to_string())
             }
             Device::Index(index) => adapter.index == *index,
-            Device::Named(name) => adapter.matches_name(name),
+            Device::Named(name) | Device::Hooked(name, _) => adapter.matches_name(name),
             Device::Cpu | Device::Ready(_) => false,
         })
         .map(|adapter| adapter.index)

@@ -1,7 +1,11 @@
 //! What the suites share: backends to hold against each other, files taken apart, random bits.
+//! `meeting` has the run in which both devices have a part of every case.
 
 #![allow(dead_code, reason = "each suite uses its own part")]
 #![allow(unreachable_pub, reason = "a module of test binaries")]
+
+#[cfg(feature = "gpu")]
+pub mod meeting;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -82,6 +86,8 @@ pub fn files(
 ) -> (BTreeMap<String, Vec<u8>>, Report) {
     let sink = MemorySink::default();
     let options = Options { devices: fleet.devices.clone(), ..options.clone() };
+    #[cfg(feature = "gpu")]
+    let convert = if fleet.label == "both" { meeting::convert } else { convert };
     let report =
         convert(source, &sink, &options).unwrap_or_else(|e| panic!("{}: {e}", fleet.label));
     assert_eq!((report.images, report.failed), (report.planned, 0), "{}", fleet.label);

@@ -59,9 +59,12 @@ pub(super) fn prove(gpu: &Gpu) -> Result<Proof, Error> {
         proof.samples += spans.iter().map(|span| span.images * span.samples).sum::<u64>();
         let images = spans.iter().map(|span| span.images).sum();
         let queue = Queue::new(norm, spans, BLOCK, gpu.pullers(), |_| true);
-        gpu.drain(&queue, &planted, 0)?;
-        planted
-            .verdict(images)
+        let drained = gpu.drain(&queue, &planted, 0).map_err(|error| match error {
+            Error::Gpu { problem, .. } => problem,
+            other => other.to_string(),
+        });
+        drained
+            .and_then(|()| planted.verdict(images))
             .map_err(|wrong| gpu.device.error(format!("failed its proof: {wrong}")))?;
     }
     proof.readback_gb_s = readback_speed(gpu)?;
@@ -147,12 +150,16 @@ fn len(count: u64) -> usize {
     usize::try_from(count).expect("the planted set is a few hundred thousand samples")
 }
 
-/// Extremes at both sides of a block's end and at the end of all.
+/// Extremes at both sides of a block's end and at the end of all, and beside them what is not
+/// finite.
 fn planted_in_blocks(i: u64) -> u32 {
     let value = match i {
         _ if i == BLOCK - 1 => -2.5,
         _ if i == BLOCK => 1.75,
         _ if i == 2 * BLOCK + 6 => 9.0,
+        _ if i == BLOCK - 2 => f32::NAN,
+        _ if i == BLOCK + 1 => f32::INFINITY,
+        _ if i == 2 * BLOCK + 5 => f32::NEG_INFINITY,
         _ => triple(Family::Gaussian, i)[1] as f32 * 1e-10,
     };
     value.to_bits()
@@ -227,4 +234,121 @@ fn readback_speed(gpu: &Gpu) -> Result<f64, Error> {
     drop(view);
     buffer.unmap();
     Ok(READ as f64 / seconds[1].min(seconds[2]).max(1e-9) / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::normalize::Extent;
+
+    /// What goes wrong with an image's extent and pixels.
+    type Change = fn(&mut Extent, &mut Vec<u8>);
+
+    /// Has every image made rightly; some are changed on their way back, some come more often than
+    /// once or not at all.
+    struct Changed {
+        planted: Planted,
+        change: Change,
+        which: fn(&Span) -> bool,
+        times: fn(ImageId) -> u64,
+    }
+
+    impl Changed {
+        fn come_back(&self, image: ImageId, finding: &Finding, pixels: &[u8]) {
+            let (mut extent, mut pixels) = (finding.extent, pixels.to_vec());
+            if (self.which)(&self.planted.sets[image.span].0) {
+                (self.change)(&mut extent, &mut pixels);
+            }
+            for _ in 0..(self.times)(image) {
+                self.planted.compare(image, &Finding { extent, ..*finding }, &pixels);
+            }
+        }
+
+        fn verdict(self) -> Result<(), String> {
+            let spans: Vec<Span> = self.planted.sets.iter().map(|(span, _)| *span).collect();
+            let images = spans.iter().map(|span| span.images).sum();
+            let queue = Queue::new(self.planted.norm, spans, BLOCK, 2, |_| true);
+            Cpu::new(NonZeroUsize::new(2)).drain(&queue, &self, 0).unwrap();
+            self.planted.verdict(images)
+        }
+    }
+
+    impl Job for Changed {
+        fn norm(&self) -> Norm {
+            self.planted.norm
+        }
+
+        fn desk(&self, _: DeviceIndex) -> Box<dyn Desk + '_> {
+            Box::new(ChangedDesk(self, PlantedDesk(&self.planted)))
+        }
+    }
+
+    struct ChangedDesk<'a>(&'a Changed, PlantedDesk<'a>);
+
+    impl Desk for ChangedDesk<'_> {
+        fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+            self.1.read(image, offset, buf)
+        }
+
+        fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]) {
+            self.0.come_back(image, finding, pixels);
+        }
+
+        fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
+            self.1.put_block(image, first, pixels);
+        }
+
+        fn finish_blocks(&mut self, image: ImageId, finding: &Finding) {
+            self.0.come_back(image, finding, &lock(&self.0.planted.giant));
+        }
+
+        fn fail(&mut self, image: ImageId, error: Error) {
+            self.1.fail(image, error);
+        }
+    }
+
+    #[test]
+    fn everything_of_every_path_is_compared() {
+        let paths: [fn(&Span) -> bool; 3] = [
+            |span| span.samples <= SMALL.into(),
+            |span| (u64::from(SMALL) + 1..=BLOCK).contains(&span.samples),
+            |span| span.samples > BLOCK,
+        ];
+        let wrong: [(&str, Change); 9] = [
+            ("least sample", |e, _| e.min = e.min.next_up()),
+            ("greatest sample", |e, _| e.max = e.max.next_down()),
+            ("NaN", |e, _| e.nan *= 2),
+            ("+∞", |e, _| e.pos_inf *= 2),
+            ("−∞", |e, _| e.neg_inf *= 2),
+            ("samples looked at", |e, _| e.visited -= 1),
+            ("last pixel", |_, pixels| *pixels.last_mut().unwrap() ^= 1),
+            ("pixels too few", |_, pixels| pixels.truncate(pixels.len() - 4)),
+            ("pixels too many", |_, pixels| pixels.extend([0; 4])),
+        ];
+        for (what, change) in wrong {
+            for (path, which) in paths.into_iter().enumerate() {
+                let planted = Planted::new(Norm::MinMax);
+                let changed = Changed { planted, change, which, times: |_| 1 };
+                assert!(changed.verdict().is_err(), "{what}, path {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_image_must_come_back_once() {
+        let verdict = |norm, times| {
+            let planted = Planted::new(norm);
+            Changed { planted, change: |_, _| (), which: |_| true, times }.verdict()
+        };
+        for norm in [Norm::MinMax, Norm::None] {
+            assert_eq!(verdict(norm, |_| 1), Ok(()));
+            let missing = verdict(norm, |image| u64::from(image != ImageId { span: 0, index: 0 }));
+            assert!(missing.unwrap_err().contains("images came back"));
+            let twice = verdict(norm, |image| if image.span == 1 { 2 } else { 1 });
+            assert!(twice.unwrap_err().contains("images came back"));
+        }
+    }
 }

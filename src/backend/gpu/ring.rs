@@ -274,7 +274,13 @@ impl Gpu {
                 }
             });
         }
-        Ok(Finished { slot, view, batch, tasks, held, done: AtomicUsize::new(0) })
+        let finished = Finished { slot, view, batch, tasks, held, done: AtomicUsize::new(0) };
+        // Before any of it is handed over: then all of the batch can be done again by others.
+        if let Some((visited, samples)) = finished.left_out() {
+            let problem = format!("looked at {visited} of an image's {samples} samples");
+            self.device.trouble.report(problem);
+        }
+        self.device.check().map(|()| finished)
     }
 
     fn count(&self, add: impl FnOnce(&mut GpuStats)) {

@@ -110,6 +110,16 @@ impl Finished<'_> {
         }
     }
 
+    /// How many samples a kernel looked at, of how many, where that is not all of an image.
+    pub(super) fn left_out(&self) -> Option<(u64, u64)> {
+        // Blocks that became pixels were counted when they were looked at.
+        let looked_at = self.tasks.iter().filter(|task| task.block.is_none());
+        let samples = |index: usize| u64::from(self.batch.images()[index].samples);
+        looked_at
+            .map(|task| (self.extent(task.index).visited, samples(task.index)))
+            .find(|(visited, samples)| visited != samples)
+    }
+
     fn extent(&self, index: usize) -> Extent {
         const BYTES: usize = size_of::<DeviceExtent>();
         let at = 4 * self.batch.pixels() as usize + index * BYTES;
