@@ -426,8 +426,8 @@ fn channels_are_the_oracles() {
     }
 }
 
-/// A device that is lost in the middle of a run: others do its images, and nobody can tell by the
-/// bytes. Alone, it is followed by the CPU.
+/// A device that is lost in the middle of a run: a new one or others do its images, and nobody can
+/// tell by the bytes.
 #[test]
 #[cfg(feature = "gpu")]
 fn a_device_lost_in_mid_run_costs_no_image() {
@@ -445,9 +445,9 @@ fn a_device_lost_in_mid_run_costs_no_image() {
     };
     let options = Options { block_samples: Some(100_000), ..Options::default() };
     let (expected, _) = files(&source(), &options, &common::cpu());
-    for submissions in [0, 1, 2, 3] {
+    for (submissions, losses) in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 1)] {
         for with_cpu in [false, true] {
-            let hooks = Hooks { submissions, ..Hooks::NONE };
+            let hooks = Hooks { submissions, losses, ..Hooks::NONE };
             let gpu = Arc::new(Gpu::open_with(adapter, 2, &hooks).unwrap());
             let cpu = with_cpu.then_some(Device::Cpu);
             let list = [Device::Ready(gpu)].into_iter().chain(cpu).collect();
@@ -457,9 +457,13 @@ fn a_device_lost_in_mid_run_costs_no_image() {
             assert_eq!((report.images, report.failed), (4002, 0), "after {submissions}");
             assert!(sink.into_files() == expected, "after {submissions}");
             if !with_cpu {
+                // One new device is tried, and if that is lost, too, the CPU comes.
                 let noted = |text| report.notes.iter().any(|note| note.contains(text));
-                assert!(noted("its images are done by others"), "{:?}", report.notes);
-                assert!(noted("the CPU does what is left"), "{:?}", report.notes);
+                let notes = &report.notes;
+                assert!(noted("its images are done by a new device"), "{notes:?}");
+                assert_eq!(noted("again; its images are done by others"), losses == 2, "{notes:?}");
+                assert_eq!(noted("the CPU does what is left"), losses == 2, "{notes:?}");
+                assert_eq!(report.devices.len(), if losses == 2 { 2 } else { 1 }, "{notes:?}");
             }
         }
     }

@@ -128,6 +128,14 @@ pub trait Backend: Sync {
         0
     }
 
+    /// A new one in the place of this, which failed; `None` if there can be none.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if it cannot be opened, or fails its proof.
+    fn again(&self) -> Option<Result<Box<dyn Backend>, Error>> {
+        None
+    }
+
     /// Does units until there are none left or the queue is stopped.
     ///
     /// # Errors

@@ -208,9 +208,22 @@ impl<'a> Run<'a> {
     }
 
     fn drain(&self, backend: &dyn Backend, by: DeviceIndex) {
-        if let Err(error) = backend.drain(&self.queue, self, by) {
-            self.note(format!("{error}; its images are done by others"));
-        }
+        let Err(error) = backend.drain(&self.queue, self, by) else { return };
+        const OTHERS: &str = "its images are done by others";
+        // One new device is tried: drivers that lost one often give another.
+        let again = if self.queue.is_finished() { None } else { backend.again() };
+        let problem = match again {
+            None => return self.note(format!("{error}; {OTHERS}")),
+            Some(Err(problem)) => problem,
+            Some(Ok(new)) => {
+                self.note(format!("{error}; its images are done by a new device of that name"));
+                match new.drain(&self.queue, self, by) {
+                    Ok(()) => return,
+                    Err(problem) => problem,
+                }
+            }
+        };
+        self.note(format!("{problem}, again; {OTHERS}"));
     }
 
     pub(super) fn report(self, started: Instant) -> Result<Report, Error> {

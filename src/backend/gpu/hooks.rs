@@ -18,6 +18,8 @@ pub struct Hooks {
     pub tuning: Tuning,
     /// How many submissions after the proof the device lives through.
     pub submissions: u64,
+    /// How many devices in turn are lost so: another one is opened in the place of each.
+    pub losses: u32,
 }
 
 impl Hooks {
@@ -28,6 +30,7 @@ impl Hooks {
         timed: false,
         tuning: Tuning::CHOSEN,
         submissions: u64::MAX,
+        losses: 1,
     };
 
     pub(super) fn rewritten(&self, kernel: Kernel) -> Cow<'static, str> {

@@ -108,6 +108,9 @@ pub struct Gpu {
     slots: Mutex<Vec<Slot>>,
     stats: Mutex<GpuStats>,
     proof: Proof,
+    /// To open it again.
+    info: AdapterInfo,
+    hooks: Hooks,
     /// Submissions until a test's device is lost.
     submissions_left: AtomicU64,
 }
@@ -149,6 +152,8 @@ impl Gpu {
             slots: Mutex::default(),
             stats: Mutex::default(),
             proof: Proof::default(),
+            info: adapter.info.clone(),
+            hooks: *hooks,
             submissions_left: AtomicU64::new(u64::MAX),
         };
         gpu.proof = proof::prove(&gpu)?;
@@ -208,6 +213,20 @@ impl Backend for Gpu {
 
     fn pullers(&self) -> usize {
         self.readers
+    }
+
+    /// With a new instance of everything: what is left of a lost device is not to be trusted.
+    fn again(&self) -> Option<Result<Box<dyn Backend>, Error>> {
+        let all = adapters();
+        let same = |adapter: &&Adapter| {
+            (adapter.info.index, &adapter.info.name) == (self.info.index, &self.info.name)
+        };
+        let adapter = all.iter().find(same)?;
+        let losses = self.hooks.losses.saturating_sub(1);
+        let submissions = if losses > 0 { self.hooks.submissions } else { u64::MAX };
+        let hooks = Hooks { losses, submissions, ..self.hooks };
+        let opened = Gpu::open_with(adapter, self.writers, &hooks);
+        Some(opened.map(|gpu| Box::new(gpu) as Box<dyn Backend>))
     }
 
     fn memory(&self, spans: &[Span], block: u64) -> u64 {
