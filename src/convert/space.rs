@@ -75,7 +75,7 @@ impl Need {
         };
         if space.inodes.is_some_and(|free| self.inodes > free) || self.disk > space.bytes {
             let (mut inodes, mut bytes) = (0, 0);
-            for name in names {
+            for name in names.take_while(|_| space.occupied) {
                 if let Some(stored) = sink.stored(&name)? {
                     inodes += 1;
                     bytes += stored;

@@ -258,7 +258,11 @@ impl Sink for FilesSink {
             absolute.map_err(|source| Error::Write { path: self.root.clone(), source })?;
         let there = absolute.ancestors().find(|path| path.is_dir());
         let Some(path) = there else { return Ok(None) };
-        place::space(path).map_err(|source| Error::Write { path: self.root.clone(), source })
+        let space = place::space(path);
+        let space = space.map_err(|source| Error::Write { path: self.root.clone(), source })?;
+        let occupied =
+            std::fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some());
+        Ok(space.map(|space| Space { occupied, ..space }))
     }
 
     fn stored(&self, name: &str) -> Result<Option<u64>, Error> {

@@ -115,6 +115,8 @@ pub struct Space {
     pub inodes: Option<u64>,
     /// Bytes that files grow by.
     pub block: u64,
+    /// Whether something is in the sink's place, which may make room when it is replaced.
+    pub occupied: bool,
 }
 
 /// An image under way. Dropping it leaves nothing behind.
