@@ -805,4 +805,52 @@ mod tests {
         assert_eq!(one.done_block().unwrap().extent.visited, 150);
         assert!(queue.is_finished());
     }
+
+    /// Lengths of the blocks that `pullers` get who come once each.
+    fn blocks_of(queue: &Queue, pullers: usize) -> (Vec<u64>, Vec<Lease<'_>>) {
+        let leases: Vec<_> = (0..pullers).map_while(|_| queue.try_take(&ALL)).collect();
+        (leases.iter().map(|lease| lease.samples).collect(), leases)
+    }
+
+    /// However little larger than a buffer it is, in both passes.
+    #[test]
+    fn a_giant_occupies_every_puller() {
+        let (samples, pullers) = (BLOCK_BYTES / 4 + 5, 8);
+        let block = BLOCK_BYTES / 4;
+        let spans = vec![span(Dtype::F32, samples, 1)];
+        let queue = Queue::new(Norm::MinMax, spans, block, pullers, |_| true);
+        for pass in 1..=2 {
+            let (blocks, leases) = blocks_of(&queue, pullers);
+            let share = samples.div_ceil(pullers as u64);
+            assert_eq!(blocks[..pullers - 1], vec![share; pullers - 1], "pass {pass}");
+            assert_eq!(blocks.iter().sum::<u64>(), samples, "pass {pass}");
+            assert!(queue.try_take(&ALL).is_none());
+            for lease in leases {
+                match lease.unit() {
+                    Unit::Block { pass: Pass::Extent, .. } => lease.done_extent(Extent::EMPTY),
+                    _ => drop(lease.done_block()),
+                }
+            }
+        }
+        assert!(queue.is_finished());
+    }
+
+    /// No block has more than a buffer holds, and none is a crumb, but the last.
+    #[test]
+    fn blocks_of_a_giant_are_neither_too_large_nor_too_small() {
+        for (samples, block, pullers, expected) in [
+            (10 * LEAST_BLOCK, 3 * LEAST_BLOCK, 2, vec![3 * LEAST_BLOCK; 2]),
+            (
+                3 * LEAST_BLOCK + 1,
+                3 * LEAST_BLOCK,
+                8,
+                vec![LEAST_BLOCK, LEAST_BLOCK, LEAST_BLOCK, 1],
+            ),
+            (250, 100, 8, vec![100, 100, 50]),
+        ] {
+            let spans = vec![span(Dtype::F32, samples, 1)];
+            let queue = Queue::new(Norm::MinMax, spans, block, pullers, |_| true);
+            assert_eq!(blocks_of(&queue, pullers).0, expected, "{samples} in {block}");
+        }
+    }
 }

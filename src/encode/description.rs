@@ -185,6 +185,16 @@ mod tests {
         );
     }
 
+    /// Samples beyond f32 are infinite in pixels that were kept, and finite in normalized ones.
+    #[test]
+    fn inf_counts_the_pixels_that_are_infinite() {
+        let beyond = [1e300, -1e300, 1.0, f64::INFINITY, f64::NAN];
+        for (norm, inf) in [(Norm::None, 3), (Norm::MinMax, 1)] {
+            let text = text(norm, of(&beyond));
+            assert!(text.contains(&format!("\"nan\":1,\"inf\":{inf}}}")), "{norm}: {text}");
+        }
+    }
+
     #[test]
     fn the_longest_numbers_fit_the_room_that_is_kept() {
         let long = -2.225_073_858_507_201_4e-308;

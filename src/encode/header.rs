@@ -174,6 +174,7 @@ fn directory<const N: usize>(entries: [(Tag, Entry); N]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalize::Kept;
     use tiff::decoder::ifd::Value;
     use tiff::decoder::{Decoder, DecodingResult, Limits};
 
@@ -223,6 +224,29 @@ mod tests {
             panic!("not f32");
         };
         assert_eq!(pixels, samples);
+    }
+
+    /// Up to 64 MiB, whatever its shape; a pixel row more, and strips are of 16 MiB at most.
+    #[test]
+    fn an_image_of_64_mib_is_one_strip_and_one_row_more_is_not() {
+        for (width, height) in [(4096, 4096), (1, 1 << 24), (1 << 24, 1), (5793, 2896)] {
+            let strips = |height: u64| {
+                let header =
+                    Header::new((width, height), "t", &[], Dtype::F32, Norm::None).unwrap();
+                let mut file = Vec::new();
+                header.write(&[], &Extent::EMPTY, &Range::Keep(Kept::Asked), &mut file);
+                let mut decoder =
+                    Decoder::new(Cursor::new(file)).unwrap().with_limits(Limits::unlimited());
+                decoder.get_tag_u64_vec(Tag::StripByteCounts).unwrap()
+            };
+            assert!(4 * width * height <= 64 << 20 && 4 * width * (height + 1) > 64 << 20);
+            assert_eq!(strips(height), [4 * width * height], "{width}×{height}");
+            let more = strips(height + 1);
+            assert!(more.len() >= 2, "{width}×{}: {} strips", height + 1, more.len());
+            assert_eq!(more.iter().sum::<u64>(), 4 * width * (height + 1));
+            let most = STRIP.max(4 * width);
+            assert!(more.iter().all(|&strip| strip <= most && strip % (4 * width) == 0));
+        }
     }
 
     #[test]

@@ -445,4 +445,22 @@ mod tests {
             }
         }
     }
+
+    /// Every one of them begins a word: none is contiguous with the next.
+    #[test]
+    fn the_fullest_batch_of_odd_images_fits_its_slot() {
+        for samples in [1, 3, 5, 4097] {
+            let images = u64::from(MOST_IMAGES);
+            let spans = [span(Dtype::U8, samples, images)];
+            let tuning = Tuning { batch_pixels: samples * images, ..Tuning::CHOSEN };
+            let sizes = Sizes::tuned(&spans, 1 << 24, &tuning, |_| true);
+            let mut batch = Batch::new(Norm::MinMax, Dtype::U8);
+            for _ in 0..images.min(sizes.samples / samples) {
+                let first = batch.reserve(usize::try_from(samples).unwrap());
+                batch.push(Role::Whole, first, samples);
+            }
+            let raw = u64::from(batch.raw());
+            assert!(raw <= sizes.raw, "{samples}: {raw} bytes, room for {}", sizes.raw);
+        }
+    }
 }
