@@ -84,7 +84,7 @@ fn devices_that_cannot_be_used_are_told() {
     let (_, stderr) = ends_with(1, &["convert", sample(), "-o", &out, "--device", "no such card"]);
     assert!(stderr.contains("llvmpipe") && stderr.contains("tensortiff devices"), "{stderr}");
     let (_, stderr) = ends_with(1, &["convert", sample(), "-o", &out, "--device", "99"]);
-    assert!(stderr.contains("99"), "{stderr}");
+    assert!(stderr.contains("no GPU adapter is meant by 99; there are: 0 "), "{stderr}");
     // Without the CPU each must do: one good one does not hide a wrong one.
     let args = ["convert", sample(), "-o", &out, "--device", "llvmpipe,no such card"];
     let (_, stderr) = ends_with(1, &args);
@@ -256,7 +256,7 @@ fn wrong_calls_exit_with_2_and_help() {
         (&["convert", sample(), "-o", &out, "--norm", "minmx"], "minmax"),
         (&["convert", sample(), "-o", &out, "--divice", "cpu"], "--device"),
         (&["convert", sample(), "-o", &out, "--device", "cpu,"], "empty device"),
-        (&["convert", sample(), "-o", &out, "-j", "0"], "0"),
+        (&["convert", sample(), "-o", &out, "-j", "0"], "invalid value '0' for '--threads"),
         (&["convert", sample(), "-o", &out, "-t", "hiddn"], "the nearest is"),
         (&["convert", sample(), sample(), "-o", &out], "named twice"),
     ];
