@@ -761,37 +761,6 @@ mod tests {
         assert!(queue.try_take(&COMMON).is_none(), "blocks come back");
     }
 
-    /// A giant just over a buffer would otherwise be two blocks, and leave most cores idle.
-    #[test]
-    fn a_giant_has_a_block_for_every_puller() {
-        const MIB: u64 = 1 << 20;
-        // Samples of the giant, of a buffer, pullers; and the blocks that are to be.
-        let cases = [(40, 16, 4, 4), (17, 16, 4, 4), (160, 16, 4, 10), (3, 2, 8, 3), (9, 2, 2, 5)];
-        for (giant, buffer, pullers, blocks) in cases {
-            let spans = vec![span(Dtype::F32, giant * MIB, 1)];
-            let queue = Queue::new(Norm::MinMax, spans, buffer * MIB, pullers, |_| true);
-            let mut passes = [0, 0];
-            for pass in [0, 1] {
-                let mut out: Vec<Lease<'_>> = Vec::new();
-                while let Some(lease) = queue.try_take(&ALL) {
-                    let Unit::Block { samples, .. } = lease.unit() else { panic!("no block") };
-                    assert!(samples.end - samples.start <= buffer * MIB);
-                    out.push(lease);
-                }
-                passes[pass] = out.len();
-                for lease in out {
-                    if pass == 0 {
-                        lease.done_extent(Extent::of(1.0));
-                    } else {
-                        assert!(lease.done_block().is_none() || pass == 1);
-                    }
-                }
-            }
-            assert_eq!(passes, [blocks; 2], "{giant} Mi samples, {pullers} pullers");
-            assert!(queue.is_finished());
-        }
-    }
-
     #[test]
     fn what_only_some_take_comes_first_for_them() {
         let queue = queue(vec![span(Dtype::F32, 10, 1), span(Dtype::F64, 10, 1)]);
@@ -835,5 +804,53 @@ mod tests {
         assert_eq!(other.done_block(), None);
         assert_eq!(one.done_block().unwrap().extent.visited, 150);
         assert!(queue.is_finished());
+    }
+
+    /// Lengths of the blocks that `pullers` get who come once each.
+    fn blocks_of(queue: &Queue, pullers: usize) -> (Vec<u64>, Vec<Lease<'_>>) {
+        let leases: Vec<_> = (0..pullers).map_while(|_| queue.try_take(&ALL)).collect();
+        (leases.iter().map(|lease| lease.samples).collect(), leases)
+    }
+
+    /// However little larger than a buffer it is, in both passes.
+    #[test]
+    fn a_giant_occupies_every_puller() {
+        let (samples, pullers) = (BLOCK_BYTES / 4 + 5, 8);
+        let block = BLOCK_BYTES / 4;
+        let spans = vec![span(Dtype::F32, samples, 1)];
+        let queue = Queue::new(Norm::MinMax, spans, block, pullers, |_| true);
+        for pass in 1..=2 {
+            let (blocks, leases) = blocks_of(&queue, pullers);
+            let share = samples.div_ceil(pullers as u64);
+            assert_eq!(blocks[..pullers - 1], vec![share; pullers - 1], "pass {pass}");
+            assert_eq!(blocks.iter().sum::<u64>(), samples, "pass {pass}");
+            assert!(queue.try_take(&ALL).is_none());
+            for lease in leases {
+                match lease.unit() {
+                    Unit::Block { pass: Pass::Extent, .. } => lease.done_extent(Extent::EMPTY),
+                    _ => drop(lease.done_block()),
+                }
+            }
+        }
+        assert!(queue.is_finished());
+    }
+
+    /// No block has more than a buffer holds, and none is a crumb, but the last.
+    #[test]
+    fn blocks_of_a_giant_are_neither_too_large_nor_too_small() {
+        for (samples, block, pullers, expected) in [
+            (10 * LEAST_BLOCK, 3 * LEAST_BLOCK, 2, vec![3 * LEAST_BLOCK; 2]),
+            (
+                3 * LEAST_BLOCK + 1,
+                3 * LEAST_BLOCK,
+                8,
+                vec![LEAST_BLOCK, LEAST_BLOCK, LEAST_BLOCK, 1],
+            ),
+            (250, 100, 8, vec![100, 100, 50]),
+        ] {
+            let spans = vec![span(Dtype::F32, samples, 1)];
+            let queue = Queue::new(Norm::MinMax, spans, block, pullers, |_| true);
+            assert_eq!(blocks_of(&queue, pullers).0, expected, "{samples} in {block}");
+        }
     }
 }

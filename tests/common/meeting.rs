@@ -94,21 +94,34 @@ impl Backend for Second {
     }
 }
 
-/// `tensortiff::convert` on the CPU and the GPU of [`gpu`](super::gpu). Where there is work for both,
-/// both must have read, and where no image comes in blocks, both must have made images.
+/// `tensortiff::convert` on the CPU and the GPU of [`gpu`](super::gpu). Where no image comes in
+/// blocks and there is work for both, both must have made images.
 pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Report, Error> {
+    let report = convert_with(super::gpu(), source, sink, options)?;
+    if for_both(source, options) == Some(true) {
+        let idle = report.devices.iter().find(|device| device.images == 0);
+        assert_eq!((report.devices.len(), idle), (2, None));
+    }
+    Ok(report)
+}
+
+/// The same with another GPU, of which it is only asked that it reads.
+pub fn convert_with(
+    gpu: Arc<dyn Backend + Send + Sync>,
+    source: &dyn Source,
+    sink: &dyn Sink,
+    options: &Options,
+) -> Result<Report, Error> {
     let meeting = Arc::new(Meeting::default());
-    let for_both = for_both(source, options);
-    let source = Met { source, meeting: meeting.clone(), to_meet: for_both.is_some() };
-    let second = Second { gpu: super::gpu(), meeting: meeting.clone() };
+    let to_meet = for_both(source, options).is_some();
+    let source = Met { source, meeting: meeting.clone(), to_meet };
+    let second = Second { gpu, meeting: meeting.clone() };
     let devices = Devices::List(vec![Device::Cpu, Device::Ready(Arc::new(second))]);
     let threads = std::num::NonZeroUsize::new(1);
-    let report =
-        tensortiff::convert(&source, sink, &Options { devices, threads, ..options.clone() })?;
-    if let Some(whole) = for_both {
+    let options = Options { devices, threads, ..options.clone() };
+    let report = tensortiff::convert(&source, sink, &options)?;
+    if to_meet {
         meeting.wait_for(GPU);
-        let idle = report.devices.iter().find(|device| whole && device.images == 0);
-        assert_eq!((report.devices.len(), idle), (2, None));
     }
     Ok(report)
 }

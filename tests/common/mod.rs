@@ -92,7 +92,9 @@ pub fn files(
         convert(source, &sink, &options).unwrap_or_else(|e| panic!("{}: {e}", fleet.label));
     assert_eq!((report.images, report.failed), (report.planned, 0), "{}", fleet.label);
     check_devices(&report, fleet);
-    (sink.into_files(), report)
+    let files = sink.into_files();
+    assert_eq!(files.len() as u64, report.images, "{}", fleet.label);
+    (files, report)
 }
 
 /// Whether the report says that the right devices did the images.

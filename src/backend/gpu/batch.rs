@@ -424,27 +424,6 @@ mod tests {
         }
     }
 
-    /// Each of the most images wastes three bytes on the way to its word.
-    #[test]
-    fn images_that_end_within_a_word_fit_their_slot() {
-        for (dtype, samples) in [(Dtype::U8, 5), (Dtype::Bf16, 3), (Dtype::Bool, 1)] {
-            let images = u64::from(MOST_IMAGES);
-            let sizes = Sizes::of(&[span(dtype, samples, images)], 1 << 24, |_| true);
-            assert_eq!(sizes.samples, (samples * images).next_multiple_of(4));
-            let mut batch = Batch::new(Norm::MinMax, dtype);
-            for _ in 0..images {
-                let first = batch.reserve(usize::try_from(samples).unwrap() * dtype.size());
-                batch.push(Role::Whole, first, samples);
-            }
-            assert!(
-                u64::from(batch.raw()) <= sizes.raw,
-                "{dtype}: {} of {}",
-                batch.raw(),
-                sizes.raw
-            );
-        }
-    }
-
     #[test]
     fn the_fullest_batch_fits_its_slot() {
         let sizes = Sizes::of(&[span(Dtype::F32, 1025, 1 << 30)], 1 << 24, |_| true);
@@ -464,6 +443,24 @@ mod tests {
             for workgroups in [w.extent, w.range, w.normalize, w.fused] {
                 assert!(workgroups <= MOST_WORKGROUPS, "{w:?}");
             }
+        }
+    }
+
+    /// Every one of them begins a word: none is contiguous with the next.
+    #[test]
+    fn the_fullest_batch_of_odd_images_fits_its_slot() {
+        for samples in [1, 3, 5, 4097] {
+            let images = u64::from(MOST_IMAGES);
+            let spans = [span(Dtype::U8, samples, images)];
+            let tuning = Tuning { batch_pixels: samples * images, ..Tuning::CHOSEN };
+            let sizes = Sizes::tuned(&spans, 1 << 24, &tuning, |_| true);
+            let mut batch = Batch::new(Norm::MinMax, Dtype::U8);
+            for _ in 0..images.min(sizes.samples / samples) {
+                let first = batch.reserve(usize::try_from(samples).unwrap());
+                batch.push(Role::Whole, first, samples);
+            }
+            let raw = u64::from(batch.raw());
+            assert!(raw <= sizes.raw, "{samples}: {raw} bytes, room for {}", sizes.raw);
         }
     }
 }
