@@ -314,8 +314,9 @@ fn an_interrupted_run_says_how_to_go_on() {
     let (whole, _) = job.whole();
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         drop(fs::remove_dir_all(&job.out));
-        let child = tool::tool().args(job.args(&["-q"])).stderr(Stdio::piped()).spawn().unwrap();
-        while job.made() < 500 {}
+        let mut child =
+            tool::tool().args(job.args(&["-q"])).stderr(Stdio::piped()).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && job.made() < 500 {}
         let pid = child.id().to_string();
         assert!(
             std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success()
