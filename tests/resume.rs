@@ -427,6 +427,20 @@ fn a_torn_journal_costs_work_and_nothing_else() {
     }
 }
 
+/// Images that were replaced by a run that left no manifest there: the old one would say that
+/// they are right, and their sizes are.
+#[test]
+fn a_manifest_of_images_that_were_replaced_is_not_believed() {
+    let job = Job::new();
+    let elsewhere = job.dir.path().join("m.jsonl").to_str().unwrap().to_owned();
+    for more in [&["--no-manifest"][..], &["--manifest", &elsewhere]] {
+        ends_with(0, &job.args(&["-q", "--overwrite"]));
+        ends_with(0, &job.args(&[&["-q", "--overwrite", "--norm", "none"], more].concat()));
+        let (_, told) = ends_with(1, &job.args(&["--resume"]));
+        assert!(told.contains("exists already"), "{told}");
+    }
+}
+
 #[test]
 fn hashes_find_what_sizes_do_not() {
     let job = Job::new();

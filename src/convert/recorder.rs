@@ -125,7 +125,11 @@ pub(super) fn begin<'a>(
     let path = record::journal_path(&record.folder, made.names);
     let journal = match left {
         Left::Journal(journal, _) => journal,
-        Left::Nothing | Left::Torn => Journal::create(&path, &made.identity)?,
+        Left::Nothing | Left::Torn => {
+            let journal = Journal::create(&path, &made.identity)?;
+            record::forget(&record.folder, made.names)?;
+            journal
+        }
         Left::Manifest(manifest, done) => {
             let journal = Journal::create(&path, &made.identity)?;
             made.import(&manifest, &done, &journal)?;

@@ -42,7 +42,6 @@ pub struct Journal {
     file: File,
     begin: u64,
     plan: u64,
-    images: u64,
 }
 
 impl Journal {
@@ -73,7 +72,6 @@ impl Journal {
             file,
             begin: head.next_multiple_of(PAGE),
             plan: identity.plan.0,
-            images: identity.images,
         }
     }
 
@@ -111,18 +109,6 @@ impl Journal {
         })
     }
 
-    /// The hash of its run's plan.
-    #[must_use]
-    pub fn plan(&self) -> u64 {
-        self.plan
-    }
-
-    /// Its path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes entries, as bytes, of images from number `first` on.
     ///
     /// # Errors
@@ -145,26 +131,12 @@ impl Journal {
         Ok(entries.map(|(bytes, ordinal)| Entry::of_bytes(bytes, self.plan, ordinal)).collect())
     }
 
-    /// Has its bytes on the disk.
-    ///
-    /// # Errors
-    /// [`Error::Write`].
-    pub fn sync(&self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|source| self.failed(source))
-    }
-
     /// Takes it away.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn remove(self) -> Result<(), Error> {
         files::remove(&self.path).map_err(|source| self.failed(source))
-    }
-
-    /// Number of images of its plan.
-    #[must_use]
-    pub fn images(&self) -> u64 {
-        self.images
     }
 
     fn failed(&self, source: io::Error) -> Error {

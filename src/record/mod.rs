@@ -52,6 +52,16 @@ pub fn manifest_path(folder: &Path, names: Hash) -> Result<PathBuf, Error> {
     Ok(if free { usual } else { folder.join(format!("{MANIFEST}-{}.jsonl", String::from(names))) })
 }
 
+/// Takes away the manifest in a folder of the run with these names: it says nothing any more of
+/// images that are made anew.
+///
+/// # Errors
+/// [`Error::InTheWay`], [`Error::Write`] where it cannot be taken away.
+pub fn forget(folder: &Path, names: Hash) -> Result<(), Error> {
+    let path = manifest_path(folder, names)?;
+    files::remove(&path).map_err(|source| Error::Write { path, source })
+}
+
 /// All manifests in a folder, the usual one first.
 ///
 /// # Errors
