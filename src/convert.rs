@@ -2,13 +2,18 @@
 //! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
 mod desk;
+mod identify;
+mod known;
+mod made;
 mod preview;
 mod recorder;
 mod run;
+mod shards;
 mod space;
 mod workers;
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,12 +25,14 @@ use crate::encode::Header;
 use crate::error::Error;
 use crate::normalize::Norm;
 use crate::plan::{Filter, Naming, Plan, Selection};
+use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
 pub use preview::{Preview, preview};
 use recorder::Begun;
 use run::Run;
+pub use shards::{ShardState, divide, merge, shard_states};
 pub use space::Need;
 #[cfg(feature = "cli")]
 pub(crate) use workers::HEAD_START;
@@ -60,6 +67,10 @@ pub struct Options {
     pub timings: bool,
     /// Images that are there already are left as they are, whatever they hold.
     pub skip_existing: bool,
+    /// Only the images of these numbers are this run's, and others may be making the rest at the
+    /// same time; `None`: all. A recorded run of a shard leaves a journal, of which
+    /// [`merge`](crate::merge) makes the manifest.
+    pub shard: Option<Range<u64>>,
     /// Whether the first image that fails ends the run.
     pub fail_fast: bool,
     /// Whether the run begins although the sink says that it has too little room.
@@ -85,6 +96,17 @@ pub struct Record {
     pub hash: bool,
     /// Whether the manifest is made safe against a loss of power.
     pub sync: bool,
+    /// The plan that the run is by: it must be the same run.
+    pub planned: Option<Planned>,
+}
+
+/// What a plan says of its run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The plan's file.
+    pub path: PathBuf,
+    /// The run.
+    pub identity: Identity,
 }
 
 impl Record {
@@ -97,6 +119,7 @@ impl Record {
             resume: Resume::No,
             hash: false,
             sync: false,
+            planned: None,
         }
     }
 }
@@ -178,6 +201,11 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
 }
 
 impl Options {
+    /// The numbers of the images that are this run's.
+    fn images(&self, plan: &Plan) -> Range<u64> {
+        self.shard.clone().unwrap_or(0..plan.images())
+    }
+
     /// Least bytes that [`max_memory`](Options::max_memory) can be: the program itself, and one
     /// worker.
     pub const LEAST_MEMORY: u64 = OWN_MEMORY + (8 << 20);
@@ -215,6 +243,10 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
     if !refused.is_empty() {
         return Err(Error::of_all(refused));
     }
+    if options.shard.is_some() && options.skip_existing {
+        let problem = "the images of a shard cannot be skipped: others may be making them";
+        return Err(Error::Usage(problem.to_owned()));
+    }
     let plan = Plan::new(
         source.dumps(),
         source.tensors(),
@@ -222,6 +254,14 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
         &options.selection,
         &options.naming,
     )?;
+    if let Some(shard) = &options.shard
+        && (shard.start > shard.end || shard.end > plan.images())
+    {
+        let (Range { start, end }, images) = (shard, plan.images());
+        return Err(Error::Usage(format!(
+            "a shard of the images {start} to {end}, and there are {images}"
+        )));
+    }
     check_headers(source, &plan, options.norm)?;
     Ok(plan)
 }
@@ -277,6 +317,7 @@ impl std::fmt::Debug for Options {
             .field("max_memory", &self.max_memory)
             .field("timings", &self.timings)
             .field("skip_existing", &self.skip_existing)
+            .field("shard", &self.shard)
             .field("fail_fast", &self.fail_fast)
             .field("record", &self.record)
             .finish_non_exhaustive()

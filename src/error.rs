@@ -105,6 +105,25 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
+    /// A plan is of another run than it would be now.
+    #[error("{}: it is planned otherwise: {problem}; another plan is needed", shown_path(.path))]
+    Planned {
+        /// The plan.
+        path: PathBuf,
+        /// What differs.
+        problem: String,
+    },
+    /// Shards cannot be merged yet.
+    #[error(
+        "{}: {missing} images are missing (`tensortiff status` says of which shards)",
+        shown_path(.path)
+    )]
+    Incomplete {
+        /// The folder.
+        path: PathBuf,
+        /// How many images.
+        missing: u64,
+    },
     /// Something in the output folder is in the way: a link, or a file where a folder is needed.
     #[error("{}: {problem}", shown_path(.path))]
     InTheWay {
@@ -216,6 +235,20 @@ impl Error {
         }
     }
 
+    /// Whether the same call may well go right another time, and nothing but that helps: a device or
+    /// a network file system that failed, no room, too many open files. Schedulers may try again.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Open { source, .. }
+            | Error::Read { source, .. }
+            | Error::Write { source, .. } => is_transient(source),
+            Error::Stopped { cause, .. } => cause.is_transient(),
+            Error::Inputs(all) => all.iter().all(Error::is_transient),
+            _ => false,
+        }
+    }
+
     /// Whether the error is about the whole run (a full disk, a changed input) and not about one
     /// image only, so that going on is pointless.
     #[must_use]
@@ -311,6 +344,35 @@ fn told(error: &io::Error) -> String {
         _ => "",
     };
     format!("{error}{help}")
+}
+
+/// Whether what the system says is of the moment.
+fn is_transient(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    let (eio, eremoteio) = (5, 121);
+    let by_number = match error.raw_os_error() {
+        Some(number) if cfg!(unix) => [eio, eremoteio, EMFILE, ENFILE].contains(&number),
+        _ => false,
+    };
+    by_number
+        || matches!(
+            error.kind(),
+            Kind::ConnectionAborted
+                | Kind::ConnectionRefused
+                | Kind::ConnectionReset
+                | Kind::HostUnreachable
+                | Kind::Interrupted
+                | Kind::NetworkDown
+                | Kind::NetworkUnreachable
+                | Kind::NotConnected
+                | Kind::OutOfMemory
+                | Kind::QuotaExceeded
+                | Kind::ResourceBusy
+                | Kind::StaleNetworkFileHandle
+                | Kind::StorageFull
+                | Kind::TimedOut
+                | Kind::WouldBlock
+        )
 }
 
 /// What Unix systems answer where a process, or all of them, has too many files open; std has no

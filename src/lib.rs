@@ -73,7 +73,10 @@ pub mod source;
 pub mod tensor;
 
 pub use backend::choose::{Device, Devices};
-pub use convert::{Manifest, Need, Options, Preview, Record, Resume, Watch, convert, preview};
+pub use convert::{
+    Manifest, Need, Options, Planned, Preview, Record, Resume, ShardState, Watch, convert, divide,
+    merge, preview, shard_states,
+};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Extent, Norm, Range};

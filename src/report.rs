@@ -22,6 +22,8 @@ pub struct Report {
     pub finished: bool,
     /// Images that could not be made; the rest were.
     pub failed: u64,
+    /// Those of them that would fail again: [`Error::is_transient`] is false of their errors.
+    pub failed_for_good: u64,
     /// Why, for the first of them.
     pub failures: Vec<Failure>,
     /// Bytes of samples that became images.

@@ -18,7 +18,7 @@ use std::path::Path;
 use common::Random;
 use tensortiff::record::entry::{Doing, Entry, Failure, Found, SIZE};
 use tensortiff::record::identity::{Asked, Hash, Identity, Origin};
-use tensortiff::record::journal::{Journal, Opened};
+use tensortiff::record::journal::{About, Journal, Opened};
 use tensortiff::record::manifest::{self, Head, Line, Manifest};
 
 const IMAGES: u64 = 40;
@@ -109,7 +109,8 @@ fn a_damaged_journal_says_nothing_that_was_not_written() {
     let identity = identity();
     let mut random = Random(1);
     let entries: Vec<Entry> = (0..IMAGES).map(|_| entry(&mut random)).collect();
-    let journal = Journal::create(&path, &identity).unwrap();
+    let about = About { identity: identity.clone(), shard: None };
+    let journal = Journal::create(&path, &about).unwrap();
     for (at, entry) in (0..).zip(&entries) {
         journal.write(at, &entry.to_bytes(identity.plan.0, at)).unwrap();
     }
@@ -117,11 +118,11 @@ fn a_damaged_journal_says_nothing_that_was_not_written() {
     let (mut torn, mut partly, mut said) = (0, 0, 0);
     for _ in 0..inputs() {
         fs::write(&path, damage(&mut random, &whole)).unwrap();
-        match Journal::open(&path).unwrap() {
+        match Journal::open(&path, true).unwrap() {
             Opened::None => panic!("it is there"),
             Opened::Torn => torn += 1,
             Opened::Whole(journal, found) => {
-                assert_eq!(*found, identity, "a head that is believed is whole");
+                assert_eq!(*found, about, "a head that is believed is whole");
                 let read = journal.read(0, IMAGES as usize).unwrap();
                 for (read, written) in read.iter().zip(&entries) {
                     assert!(read.is_none() || *read == Some(*written), "{read:?}");

@@ -1,5 +1,7 @@
 //! Which images of a run were done before it began.
 
+use std::ops::Range;
+
 /// A set of images, by number in the plan: one bit each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
@@ -13,6 +15,14 @@ impl Done {
     pub fn none(images: u64) -> Done {
         let words = usize::try_from(images.div_ceil(64)).expect("a bit an image fits memory");
         Done { words: vec![0; words], count: 0 }
+    }
+
+    /// All of so many images but those of a range.
+    #[must_use]
+    pub fn all_but(images: u64, range: &Range<u64>) -> Done {
+        let mut done = Done::none(images);
+        (0..range.start.min(images)).chain(range.end..images).for_each(|image| done.insert(image));
+        done
     }
 
     /// Adds an image.

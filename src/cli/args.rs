@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::Verbosity;
+use super::shards::Shard;
 use crate::backend::choose::Devices;
 use crate::normalize::Norm;
 use crate::plan::Selection;
@@ -29,7 +30,19 @@ Examples:
       go on after an interruption, a full disk or a kill; safe to give always
 
 Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed (the rest are
-there), 130/143 interrupted.";
+there), 75 a shard may go right another time, 130/143 interrupted.";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  tensortiff plan acts.safetensors --shards 64 -o plan.jsonl
+      then, on Slurm:
+  sbatch --array=0-63 --wrap 'tensortiff convert plan.jsonl -o out --shard auto'
+      what is missing, once more:
+  sbatch --array=$(tensortiff status plan.jsonl out) --wrap '...'
+      GNU parallel, over machines that share a disk:
+  seq 0 63 | parallel -S host1,host2 --wd . tensortiff convert plan.jsonl -o out --shard {}
+      when all are there:
+  tensortiff merge plan.jsonl out";
 
 /// Turns tensor dumps into 32-bit float grayscale TIFFs, one per image, on CPU and GPU with the
 /// same bytes from every device.
@@ -67,6 +80,20 @@ pub(super) enum Command {
     /// with a note.
     #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
     Convert(ConvertArgs),
+    /// Divide a conversion into shards of about equal bytes, for machines that share a file system.
+    ///
+    /// `convert PLAN -o OUT --shard I/N` makes one, anywhere and in any order; `status` says which
+    /// are missing, `merge` makes one manifest. In the end OUT is byte for byte what one run makes.
+    /// Paths of dumps are as given here: shards are made from the same working folder, or with
+    /// absolute paths.
+    #[command(after_help = PLAN_EXAMPLES, after_long_help = PLAN_EXAMPLES)]
+    Plan(PlanArgs),
+    /// Say which shards of a plan are missing in OUT, as `sbatch --array` takes them.
+    ///
+    /// Ends with 0 if none is, and with 3 otherwise.
+    Status(StatusArgs),
+    /// Make one manifest of all shards, and take away what they left besides.
+    Merge(MergeArgs),
     /// Print what runs recorded of the images in an output folder: JSON lines, or CSV.
     Manifest(ManifestArgs),
     /// List the tensors of dumps: dtype, shape, and how many images each gives.
@@ -83,7 +110,7 @@ pub(super) enum Command {
 /// Which dumps, and which of their tensors.
 #[derive(Debug, ClapArgs)]
 pub(super) struct InputArgs {
-    /// The .safetensors files.
+    /// The .safetensors files; for `convert` a plan (*.jsonl) in their place.
     #[arg(required = true, value_name = "DUMP")]
     pub(super) dumps: Vec<PathBuf>,
 
@@ -118,20 +145,67 @@ impl SelectionArgs {
     }
 }
 
+/// Which images are made, and what they are like: all that a plan says.
+#[derive(Debug, ClapArgs)]
+pub(super) struct ImagesArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// What becomes of the samples. `minmax`: (x − min) / (max − min) over the finite samples of
+    /// each image; images whose samples are all equal are kept as they are. `none`: no change.
+    /// NaN and infinities are kept either way [default: minmax].
+    #[arg(long, value_enum)]
+    pub(super) norm: Option<NormArg>,
+
+    /// What images are called, below the output folder. {stem}: the dump's file name without its
+    /// extension; {tensor}: the tensor's name; {index}: the image's place on the axes before its
+    /// own, zero-padded, joined by `_`. A tensor that is one image has no {index} part
+    /// [default: {stem}/{tensor}/{index}.tif].
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) name: Option<String>,
+
+    /// Take file names from this text file, one line an image, in the order of `ls`.
+    #[arg(long, value_name = "LIST", conflicts_with = "name")]
+    pub(super) names_from: Option<PathBuf>,
+
+    /// Put a hash of each image's pixels into the manifest: XXH3, 64 bit.
+    #[arg(long)]
+    pub(super) hash: bool,
+}
+
+impl ImagesArgs {
+    /// The first option that was given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        let selection = self.input.selection.selection();
+        let given = [
+            ("--tensor", !selection.tensors.is_empty()),
+            ("--exclude", !selection.exclude.is_empty()),
+            ("--channel", selection.channel.is_some()),
+            ("--norm", self.norm.is_some()),
+            ("--name", self.name.is_some()),
+            ("--names-from", self.names_from.is_some()),
+            ("--hash", self.hash),
+        ];
+        given.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub(super) struct ConvertArgs {
     #[command(flatten)]
-    pub(super) input: InputArgs,
+    pub(super) images: ImagesArgs,
 
     /// The folder for the images; it is made if it does not exist.
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,
 
-    /// What becomes of the samples. `minmax`: (x − min) / (max − min) over the finite samples of
-    /// each image; images whose samples are all equal are kept as they are. `none`: no change.
-    /// NaN and infinities are kept either way.
-    #[arg(long, value_enum, default_value_t = NormArg::Minmax)]
-    pub(super) norm: NormArg,
+    /// Make only one shard of a plan, given as the DUMP: number I (from 0 on), or I/N, where N must
+    /// be what the plan says; `auto`: the number that the scheduler gives this process
+    /// (SLURM_ARRAY_TASK_ID, SLURM_PROCID, JOB_COMPLETION_INDEX, AWS_BATCH_JOB_ARRAY_INDEX). A
+    /// shard may be made again, or by two at once; what was made of it stays. Ends with 75 if
+    /// every failure is of the moment, so that another try may help.
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["skip_existing", "manifests"])]
+    pub(super) shard: Option<Shard>,
 
     /// Who works: `auto` (the CPU and every hardware adapter that passes its proof), `cpu`, `gpu`,
     /// an adapter's index or part of its name, or several of them with commas. The bytes are the
@@ -148,16 +222,6 @@ pub(super) struct ConvertArgs {
     /// [default: what all cores and devices gain by].
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) max_memory: Option<u64>,
-
-    /// What images are called, below the output folder. {stem}: the dump's file name without its
-    /// extension; {tensor}: the tensor's name; {index}: the image's place on the axes before its
-    /// own, zero-padded, joined by `_`. A tensor that is one image has no {index} part.
-    #[arg(long, value_name = "TEMPLATE", default_value = crate::plan::Naming::DEFAULT)]
-    pub(super) name: String,
-
-    /// Take file names from this text file, one line an image, in the order of `ls`.
-    #[arg(long, value_name = "LIST", conflicts_with = "name")]
-    pub(super) names_from: Option<PathBuf>,
 
     /// Say at the end where the threads' time went: reading, computing, writing, waiting.
     #[arg(long)]
@@ -195,10 +259,6 @@ pub(super) struct ConvertArgs {
     #[arg(long, group = "manifests")]
     pub(super) no_manifest: bool,
 
-    /// Put a hash of each image's pixels into the manifest: XXH3, 64 bit.
-    #[arg(long)]
-    pub(super) hash: bool,
-
     /// What a loss of power may cost. `none`: what the system has not written yet, as with `cp`.
     /// `file`: no file that has its name is half written. `end`: nothing, once the run is done.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = FsyncArg::None)]
@@ -221,6 +281,55 @@ pub(super) struct ConvertArgs {
     /// Stop at the first image that cannot be made; otherwise the others are made.
     #[arg(long)]
     pub(super) fail_fast: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) images: ImagesArgs,
+
+    /// How many shards; those of fewer images than shards have none.
+    #[arg(long, value_name = "N")]
+    pub(super) shards: u64,
+
+    /// The file for the plan, named *.jsonl; it takes the place of another plan
+    /// [default: standard output].
+    #[arg(short, long, value_name = "PLAN")]
+    pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct StatusArgs {
+    /// The plan.
+    #[arg(value_name = "PLAN")]
+    pub(super) plan: PathBuf,
+
+    /// The folder of the images.
+    #[arg(value_name = "OUT")]
+    pub(super) output: PathBuf,
+
+    /// Where `merge` was told to write the manifest.
+    #[arg(long, value_name = "PATH")]
+    pub(super) manifest: Option<PathBuf>,
+
+    /// Print JSON, with the images of every shard.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct MergeArgs {
+    /// The plan.
+    #[arg(value_name = "PLAN")]
+    pub(super) plan: PathBuf,
+
+    /// The folder of the images.
+    #[arg(value_name = "OUT")]
+    pub(super) output: PathBuf,
+
+    /// Write the manifest to this file [default: manifest.jsonl in the folder].
+    #[arg(long, value_name = "PATH")]
+    pub(super) manifest: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,6 +1,5 @@
 //! `tensortiff convert`.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,38 +7,26 @@ use anyhow::Context as _;
 
 use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
+use super::work::Work;
 use super::{Ending, Verbosity, say, signals};
-use crate::convert::{Manifest, Options, Record, Resume, convert, preview, unsupported};
-use crate::error::{Error, shown, shown_path};
-use crate::plan::Naming;
+use crate::convert::{Manifest, Options, Record, Resume, convert, preview};
+use crate::error::{Error, shown};
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
-use crate::source::SafetensorsFiles;
 
 pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    // Whatever is wrong with the inputs is told at once.
-    let (source, mut bad) = SafetensorsFiles::open_those_that_can_be(&args.input.dumps);
-    bad.extend(unsupported(&source, &args.input.selection.selection())?);
-    let options = match options(args) {
-        Ok(options) if bad.is_empty() => options,
-        Ok(_) => return Err(Error::of_all(bad).into()),
-        Err(list) => {
-            bad.insert(0, list);
-            return Err(Error::of_all(bad).into());
-        }
-    };
+    let work = Work::of(&args.images)?;
+    let options = options(args, &work)?;
+    let source = &work.source;
     let sink = FilesSink::new(&args.output, args.overwrite).with_fsync(args.fsync.into());
     if args.dry_run {
-        return super::preview::run(
-            args,
-            &preview(&source, &sink, &options).map_err(|error| named(args, error))?,
-            verbosity,
-        );
+        let preview = preview(source, &sink, &options).map_err(|error| work.named(error))?;
+        return super::preview::run(args, &preview, verbosity);
     }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
-    let result = convert(&source, &sink, &options).map_err(|error| named(args, error));
+    let result = convert(source, &sink, &options).map_err(|error| work.named(error));
     progress.finish();
     let report = result?;
     for failure in &report.failures {
@@ -58,48 +45,41 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     if args.timings {
         report.devices.iter().for_each(|device| say(&timings(device)));
     }
-    Ok(if report.failed > 0 { Ending::SomeImagesFailed } else { Ending::Done })
+    Ok(match report.failed {
+        0 => Ending::Done,
+        _ if args.shard.is_some() && report.failed_for_good == 0 => Ending::TryAgain,
+        _ => Ending::SomeImagesFailed,
+    })
 }
 
-fn options(args: &ConvertArgs) -> Result<Options, Error> {
-    let naming = match &args.names_from {
-        None => Naming::Template(args.name.clone()),
-        Some(path) => {
-            let list = fs::read_to_string(path)
-                .map_err(|source| Error::Open { path: path.clone(), source })?;
-            // Editors on Windows begin a file with a byte order mark.
-            let list = list.strip_prefix('\u{feff}').unwrap_or(&list);
-            Naming::List(list.lines().map(str::to_owned).collect())
+fn options(args: &ConvertArgs, work: &Work) -> Result<Options, Error> {
+    let shard = match (args.shard, &work.plan) {
+        (None, _) => None,
+        (Some(shard), Some(plan)) => Some(shard.of(plan)?),
+        (Some(_), None) => {
+            return Err(Error::Usage(
+                "--shard: a shard is one of a plan; `tensortiff plan DUMP... --shards N -o \
+                 plan.jsonl` makes one, to be given in the place of the dumps"
+                    .to_owned(),
+            ));
         }
     };
     Ok(Options {
-        norm: args.norm.into(),
-        selection: args.input.selection.selection(),
-        naming,
         devices: args.device.clone(),
         threads: args.threads,
         max_memory: args.max_memory,
         timings: args.timings,
         skip_existing: args.skip_existing,
+        shard,
         fail_fast: args.fail_fast,
         unchecked_space: args.no_space_check,
-        record: Some(record(args)),
+        record: Some(record(args, work)),
         leave_starting: true, // this process ends by _exit
-        ..Options::default()
+        ..work.options.clone()
     })
 }
 
-/// An error about names with the list that they came from.
-fn named(args: &ConvertArgs, error: Error) -> Error {
-    match (error, &args.names_from) {
-        (Error::Names(problem), Some(list)) => {
-            Error::Names(format!("{}: {problem}", shown_path(list)))
-        }
-        (error, _) => error,
-    }
-}
-
-fn record(args: &ConvertArgs) -> Record {
+fn record(args: &ConvertArgs, work: &Work) -> Record {
     Record {
         manifest: match (&args.manifest, args.no_manifest) {
             (Some(path), _) => Manifest::At(path.clone()),
@@ -107,13 +87,16 @@ fn record(args: &ConvertArgs) -> Record {
             (None, false) => Manifest::Folder,
         },
         resume: match args.resume {
+            // A shard is gone on with, unless it is to be made anew.
+            None if args.shard.is_some() && !args.overwrite => Resume::Sizes,
             None => Resume::No,
             Some(ResumeArg::Sizes) => Resume::Sizes,
             Some(ResumeArg::Hash) => Resume::Hashes,
         },
-        // To compare hashes the images to come need them as well.
-        hash: args.hash || args.resume == Some(ResumeArg::Hash),
+        // To compare hashes the images to come need them as well; what a plan says counts.
+        hash: work.hash || (work.plan.is_none() && args.resume == Some(ResumeArg::Hash)),
         sync: args.fsync != FsyncArg::None,
+        planned: work.planned.clone(),
         ..Record::new(&args.output)
     }
 }

@@ -1,8 +1,8 @@
 //! The command line: what was typed becomes what the library takes, and what it answers becomes
 //! text. Results go to stdout, everything said along the way to stderr.
 //!
-//! Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed, 130 and 143
-//! ended by SIGINT and SIGTERM.
+//! Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed or are missing, 75
+//! a shard failed for reasons of the moment, 130 and 143 ended by SIGINT and SIGTERM.
 
 mod args;
 mod bench;
@@ -12,7 +12,9 @@ mod ls;
 mod manifest;
 mod preview;
 mod progress;
+mod shards;
 mod signals;
+mod work;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -23,11 +25,16 @@ use clap::Parser as _;
 use crate::error::Error;
 use args::{Args, Command};
 
+/// EX_TEMPFAIL of sysexits.h, which schedulers know.
+const TRY_AGAIN: u8 = 75;
+
 /// How a command ended, other than in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Done,
     SomeImagesFailed,
+    /// Some images failed, and all of them for reasons of the moment.
+    TryAgain,
     /// A dry run found that the run would be refused.
     Refused,
 }
@@ -39,16 +46,24 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.command {
         Command::Convert(command) => convert::run(command, args.verbosity()),
+        Command::Plan(command) => shards::plan(command, args.verbosity()),
+        Command::Status(command) => shards::status(command, args.verbosity()),
+        Command::Merge(command) => shards::merge_shards(command, args.verbosity()),
         Command::Manifest(command) => manifest::run(command),
         Command::Ls(command) => ls::run(command, args.verbosity()),
         Command::Devices(command) => devices::run(command),
         Command::Bench(command) => bench::run(command, args.verbosity()),
     };
+    let is_shard = matches!(&args.command, Command::Convert(command) if command.shard.is_some());
     exit(match result {
         Ok(Ending::Done) => 0,
         Ok(Ending::SomeImagesFailed) => 3,
+        Ok(Ending::TryAgain) => TRY_AGAIN,
         Ok(Ending::Refused) => 1,
-        Err(error) => report_error(&error),
+        Err(error) => match report_error(&error) {
+            1 if is_shard && error.downcast_ref().is_some_and(Error::is_transient) => TRY_AGAIN,
+            code => code,
+        },
     })
 }
 

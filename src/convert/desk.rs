@@ -4,7 +4,8 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::recorder::{self, Recorder};
+use super::known::hash_stored;
+use super::recorder::Recorder;
 use super::run::Run;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
 use crate::encode::Header;
@@ -180,7 +181,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         let hash = if self.hashes() {
             // Its blocks came in any order, from any thread; the system still has them in memory.
             let name = self.run.plan.name(image.span, image.index);
-            recorder::hash_stored(self.run.sink, &name, self.bytes.len() as u64)?
+            hash_stored(self.run.sink, &name, self.bytes.len() as u64)?
         } else {
             None
         };

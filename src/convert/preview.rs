@@ -1,11 +1,16 @@
 //! What a run would do, without doing any of it.
 
-use super::recorder::{Made, names_but};
+use std::ops::Range;
+
+use super::made::Made;
+use super::recorder::{existing, names_but};
 use super::space::Need;
-use super::{Options, Plan, planned};
+use super::{Options, Resume, planned};
 use crate::backend::choose;
+use crate::backend::done::Done;
 use crate::backend::{Backend as _, Span};
 use crate::error::Error;
+use crate::plan::{Plan, Row};
 use crate::sink::{Sink, Space};
 use crate::source::Source;
 
@@ -61,13 +66,14 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         let tensor = &source.tensors()[skipped.tensor];
         format!("tensor {} skipped: {}", crate::error::shown(&tensor.name), skipped.reason)
     }));
+    let images = options.images(&plan);
     let mut preview = Preview {
-        images: plan.images(),
+        images: images.end - images.start,
         there: 0,
         bytes_in: 0,
         need: Need::default(),
         space: None,
-        first_and_last: first_and_last(&plan),
+        first_and_last: first_and_last(&plan, &images),
         devices,
         memory,
         notes,
@@ -79,10 +85,12 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     Ok(preview)
 }
 
-fn first_and_last(plan: &Plan) -> Option<(String, String)> {
-    let rows = plan.rows();
-    let last = rows.last()?;
-    Some((plan.name(0, 0), plan.name(rows.len() - 1, last.images - 1)))
+fn first_and_last(plan: &Plan, images: &Range<u64>) -> Option<(String, String)> {
+    let name = |image: u64| {
+        let at = plan.rows().partition_point(|row| row.first_image <= image) - 1;
+        plan.name(at, image - plan.rows()[at].first_image)
+    };
+    (images.start < images.end).then(|| (name(images.start), name(images.end - 1)))
 }
 
 impl Preview {
@@ -95,25 +103,48 @@ impl Preview {
         plan: &Plan,
         threads: usize,
     ) -> Result<(), Error> {
-        let all = plan.rows().iter().map(crate::plan::Row::bytes).sum();
-        self.bytes_in = all;
         self.space = sink.space()?;
         let block = self.space.as_ref().map(|space| space.block);
-        self.need = Need::of(source, options, plan, None, block)?;
-        let (done, resumed) = Made::found(source, sink, options, plan, threads)?;
-        if let Some(done) = &done {
-            self.there = done.count();
-            self.need = Need::of(source, options, plan, Some(done), block)?;
-            let left = |row: &crate::plan::Row| {
-                let images = done.missing(row.first_image, row.first_image + row.images);
-                images * row.samples() * row.dtype.size() as u64
-            };
-            self.bytes_in = plan.rows().iter().map(left).sum();
+        self.count(source, options, plan, None, block)?;
+        let images = options.images(plan);
+        let mut resumed = false;
+        let mut done = options.shard.as_ref().map(|_| Done::all_but(plan.images(), &images));
+        if let Some(record) = options.record.as_ref().filter(|_| plan.images() > 0) {
+            let made = Made::new(source, options, plan, record, threads)?;
+            let known = made.known(sink, options)?;
+            resumed = !known.is_nothing() && record.resume != Resume::No;
+            done = known.done;
         }
+        if options.skip_existing {
+            done = Some(existing(sink, plan, done)?);
+        }
+        if let Some(done) = &done {
+            self.there = self.images - done.missing(images.start, images.end);
+        }
+        self.count(source, options, plan, done.as_ref(), block)?;
         sink.inspect(&mut names_but(plan, done.as_ref()), resumed)?;
         if !options.unchecked_space {
             self.need.check(sink, &mut names_but(plan, done.as_ref()))?;
         }
+        Ok(())
+    }
+
+    /// What the images take that are not done.
+    fn count(
+        &mut self,
+        source: &dyn Source,
+        options: &Options,
+        plan: &Plan,
+        done: Option<&Done>,
+        block: Option<u64>,
+    ) -> Result<(), Error> {
+        self.need = Need::of(source, options, plan, done, block)?;
+        let left = |row: &Row| {
+            let (first, end) = (row.first_image, row.first_image + row.images);
+            let images = done.map_or(row.images, |done| done.missing(first, end));
+            images * row.samples() * row.dtype.size() as u64
+        };
+        self.bytes_in = plan.rows().iter().map(left).sum();
         Ok(())
     }
 }

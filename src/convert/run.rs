@@ -11,7 +11,6 @@ use super::recorder::{Begun, Recorder};
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
-use crate::backend::done::Done;
 use crate::backend::queue::{BLOCK_BYTES, Queue};
 use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
 use crate::encode::Header;
@@ -64,15 +63,16 @@ impl<'a> Run<'a> {
     ) -> Run<'a> {
         let spans = plan.rows().iter().map(span);
         let block = block(options);
-        let Begun { recorder, done, finished } = begun;
-        let there = done.as_ref().map_or(0, Done::count);
+        let Begun { recorder, done, there, finished } = begun;
         let queue =
             Queue::new(options.norm, spans.collect(), block, pullers, |span| !cpu_only(span));
         let queue = match done {
             Some(done) => queue.without(done),
             None => queue,
         };
-        let report = Report { planned: plan.images(), there, finished, ..Report::default() };
+        let images = options.images(plan);
+        let planned = images.end - images.start;
+        let report = Report { planned, there, finished, ..Report::default() };
         let state = Mutex::new(State { report, ..State::default() });
         Run { source, sink, options, plan, recorder, queue, state }
     }
@@ -127,7 +127,11 @@ impl<'a> Run<'a> {
             let image = |row: &Row| row.samples() * row.dtype.size() as u64 * passes(row);
             let left = |(span, row): (usize, &Row)| image(row) * self.queue.images_left(span);
             let bytes = self.plan.rows().iter().enumerate().map(left).sum();
-            watch.planned(self.plan.images() - self.lock().report.there, bytes);
+            let left = {
+                let report = &self.lock().report;
+                report.planned - report.there
+            };
+            watch.planned(left, bytes);
         }
         if self.queue.is_finished() {
             return;
@@ -351,6 +355,7 @@ impl<'a> Run<'a> {
         let name = self.plan.name(image.span, image.index);
         let report = &mut self.lock().report;
         report.failed += 1;
+        report.failed_for_good += u64::from(!error.is_transient());
         if report.failures.len() < Report::MOST_FAILURES {
             report.failures.push(Failure { name, error });
         }

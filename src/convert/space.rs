@@ -52,7 +52,11 @@ impl Need {
                 let name = plan.name(at, row.images - 1).len();
                 let tensor = source.tensors()[row.tensor].name.len().min(1000);
                 let line = LINE + 2 * (name + tensor) as u64;
-                let record = (entry::SIZE as u64 + line).saturating_mul(row.images);
+                let record = match options.shard {
+                    None => (entry::SIZE as u64 + line).saturating_mul(row.images),
+                    // A shard writes no manifest.
+                    Some(_) => times(entry::SIZE as u64),
+                };
                 need.disk = need.disk.saturating_add(record);
             }
         }

@@ -39,6 +39,12 @@ impl Norm {
             Norm::None => "none",
         }
     }
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Norm> {
+        [Norm::MinMax, Norm::None].into_iter().find(|norm| norm.name() == name)
+    }
 }
 
 impl fmt::Display for Norm {

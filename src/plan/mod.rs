@@ -152,6 +152,13 @@ impl Plan {
         })
     }
 
+    /// Whether the images of a row are in one folder if the first and the last are: those of a list
+    /// may be anywhere.
+    #[must_use]
+    pub fn has_one_folder_a_row(&self) -> bool {
+        matches!(self.names, Names::Patterns(_))
+    }
+
     fn pattern(&self, row: usize) -> Option<&Pattern> {
         match &self.names {
             Names::List(_) => None,

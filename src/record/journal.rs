@@ -1,14 +1,17 @@
 //! The journal of a run under way: which images are done, whatever the order in which threads did
 //! them.
 //!
-//! A head (magic, length, a checksum, the run's [`Identity`] as JSON), then an [`Entry`] for each
-//! image, image number *n* at byte `BEGIN + n × 64`. Entries that were never written are holes. An
-//! entry is written after its image has its name, so that what the journal says is there.
+//! A head (magic, length, a checksum, what the run is [`About`] as JSON), then an [`Entry`] for each
+//! image, image number *n* at byte `BEGIN + (n - FIRST) × 64`, where FIRST is 0 but for shards.
+//! Entries that were never written are holes. An entry is written after its image has its name, so
+//! that what the journal says is there.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
 use super::entry::{Entry, SIZE};
@@ -32,16 +35,42 @@ pub enum Opened {
     /// A journal whose head cannot be read: it says nothing of any image.
     Torn,
     /// A journal, and whose it is.
-    Whole(Journal, Box<Identity>),
+    Whole(Journal, Box<About>),
+}
+
+/// What a journal is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The run.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// The numbers of its images, where they are not all of them: those of one shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Range<u64>>,
+}
+
+impl About {
+    /// The images that it is of.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.shard.clone().unwrap_or(0..self.identity.images)
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
     file: File,
+    place: Place,
+}
+
+/// Where a journal is, and where its entries are in it. It keeps no file open.
+#[derive(Debug, Clone)]
+pub struct Place {
+    path: PathBuf,
     begin: u64,
     plan: u64,
+    images: Range<u64>,
 }
 
 impl Journal {
@@ -49,39 +78,39 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn create(path: &Path, identity: &Identity) -> Result<Journal, Error> {
-        let json = serde_json::to_vec(identity).expect("an identity has no key but strings");
+    pub fn create(path: &Path, about: &About) -> Result<Journal, Error> {
+        files::remove(path)
+            .map_err(|source| Error::Write { path: path.to_owned(), source })
+            .and_then(|()| Journal::create_new(path, about))
+    }
+
+    /// A new journal where nothing may be.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn create_new(path: &Path, about: &About) -> Result<Journal, Error> {
+        let json = serde_json::to_vec(about).expect("what it is about has no key but strings");
         let mut head = MAGIC.to_vec();
         head.extend((json.len() as u64).to_le_bytes());
         head.extend(XxHash3_64::oneshot(&json).to_le_bytes());
         head.extend(&json);
         let create = || {
-            files::remove(path)?;
             // New, so that no link is followed.
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
             files::write_all_at(&file, &head, 0)?;
             Ok(file)
         };
         let file = create().map_err(|source| Error::Write { path: path.to_owned(), source })?;
-        Ok(Journal::new(path, file, head.len() as u64, identity))
+        Ok(Journal { file, place: Place::new(path, head.len() as u64, about) })
     }
 
-    fn new(path: &Path, file: File, head: u64, identity: &Identity) -> Journal {
-        Journal {
-            path: path.to_owned(),
-            file,
-            begin: head.next_multiple_of(PAGE),
-            plan: identity.plan.0,
-        }
-    }
-
-    /// What is at `path`.
+    /// What is at `path`, to be written to if `writable`.
     ///
     /// # Errors
     /// [`Error::InTheWay`], [`Error::Write`] where it cannot be read.
-    pub fn open(path: &Path) -> Result<Opened, Error> {
-        let Some(file) = files::open_regular(path, true)? else { return Ok(Opened::None) };
-        let read = || -> io::Result<Option<(u64, Identity)>> {
+    pub fn open(path: &Path, writable: bool) -> Result<Opened, Error> {
+        let Some(file) = files::open_regular(path, writable)? else { return Ok(Opened::None) };
+        let read = || -> io::Result<Option<(u64, About)>> {
             let mut head = [0; HEAD];
             if files::read_at(&file, &mut head, 0)? < HEAD || head[..16] != MAGIC {
                 return Ok(None);
@@ -98,24 +127,29 @@ impl Journal {
             {
                 return Ok(None);
             }
-            Ok(serde_json::from_slice(&json).ok().map(|identity| (HEAD as u64 + len, identity)))
+            let about = serde_json::from_slice(&json).ok().filter(|about: &About| {
+                let images = about.range();
+                images.start <= images.end && images.end <= about.identity.images
+            });
+            Ok(about.map(|about| (HEAD as u64 + len, about)))
         };
         let found = read().map_err(|source| Error::Write { path: path.to_owned(), source })?;
         Ok(match found {
             None => Opened::Torn,
-            Some((head, identity)) => {
-                Opened::Whole(Journal::new(path, file, head, &identity), Box::new(identity))
+            Some((head, about)) => {
+                let place = Place::new(path, head, &about);
+                Opened::Whole(Journal { file, place }, Box::new(about))
             }
         })
     }
 
-    /// Writes entries, as bytes, of images from number `first` on.
+    /// Writes entries, as bytes, of images from number `first` on, all of them the journal's.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn write(&self, first: u64, entries: &[u8]) -> Result<(), Error> {
-        files::write_all_at(&self.file, entries, self.begin + first * SIZE as u64)
-            .map_err(|source| self.failed(source))
+        files::write_all_at(&self.file, entries, self.place.offset(first))
+            .map_err(|source| self.place.failed(source))
     }
 
     /// The entries of `count` images from number `first` on; `None` where there is no whole one.
@@ -123,12 +157,21 @@ impl Journal {
     /// # Errors
     /// [`Error::Write`] where they cannot be read.
     pub fn read(&self, first: u64, count: usize) -> Result<Vec<Option<Entry>>, Error> {
-        let mut bytes = vec![0; count * SIZE];
-        let read = files::read_at(&self.file, &mut bytes, self.begin + first * SIZE as u64)
-            .map_err(|source| self.failed(source))?;
-        bytes[read..].fill(0);
-        let entries = bytes.as_chunks::<SIZE>().0.iter().zip(first..);
-        Ok(entries.map(|(bytes, ordinal)| Entry::of_bytes(bytes, self.plan, ordinal)).collect())
+        self.place.read_from(&self.file, first, count)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Has it on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|source| self.place.failed(source))
     }
 
     /// Takes it away.
@@ -136,7 +179,62 @@ impl Journal {
     /// # Errors
     /// [`Error::Write`].
     pub fn remove(self) -> Result<(), Error> {
-        files::remove(&self.path).map_err(|source| self.failed(source))
+        files::remove(&self.place.path).map_err(|source| self.place.failed(source))
+    }
+}
+
+impl Place {
+    fn new(path: &Path, head: u64, about: &About) -> Place {
+        Place {
+            path: path.to_owned(),
+            begin: head.next_multiple_of(PAGE),
+            plan: about.identity.plan.0,
+            images: about.range(),
+        }
+    }
+
+    /// The images that the journal is of.
+    #[must_use]
+    pub fn images(&self) -> &Range<u64> {
+        &self.images
+    }
+
+    /// As [`Journal::read`], from a journal that is opened for it; no entries if it is gone.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], [`Error::Write`] where they cannot be read.
+    pub fn read(&self, first: u64, count: usize) -> Result<Vec<Option<Entry>>, Error> {
+        match files::open_regular(&self.path, false)? {
+            None => Ok(vec![None; count]),
+            Some(file) => self.read_from(&file, first, count),
+        }
+    }
+
+    fn read_from(
+        &self,
+        file: &File,
+        first: u64,
+        count: usize,
+    ) -> Result<Vec<Option<Entry>>, Error> {
+        let mut entries = vec![None; count];
+        let end = first.saturating_add(count as u64);
+        let (from, end) = (first.max(self.images.start), end.min(self.images.end));
+        if from >= end {
+            return Ok(entries);
+        }
+        let within = |image: u64| usize::try_from(image - first).expect("below count");
+        let mut bytes = vec![0; (within(end) - within(from)) * SIZE];
+        let read = files::read_at(file, &mut bytes, self.offset(from))
+            .map_err(|source| self.failed(source))?;
+        bytes[read..].fill(0);
+        for (bytes, image) in bytes.as_chunks::<SIZE>().0.iter().zip(from..) {
+            entries[within(image)] = Entry::of_bytes(bytes, self.plan, image);
+        }
+        Ok(entries)
+    }
+
+    fn offset(&self, image: u64) -> u64 {
+        self.begin.saturating_add((image - self.images.start).saturating_mul(SIZE as u64))
     }
 
     fn failed(&self, source: io::Error) -> Error {

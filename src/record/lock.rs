@@ -1,4 +1,4 @@
-//! One run at a time in an output folder.
+//! One run at a time in an output folder, or several that make a shard each.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -13,14 +13,14 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Locks the folder. Where a system cannot lock folders (Windows, some network file systems)
-    /// nothing is locked.
+    /// Locks the folder, alone or with others that share it. Where a system cannot lock folders
+    /// (Windows, some network file systems) nothing is locked.
     ///
     /// # Errors
-    /// [`Error::Busy`] if another run holds it.
-    pub fn new(folder: &Path) -> Result<Lock, Error> {
+    /// [`Error::Busy`] if another run holds it, and either does not share it.
+    pub fn new(folder: &Path, shared: bool) -> Result<Lock, Error> {
         let Ok(opened) = File::open(folder) else { return Ok(Lock { _folder: None }) };
-        match opened.try_lock() {
+        match if shared { opened.try_lock_shared() } else { opened.try_lock() } {
             Err(TryLockError::WouldBlock) => Err(Error::Busy { path: folder.to_owned() }),
             Err(TryLockError::Error(_)) => Ok(Lock { _folder: None }),
             Ok(()) => Ok(Lock { _folder: Some(opened) }),

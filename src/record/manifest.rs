@@ -125,6 +125,20 @@ impl Manifest {
         &self.head
     }
 
+    /// Leaves out the next lines, so many.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where they cannot be read.
+    pub fn skip(&mut self, lines: u64) -> Result<(), Error> {
+        for _ in 0..lines {
+            read_line(&mut self.lines, &mut self.line).map_err(failed(&self.path))?;
+            if self.line.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The next image's line; `None` at the end, or where a line is no image's.
     ///
     /// # Errors

@@ -4,6 +4,10 @@
 //! In the output folder these are `.tensortiff-KEY.journal` and `manifest.jsonl`, where KEY is a
 //! hash of the names of all images: runs that make the same files share them, others do not. A run
 //! that finds another's `manifest.jsonl` writes `manifest-KEY.jsonl`.
+//!
+//! A run of a shard has a journal of its own, `.tensortiff-KEY-RANDOM.journal`, which stays until a
+//! manifest is made of all. No two processes ever write to one file, as network file systems write
+//! whole pages back and lose what another machine wrote to them.
 
 pub mod entry;
 mod files;
@@ -11,8 +15,10 @@ pub mod identity;
 pub mod journal;
 pub mod lock;
 pub mod manifest;
+pub mod shards;
 
-use std::hash::Hasher as _;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +43,39 @@ pub fn is_own(first_part: &str) -> bool {
 #[must_use]
 pub fn journal_path(folder: &Path, names: Hash) -> PathBuf {
     folder.join(format!("{HIDDEN}{}{JOURNAL}", String::from(names)))
+}
+
+/// Where a new journal of a shard of that run may be: another one at each call.
+#[must_use]
+pub fn new_part_path(folder: &Path, names: Hash) -> PathBuf {
+    let mut random = RandomState::new().build_hasher();
+    random.write_u32(std::process::id());
+    let (names, random) = (String::from(names), String::from(Hash(random.finish())));
+    folder.join(format!("{HIDDEN}{names}-{random}{JOURNAL}"))
+}
+
+/// The journals of shards of that run, in whatever state.
+///
+/// # Errors
+/// [`Error::Open`] where the folder cannot be read.
+pub fn parts(folder: &Path, names: Hash) -> Result<Vec<PathBuf>, Error> {
+    let begin = format!("{HIDDEN}{}-", String::from(names));
+    let mut all = journals(folder)?;
+    all.retain(|path| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&begin))
+    });
+    all.sort();
+    Ok(all)
+}
+
+/// Takes the journals of shards of that run away.
+///
+/// # Errors
+/// [`Error::Open`], [`Error::Write`].
+pub fn forget_parts(folder: &Path, names: Hash) -> Result<(), Error> {
+    parts(folder, names)?
+        .into_iter()
+        .try_for_each(|path| files::remove(&path).map_err(|source| Error::Write { path, source }))
 }
 
 /// Where the manifest of the run with these names is, or is to be.
@@ -100,8 +139,8 @@ fn names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Er
 /// # Errors
 /// As [`Journal::open`].
 pub fn whose(journal: &Path) -> Result<Option<identity::Identity>, Error> {
-    Ok(match Journal::open(journal)? {
-        Opened::Whole(_, identity) => Some(*identity),
+    Ok(match Journal::open(journal, false)? {
+        Opened::Whole(_, about) => Some(about.identity),
         _ => None,
     })
 }

@@ -131,6 +131,7 @@ impl FilesSink {
         &self,
         names: &mut dyn Iterator<Item = String>,
         replace: bool,
+        clean: bool,
     ) -> Result<(), Error> {
         let failed = |source| Error::Write { path: self.root.clone(), source };
         match std::fs::metadata(&self.root) {
@@ -140,10 +141,10 @@ impl FilesSink {
             Ok(_) => {
                 // Nothing can be in the way in an empty folder, however many names there are.
                 if std::fs::read_dir(&self.root).map_err(failed)?.next().is_some() {
-                    if replace {
+                    if clean {
                         self.clean("")?;
                     }
-                    self.check(names, replace, replace)?;
+                    self.check(names, replace, clean)?;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -234,12 +235,18 @@ impl FilesSink {
 
 impl Sink for FilesSink {
     fn prepare(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
-        self.prepare_root(names, false)
+        self.prepare_root(names, false, false)
     }
 
     fn resume(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
         self.place.overwrite();
-        self.prepare_root(names, true)
+        self.prepare_root(names, true, true)
+    }
+
+    fn join(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {
+        self.prepare_root(names, resumed, false)?;
+        self.place.overwrite();
+        Ok(())
     }
 
     fn inspect(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {

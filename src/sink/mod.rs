@@ -47,6 +47,17 @@ pub trait Sink: Sync {
         self.prepare(names)
     }
 
+    /// Called instead of both where this run makes a part of the images and others may make the rest
+    /// in the same place, with the names of its part. What exists already is an error unless
+    /// the part was begun before (`resumed`); from then on it is replaced, as another process may
+    /// be making the same part. What others left is theirs.
+    ///
+    /// # Errors
+    /// As theirs.
+    fn join(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {
+        if resumed { self.resume(names) } else { self.prepare(names) }
+    }
+
     /// Fails as [`prepare`](Sink::prepare) would, or [`resume`](Sink::resume), as far as that can be
     /// found out without making anything.
     ///

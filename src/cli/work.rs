@@ -1,0 +1,126 @@
+//! What `convert` and `plan` are to do: dumps and options as they were typed, or as a plan has them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::args::ImagesArgs;
+use crate::convert::{Options, Planned, unsupported};
+use crate::error::{Error, shown_path};
+use crate::normalize::Norm;
+use crate::plan::{Naming, Selection};
+use crate::record::shards::Shards;
+use crate::source::SafetensorsFiles;
+
+/// See the module.
+pub(super) struct Work {
+    pub(super) source: SafetensorsFiles,
+    /// Those that decide names and bytes; the others are as by default.
+    pub(super) options: Options,
+    /// Whether pixels are hashed.
+    pub(super) hash: bool,
+    /// The plan that it is by.
+    pub(super) plan: Option<Shards>,
+    pub(super) planned: Option<Planned>,
+    /// Where names come from that are a list.
+    list: Option<PathBuf>,
+}
+
+impl Work {
+    /// What was typed.
+    pub(super) fn of(args: &ImagesArgs) -> Result<Work, Error> {
+        let dumps = &args.input.dumps;
+        match dumps.iter().find(|path| is_plan(path)) {
+            None => Work::typed(args),
+            Some(plan) if dumps.len() > 1 => Err(Error::Usage(format!(
+                "{}: a plan names its dumps, and is given alone",
+                shown_path(plan)
+            ))),
+            Some(plan) => {
+                if let Some(option) = args.given() {
+                    return Err(Error::Usage(format!(
+                        "{option}: {} says that; another plan would be needed",
+                        shown_path(plan)
+                    )));
+                }
+                Work::planned(plan)
+            }
+        }
+    }
+
+    fn typed(args: &ImagesArgs) -> Result<Work, Error> {
+        let selection = args.input.selection.selection();
+        // Whatever is wrong with the inputs is told at once.
+        let (source, mut bad) = SafetensorsFiles::open_those_that_can_be(&args.input.dumps);
+        bad.extend(unsupported(&source, &selection)?);
+        let naming = match naming(args) {
+            Ok(naming) => naming,
+            Err(list) => {
+                bad.insert(0, list);
+                Naming::default()
+            }
+        };
+        if !bad.is_empty() {
+            return Err(Error::of_all(bad));
+        }
+        let norm = args.norm.map_or(Norm::default(), Into::into);
+        let options = Options { norm, selection, naming, ..Options::default() };
+        let list = args.names_from.clone();
+        Ok(Work { source, options, hash: args.hash, plan: None, planned: None, list })
+    }
+
+    /// What the plan at `path` says.
+    pub(super) fn planned(path: &Path) -> Result<Work, Error> {
+        let plan = Shards::read(path)?;
+        let head = &plan.head;
+        let asked = head.identity.options.clone();
+        let Some(norm) = Norm::named(&asked.norm) else {
+            let problem =
+                format!("it wants --norm {}, which is none", crate::error::shown(&asked.norm));
+            return Err(Error::Format { path: path.to_owned(), format: "plan", problem });
+        };
+        let naming = match &head.list {
+            Some(list) => Naming::List(list.clone()),
+            None => Naming::Template(asked.names),
+        };
+        let selection =
+            Selection { tensors: asked.tensors, exclude: asked.exclude, channel: asked.channel };
+        let dumps: Vec<&str> = head.identity.dumps.iter().map(|dump| dump.path.as_str()).collect();
+        let source = SafetensorsFiles::open(&dumps)?;
+        let options = Options { norm, selection, naming, ..Options::default() };
+        let planned = Planned { path: path.to_owned(), identity: head.identity.clone() };
+        Ok(Work {
+            source,
+            options,
+            hash: asked.hash,
+            plan: Some(plan),
+            planned: Some(planned),
+            list: None,
+        })
+    }
+
+    /// An error about names with the list that they came from.
+    pub(super) fn named(&self, error: Error) -> Error {
+        match (error, &self.list) {
+            (Error::Names(problem), Some(list)) => {
+                Error::Names(format!("{}: {problem}", shown_path(list)))
+            }
+            (error, _) => error,
+        }
+    }
+}
+
+/// Plans are told from dumps by their names, so that a plan that is damaged is told to be.
+fn is_plan(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"))
+}
+
+fn naming(args: &ImagesArgs) -> Result<Naming, Error> {
+    let Some(path) = &args.names_from else {
+        return Ok(args.name.clone().map_or(Naming::default(), Naming::Template));
+    };
+    let list =
+        fs::read_to_string(path).map_err(|source| Error::Open { path: path.clone(), source })?;
+    // Editors on Windows begin a file with a byte order mark.
+    let list = list.strip_prefix('\u{feff}').unwrap_or(&list);
+    Ok(Naming::List(list.lines().map(str::to_owned).collect()))
+}

@@ -1,0 +1,333 @@
+//! What earlier runs of the same images left, and which of their images are there still.
+
+use std::io::{self, Read as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::made::Made;
+use super::{Options, Resume};
+use crate::backend::done::Done;
+use crate::error::Error;
+use crate::record;
+use crate::record::entry::{Entry, Found};
+use crate::record::identity::Identity;
+use crate::record::journal::{Journal, Opened, Place};
+use crate::record::manifest::{Line, Manifest};
+use crate::sink::Sink;
+
+/// Images that a thread checks at once.
+const CHUNK: u64 = 1024;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Journals, of which any may say that an image is done.
+    journals: Vec<Place>,
+    /// That of a run of all images is among them.
+    has_whole: bool,
+    /// That one cannot be read: images may be there, and it is not known which.
+    torn: bool,
+    /// The manifest of a run that was finished, where there is no journal.
+    pub(super) manifest: Option<PathBuf>,
+    /// Images of this run that are there, and all that are not this run's; `None` if none is.
+    pub(super) done: Option<Done>,
+    /// Images that could not be made.
+    pub(super) failed: u64,
+}
+
+impl Known {
+    /// Whether there was no run.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.journals.is_empty() && !self.torn && self.manifest.is_none()
+    }
+
+    /// Whether there is a manifest, and no run since.
+    pub(super) fn is_manifest_alone(&self) -> bool {
+        self.manifest.is_some() && !self.torn && self.journals.is_empty()
+    }
+
+    /// Whether there is a journal of a run of all images, to go on with.
+    pub(super) fn has_whole(&self) -> bool {
+        self.has_whole
+    }
+
+    /// Whether anything is known that it does not say.
+    pub(super) fn has_more(&self) -> bool {
+        self.manifest.is_some() || self.journals.len() > usize::from(self.has_whole)
+    }
+
+    /// How many of a run's images are there.
+    pub(super) fn there(&self, made: &Made<'_>) -> u64 {
+        let others = made.plan.images() - (made.images.end - made.images.start);
+        self.done.as_ref().map_or(0, |done| done.count() - others)
+    }
+}
+
+impl Made<'_> {
+    /// What earlier runs left that is of use to this one.
+    pub(super) fn known(&self, sink: &dyn Sink, options: &Options) -> Result<Known, Error> {
+        let nothing = || {
+            let done = || Done::all_but(self.plan.images(), &self.images);
+            Known { done: self.is_shard.then(done), ..Known::default() }
+        };
+        match self.record.resume {
+            _ if !self.record.folder.is_dir() => Ok(nothing()),
+            // What is known of images that are skipped is kept, if they are this run's.
+            Resume::No if options.skip_existing => match self.find(sink) {
+                Err(Error::Resume { .. }) => Ok(nothing()),
+                found => found,
+            },
+            Resume::No => Ok(nothing()),
+            _ => self.find(sink),
+        }
+    }
+
+    /// Finds what earlier runs left, and checks that it is there still.
+    pub(super) fn find(&self, sink: &dyn Sink) -> Result<Known, Error> {
+        let folder = &self.record.folder;
+        let mut known = Known::default();
+        let path = record::journal_path(folder, self.names);
+        match Journal::open(&path, false)? {
+            Opened::None => {}
+            Opened::Torn => known.torn = true,
+            Opened::Whole(journal, about) => {
+                self.must_be_same(&path, &about.identity)?;
+                known.journals.push(journal.place().clone());
+                known.has_whole = true;
+            }
+        }
+        for path in record::parts(folder, self.names)? {
+            if let Opened::Whole(journal, about) = Journal::open(&path, false)? {
+                self.must_be_same(&path, &about.identity)?;
+                let place = Some(journal.place().clone()).filter(|place| self.meets(place));
+                known.journals.extend(place);
+            }
+        }
+        if !known.has_whole
+            && !known.torn
+            && let Some(path) = self.manifest_path()?
+            && let Some(manifest) = Manifest::open(&path)?
+            && manifest.head().names == self.names
+        {
+            self.must_be_same(&path, &manifest.head().identity)?;
+            known.manifest = Some(path);
+        }
+        if known.is_nothing() && !self.is_shard {
+            // A journal of the same dumps under other names: other options.
+            for path in record::journals(folder)? {
+                if let Some(identity) = record::whose(&path)?
+                    && identity.dumps == self.identity.dumps
+                {
+                    self.must_be_same(&path, &identity)?;
+                }
+            }
+        }
+        if self.is_shard || !known.is_nothing() {
+            let (done, failed) = self.check(sink, &known)?;
+            (known.done, known.failed) = (Some(done), failed);
+        }
+        Ok(known)
+    }
+
+    /// Whether a journal is of images of this run.
+    fn meets(&self, journal: &Place) -> bool {
+        meet(journal.images(), &self.images)
+    }
+
+    fn must_be_same(&self, path: &Path, was: &Identity) -> Result<(), Error> {
+        match was.difference(&self.identity) {
+            None => Ok(()),
+            Some(problem) => Err(Error::Resume { path: path.to_owned(), problem }),
+        }
+    }
+
+    /// Writes to `journal` what is known, other than from it, of images that are done; with
+    /// `failed` of those that failed as well.
+    pub(super) fn import(
+        &self,
+        known: &Known,
+        journal: &Journal,
+        failed: bool,
+    ) -> Result<(), Error> {
+        let mut entries = Entries::new(self, known)?;
+        for image in self.images.clone() {
+            let Some(entry) = entries.next(image, 1)?[0] else { continue };
+            let is_done = known.done.as_ref().is_some_and(|done| done.contains(image));
+            // What failed in one run another may have made.
+            let wanted =
+                if matches!(entry, Entry::Failed(_)) { failed && !is_done } else { is_done };
+            if wanted {
+                journal.write(image, &entry.to_bytes(self.identity.plan.0, image))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The images of which there is an entry, and in the sink a file of the right length, with
+    /// [`Resume::Hashes`] of the right pixels; and how many are known to have failed.
+    fn check(&self, sink: &dyn Sink, known: &Known) -> Result<(Done, u64), Error> {
+        struct State {
+            done: Done,
+            failed: u64,
+            outcome: Result<(), Error>,
+        }
+        let images = &self.images;
+        let done = Done::all_but(self.plan.images(), images);
+        let state = Mutex::new(State { done, failed: 0, outcome: Ok(()) });
+        let entries = Mutex::new((images.start, Entries::new(self, known)?));
+        let chunk = || -> Result<bool, Error> {
+            let (first, found) = {
+                let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = entries.0;
+                let failed = state.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_err();
+                if first >= images.end || failed {
+                    return Ok(false);
+                }
+                let count = CHUNK.min(images.end - first);
+                entries.0 += count;
+                (first, entries.1.next(first, usize::try_from(count).expect("it is small"))?)
+            };
+            let (mut there, mut failed) = (Vec::new(), 0);
+            for (image, entry) in (first..).zip(found) {
+                match entry {
+                    None => {}
+                    Some(Entry::Failed(_)) => failed += 1,
+                    Some(Entry::Existed) => {
+                        there.extend(sink.stored(&self.name(image))?.map(|_| image));
+                    }
+                    Some(Entry::Done(found)) => {
+                        there.extend(self.is_there(sink, image, &found)?.then_some(image));
+                    }
+                }
+            }
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            there.into_iter().for_each(|image| state.done.insert(image));
+            state.failed += failed;
+            Ok(true)
+        };
+        let work = || {
+            loop {
+                match chunk() {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                        if state.outcome.is_ok() {
+                            state.outcome = Err(error);
+                        }
+                        return;
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..self.threads {
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.outcome.map(|()| (state.done, state.failed))
+    }
+
+    fn is_there(&self, sink: &dyn Sink, image: u64, found: &Found) -> Result<bool, Error> {
+        let name = self.name(image);
+        let (header_len, len) = self.lengths(image)?;
+        if sink.stored(&name)? != Some(len) {
+            return Ok(false);
+        }
+        if self.record.resume != Resume::Hashes {
+            return Ok(true);
+        }
+        let Some(hash) = found.hash else {
+            let path = self.record.folder.clone();
+            let problem = "it was made without --hash, so there is nothing to compare with";
+            return Err(Error::Resume { path, problem: problem.to_owned() });
+        };
+        Ok(hash_stored(sink, &name, header_len)? == Some(hash))
+    }
+}
+
+/// Reads what is known of images, in their order.
+struct Entries<'a> {
+    made: &'a Made<'a>,
+    known: &'a Known,
+    /// The manifest, and the number of the image whose line is next.
+    manifest: Option<(Manifest, u64)>,
+}
+
+impl<'a> Entries<'a> {
+    fn new(made: &'a Made<'_>, known: &'a Known) -> Result<Entries<'a>, Error> {
+        let manifest = match &known.manifest {
+            None => None,
+            Some(path) => Manifest::open(path)?.map(|manifest| (manifest, 0)),
+        };
+        Ok(Entries { made, known, manifest })
+    }
+
+    /// Of so many images from `first` on, which lies behind all that were asked for before.
+    fn next(&mut self, first: u64, count: usize) -> Result<Vec<Option<Entry>>, Error> {
+        let mut entries = vec![None; count];
+        let images = first..first + count as u64;
+        let journals = self.known.journals.iter();
+        for journal in journals.filter(|journal| meet(journal.images(), &images)) {
+            for (entry, other) in entries.iter_mut().zip(journal.read(first, count)?) {
+                *entry = better(*entry, other);
+            }
+        }
+        if let Some((manifest, at)) = &mut self.manifest {
+            manifest.skip(first.saturating_sub(*at))?;
+            for (entry, image) in entries.iter_mut().zip(images) {
+                let line = manifest.next_line()?;
+                let line = line.filter(|line| line.name == self.made.name(image));
+                *entry = better(*entry, line.and_then(|line| recorded(&line)));
+            }
+            *at = first + count as u64;
+        }
+        Ok(entries)
+    }
+}
+
+fn meet(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// Of two runs that tried an image, what the one says that made it.
+fn better(one: Option<Entry>, other: Option<Entry>) -> Option<Entry> {
+    match one {
+        None | Some(Entry::Failed(_)) => other.or(one),
+        made => made,
+    }
+}
+
+/// What a manifest's line says, as an entry.
+fn recorded(line: &Line<'_>) -> Option<Entry> {
+    if line.error.is_some() {
+        return None;
+    }
+    if line.existed {
+        return Some(Entry::Existed);
+    }
+    Some(Entry::Done(Found {
+        range: line.lo.zip(line.hi),
+        nan: line.nan?,
+        inf: line.inf?,
+        hash: line.xxh3.map(|hash| hash.0),
+    }))
+}
+
+/// The hash of a stored image's pixels; `None` if it is not there.
+pub(super) fn hash_stored(
+    sink: &dyn Sink,
+    name: &str,
+    header_len: u64,
+) -> Result<Option<u64>, Error> {
+    let Some(mut file) = sink.read(name)? else { return Ok(None) };
+    let header = io::copy(&mut file.by_ref().take(header_len), &mut io::sink());
+    let hash = header.and_then(|_| record::hash_of(&mut *file));
+    hash.map(Some).map_err(|source| Error::Write { path: name.into(), source })
+}
