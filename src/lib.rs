@@ -17,7 +17,8 @@
 //! a tensor. *Extent*: what a pass over samples finds out. *Range*: lo and hi that map to the
 //! output. *Backend*: a device that works: the CPU, or one GPU adapter. *Unit*: a run of images of
 //! one tensor, or one *block* of an image that is too large for a buffer (a *giant*). *Batch*: the
-//! units that a GPU does at once. *Sink*: where images go.
+//! units that a GPU does at once. *Sink*: where images go. *Shard*: consecutive images of a plan that
+//! one process makes, while others make the rest.
 //!
 //! # The house
 //! One way leads through it: dump → source → plan → queue → backends → sink → record, report.
@@ -34,7 +35,8 @@
 //!   is done, and a lock meanwhile.
 //! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
 //!   what backends see as their [`Job`](backend::Job), `convert/recorder.rs` finds out what need not
-//!   be done and keeps the record, `convert/space.rs` what it takes, `convert/preview.rs` tells.
+//!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/space.rs` what
+//!   it takes, `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
 //! - `cli` (feature `cli`) is the command line, `cli/bench` what `tensortiff bench` measures;
 //!   `main.rs` calls it. `benches/floor` is a crate of its own: what tensortiff is measured against.

@@ -1,4 +1,4 @@
-//! Journals and manifests that were damaged in every way: nothing panics, hangs or takes memory by a
+//! Journals, manifests and plans that were damaged in every way: nothing panics, hangs or takes memory by a
 //! claim, and nothing is believed that was not written.
 //!
 //! `TENSORTIFF_LONG=1` tries a million of each.
@@ -20,6 +20,7 @@ use tensortiff::record::entry::{Doing, Entry, Failure, Found, SIZE};
 use tensortiff::record::identity::{Asked, Hash, Identity, Origin};
 use tensortiff::record::journal::{About, Journal, Opened};
 use tensortiff::record::manifest::{self, Head, Line, Manifest};
+use tensortiff::record::shards::{self, Shards, Unit};
 
 const IMAGES: u64 = 40;
 
@@ -198,4 +199,93 @@ fn a_damaged_manifest_is_read_to_its_end() {
         }
     }
     assert!(none > 0 && read > inputs(), "{none} heads were torn, {read} lines read");
+}
+
+/// A plan of so many shards.
+fn plan(count: u64) -> Shards {
+    let head = shards::Head {
+        tensortiff: "0.1.0".to_owned(),
+        shards: count,
+        names: Hash(7),
+        identity: identity(),
+        list: Some((0..IMAGES).map(|at| format!("n\u{e9}/{at}")).collect()),
+    };
+    let unit = |shard: u64| {
+        let [first, end] = [shard, shard + 1].map(|shard| IMAGES * shard / count);
+        let name = |at: u64| (first < end).then(|| format!("d/a/{at}.tif"));
+        let images = end - first;
+        let (from, to) = (name(first), name(end.max(1) - 1));
+        Unit { shard, first, images, read: 9 * images, written: u64::MAX, from, to }
+    };
+    Shards { head, units: (0..count).map(unit).collect() }
+}
+
+/// Lines doubled, left out, swapped; numbers that are others.
+fn confused(random: &mut Random, whole: &[u8]) -> Vec<u8> {
+    let mut lines: Vec<Vec<u8>> =
+        whole.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    for _ in 0..1 + random.next() % 2 {
+        let [one, other] = [(); 2].map(|()| random.next() as usize % lines.len());
+        match random.next() % 5 {
+            0 => lines.swap(one, other),
+            1 => lines.insert(one, lines[other].clone()),
+            2 if lines.len() > 1 => drop(lines.remove(one)),
+            _ => {
+                let text = String::from_utf8_lossy(&lines[one]).into_owned();
+                let digits: Vec<usize> =
+                    text.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at).collect();
+                if !digits.is_empty() {
+                    let at = digits[random.next() as usize % digits.len()];
+                    let other =
+                        ["0", "7", "-1", "18446744073709551615", "99999999999999999999", "1e3"];
+                    let other = other[random.next() as usize % other.len()];
+                    lines[one] = format!("{}{other}{}", &text[..at], &text[at + 1..]).into_bytes();
+                }
+            }
+        }
+    }
+    lines.concat()
+}
+
+#[test]
+fn a_damaged_plan_is_refused_or_covers_all_images() {
+    let dir = folder();
+    let path = dir.path().join("plan.jsonl");
+    let mut random = Random(3);
+    let (mut refused, mut read) = (0, 0);
+    let wholes: Vec<Vec<u8>> = [1, 3, 41]
+        .into_iter()
+        .map(|count| {
+            let mut text = Vec::new();
+            plan(count).write(&mut text).unwrap();
+            fs::write(&path, &text).unwrap();
+            assert_eq!(Shards::read(&path).unwrap(), plan(count));
+            text
+        })
+        .collect();
+    for at in 0..inputs() {
+        let whole = &wholes[random.next() as usize % wholes.len()];
+        let damaged =
+            if at % 2 == 0 { damage(&mut random, whole) } else { confused(&mut random, whole) };
+        fs::write(&path, damaged).unwrap();
+        match Shards::read(&path) {
+            Err(error) => {
+                refused += 1;
+                let told = error.to_string();
+                assert!(told.contains("plan.jsonl") && told.lines().count() == 1, "{told}");
+                assert!(told.len() < 2000, "{told}");
+            }
+            Ok(Shards { head, units }) => {
+                read += 1;
+                assert_eq!(units.len() as u64, head.shards);
+                let mut end = 0;
+                for (at, unit) in (0..).zip(&units) {
+                    assert_eq!((unit.shard, unit.range().start), (at, end));
+                    end = unit.range().end;
+                }
+                assert_eq!(end, head.identity.images);
+            }
+        }
+    }
+    assert!(refused * 4 > inputs() && read * 50 > inputs(), "{refused} refused, {read} read");
 }

@@ -148,7 +148,9 @@ impl FilesSink {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if std::fs::symlink_metadata(&self.root).is_ok() {
+                // Another run may have made a folder of it meanwhile.
+                let found = std::fs::symlink_metadata(&self.root);
+                if found.is_ok_and(|found| found.is_symlink()) {
                     let problem = "the link leads nowhere, and a folder is needed";
                     return Err(Error::InTheWay { path: self.root.clone(), problem });
                 }
