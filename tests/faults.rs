@@ -13,21 +13,20 @@
 
 #[path = "common/tool.rs"]
 mod tool;
+#[path = "common/trees.rs"]
+mod trees;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use tool::{ends_with, everything, text};
+use tool::{ends_with, text};
+use trees::{Tree, folder};
 
-type Tree = BTreeMap<PathBuf, Vec<u8>>;
-
-fn tree(root: &Path) -> Tree {
-    let read =
-        |path: PathBuf| (path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
-    if root.is_dir() { everything(root).into_iter().map(read).collect() } else { Tree::new() }
+/// What there is below a folder, if there is one.
+fn tree(root: &str) -> Tree {
+    if Path::new(root).is_dir() { trees::tree(root) } else { Tree::new() }
 }
 
 /// Calls that open, make, fill, name, look at and remove files, by all the names that they have.
@@ -86,105 +85,173 @@ fn occurrences(call: &str, args: &[&str], log: &Path) -> usize {
     fs::read_to_string(log).unwrap().lines().filter(is_call).count()
 }
 
-/// Tries every occurrence of every call, with `more` options, from what `before` leaves.
-fn sweep(more: &[&str], before: &dyn Fn(&str)) {
-    let dir =
-        tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
-    let dir = dir.unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (dump, out, whole_at, log) =
-        (path("d.safetensors"), path("out"), path("whole"), path("log"));
-    // Three small images, and one that comes in steps.
-    let large = 1 << 21;
-    tool::dump(
-        Path::new(&dump),
-        &[
-            ("a", "U8", &[3, 8, 8], 192),
-            ("b", "F16", &[1, 1024, 1024], large),
-            ("c", "U8", &[1025, 1025], 1025 * 1025),
-        ],
-    );
-    let args = [&["convert", &dump, "-o", &out, "--device", "cpu", "-j", "1", "-q"], more].concat();
-    ends_with(0, &["convert", &dump, "-o", &whole_at, "--device", "cpu", "-j", "1", "-q"]);
-    let whole = tree(Path::new(&whole_at));
-    let all = std::env::var_os("TENSORTIFF_LONG").is_some();
-    let (mut tried, mut failed) = (0, 0);
-    for call in CALLS {
+/// A dump, what one run makes of it, and a plan of two shards.
+struct Job {
+    dir: tempfile::TempDir,
+    dump: String,
+    plan: String,
+    out: String,
+    whole: Tree,
+}
+
+impl Job {
+    fn new() -> Job {
+        let dir = folder();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (dump, plan, out, whole) =
+            (path("d.safetensors"), path("plan.jsonl"), path("out"), path("whole"));
+        // Three small images, one that comes in steps, one more.
+        let large = 1 << 21;
+        tool::dump(
+            Path::new(&dump),
+            &[
+                ("a", "U8", &[3, 8, 8], 192),
+                ("b", "F16", &[1, 1024, 1024], large),
+                ("c", "U8", &[1025, 1025], 1025 * 1025),
+            ],
+        );
+        ends_with(0, &["convert", &dump, "-o", &whole, "--device", "cpu", "-j", "1", "-q"]);
+        ends_with(0, &["plan", &dump, "-o", &plan, "--shards", "2", "-q"]);
+        let whole = tree(&whole);
+        Job { dir, dump, plan, out, whole }
+    }
+
+    /// A run of the dump or the plan.
+    fn convert<'a>(&'a self, of: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["convert", of, "-o", &self.out, "--device", "cpu", "-j", "1", "-q"], more].concat()
+    }
+
+    fn merge(&self) -> Vec<&str> {
+        vec!["merge", &self.plan, &self.out, "-q"]
+    }
+
+    /// Tries every occurrence of every call of `args`, from what `before` leaves. Where that ends
+    /// with 0 `is_done` must be true; the commands `after` it must lead to what one run makes.
+    fn sweep(
+        &self,
+        args: &[&str],
+        before: &dyn Fn(),
+        is_done: &dyn Fn(&Tree) -> bool,
+        after: &[Vec<&str>],
+    ) {
+        let log = self.dir.path().join("log");
         let reset = || {
-            drop(fs::remove_dir_all(&out));
-            before(&out);
+            drop(fs::remove_dir_all(&self.out));
+            before();
         };
-        reset();
-        let times = occurrences(call, &args, Path::new(&log));
-        for when in 1..=times {
-            let some = [ERRORS[when % ERRORS.len()]];
-            for error in if all { &ERRORS[..] } else { &some[..] } {
-                reset();
-                let begun = tree(Path::new(&out));
-                let started = Instant::now();
-                let output = injected(call, error, when, &args);
-                let what = format!("{error} at {call} number {when} of {times}, {more:?}");
-                let told = text(&output.stderr);
-                let code = output.status.code();
-                // Before `main` the loader speaks.
-                let loader = told.contains("error while loading") || code == Some(127);
-                assert!(matches!(code, Some(0 | 1 | 3)) || loader, "{what}: {code:?} {told}");
-                assert!(started.elapsed() < Duration::from_secs(20), "{what} took too long");
-                assert!(!told.contains("panicked"), "{what}: {told}");
-                if code == Some(0) {
-                    assert!(tree(Path::new(&out)) == whole, "{what}: done, but it is not");
-                } else if !loader {
-                    failed += 1;
-                    let is_error = |line: &str| line.starts_with("tensortiff: error: ");
-                    assert!(!told.is_empty() && told.lines().all(is_error), "{what}: {told}");
-                    let place = dir.path().to_str().unwrap();
-                    assert!(
-                        told.lines().all(|line| line.contains(place) || line.contains("d/")),
-                        "{what}: {told}"
-                    );
+        let all = std::env::var_os("TENSORTIFF_LONG").is_some();
+        let (mut tried, mut failed) = (0, 0);
+        for call in CALLS {
+            reset();
+            let times = occurrences(call, args, &log);
+            for when in 1..=times {
+                let some = [ERRORS[when % ERRORS.len()]];
+                for error in if all { &ERRORS[..] } else { &some[..] } {
+                    reset();
+                    let begun = tree(&self.out);
+                    let what = format!("{error} at {call} number {when} of {times}, {args:?}");
+                    let started = Instant::now();
+                    let output = injected(call, error, when, args);
+                    assert!(started.elapsed() < Duration::from_secs(20), "{what} took too long");
+                    failed += usize::from(self.check(&output, &what, &begun, is_done));
+                    self.go_on(after, &what, &begun);
+                    tried += 1;
                 }
-                for (name, bytes) in tree(Path::new(&out)) {
-                    let is_image = name.extension().is_some_and(|e| e == "tif");
-                    let right = || whole[&name] == bytes || begun.get(&name) == Some(&bytes);
-                    assert!(
-                        !is_image || right(),
-                        "{what}: {} is not whole: {told}",
-                        name.display()
-                    );
-                }
-                let goes_on = [&args[..9], &["--resume"][..]].concat();
-                let goes_on: Vec<&str> = goes_on;
-                let output = tool::run(&goes_on);
-                let told = text(&output.stderr);
-                if output.status.code() == Some(1) && told.contains("exists already") {
-                    // It had not begun: what is there is what was there before.
-                    assert!(tree(Path::new(&out)) == begun, "{what}: {told}");
-                } else {
-                    assert_eq!(output.status.code(), Some(0), "{what}, then --resume: {told}");
-                    let found = tree(Path::new(&out));
-                    let names = || found.keys().collect::<Vec<_>>();
-                    assert!(found == whole, "{what}, then --resume: {:?} {told}", names());
-                }
-                tried += 1;
             }
         }
+        println!("{tried} calls failed, {failed} of the runs with them: {args:?}");
+        assert!(tried > 60 && failed > 15, "{tried} tried, {failed} failed");
     }
-    println!("{tried} calls failed, {failed} of the runs with them: {more:?}");
-    assert!(tried > 60 && failed > 30, "{tried} tried, {failed} failed");
+
+    /// What holds after any failure. Whether the run failed.
+    fn check(
+        &self,
+        output: &Output,
+        what: &str,
+        begun: &Tree,
+        is_done: &dyn Fn(&Tree) -> bool,
+    ) -> bool {
+        let (told, code) = (text(&output.stderr), output.status.code());
+        // Before `main` the loader speaks.
+        let loader = told.contains("error while loading") || code == Some(127);
+        assert!(matches!(code, Some(0 | 1 | 3 | 75)) || loader, "{what}: {code:?} {told}");
+        assert!(!told.contains("panicked"), "{what}: {told}");
+        let found = tree(&self.out);
+        for (name, bytes) in &found {
+            let is_image = name.extension().is_some_and(|e| e == "tif");
+            let right = self.whole.get(name) == Some(bytes) || begun.get(name) == Some(bytes);
+            assert!(!is_image || right, "{what}: {} is not whole: {told}", name.display());
+        }
+        if code == Some(0) {
+            assert!(is_done(&found), "{what}: done, but it is not");
+        } else if !loader {
+            let is_error = |line: &str| line.starts_with("tensortiff: error: ");
+            assert!(!told.is_empty() && told.lines().all(is_error), "{what}: {told}");
+            let place = self.dir.path().to_str().unwrap();
+            let names = |line: &str| line.contains(place) || line.contains("d/");
+            assert!(told.lines().all(names), "{what}: {told}");
+            return true;
+        }
+        false
+    }
+
+    /// What makes it good, whatever it was.
+    fn go_on(&self, after: &[Vec<&str>], what: &str, begun: &Tree) {
+        for args in after {
+            let output = tool::run(args);
+            let told = text(&output.stderr);
+            if output.status.code() == Some(1) && told.contains("exists already") {
+                // It had not begun: what is there is what was there before.
+                assert!(tree(&self.out) == *begun, "{what}: {told}");
+                return;
+            }
+            assert_eq!(output.status.code(), Some(0), "{what}, then {args:?}: {told}");
+        }
+        trees::same(&tree(&self.out), &self.whole, what);
+    }
 }
 
 #[test]
 fn every_call_of_a_new_run_may_fail_once() {
-    sweep(&[], &|_| {});
+    let job = Job::new();
+    let after = [job.convert(&job.dump, &["--resume"])];
+    let is_done = |found: &Tree| *found == job.whole;
+    job.sweep(&job.convert(&job.dump, &[]), &|| {}, &is_done, &after);
 }
 
 #[test]
 fn every_call_of_a_run_that_replaces_files_may_fail_once() {
-    sweep(&["--overwrite", "--fsync", "end"], &|out| {
+    let job = Job::new();
+    let before = || {
         for name in ["d/a/0.tif", "d/b/0.tif", "d/c.tif"] {
-            let path = Path::new(out).join(name);
+            let path = Path::new(&job.out).join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "before").unwrap();
         }
-    });
+    };
+    let after = [job.convert(&job.dump, &["--resume"])];
+    let is_done = |found: &Tree| *found == job.whole;
+    let args = job.convert(&job.dump, &["--overwrite", "--fsync", "end"]);
+    job.sweep(&args, &before, &is_done, &after);
+}
+
+#[test]
+fn every_call_of_a_shard_and_of_a_merge_may_fail_once() {
+    let job = Job::new();
+    let shard = |number| job.convert(&job.plan, &["--shard", number]);
+    let (first, second) = (shard("0/2"), shard("1/2"));
+    ends_with(0, &first);
+    let images = |found: &Tree| {
+        found.keys().filter(|name| name.extension().is_some_and(|e| e == "tif")).count()
+    };
+    let of_first = images(&tree(&job.out));
+    assert!(of_first > 0 && of_first + 1 < job.whole.len());
+    let is_made = |found: &Tree| images(found) == of_first;
+    job.sweep(&first, &|| {}, &is_made, &[first.clone(), second.clone(), job.merge()]);
+    let before = || {
+        ends_with(0, &second);
+        ends_with(0, &first);
+    };
+    let is_merged = |found: &Tree| *found == job.whole;
+    job.sweep(&job.merge(), &before, &is_merged, &[job.merge()]);
 }

@@ -10,10 +10,11 @@
 )]
 
 mod common;
+#[path = "common/trees.rs"]
+mod trees;
 
 use std::borrow::Cow;
 use std::fs;
-use std::path::Path;
 
 use common::Random;
 use tensortiff::record::entry::{Doing, Entry, Failure, Found, SIZE};
@@ -21,20 +22,12 @@ use tensortiff::record::identity::{Asked, Hash, Identity, Origin};
 use tensortiff::record::journal::{About, Journal, Opened};
 use tensortiff::record::manifest::{self, Head, Line, Manifest};
 use tensortiff::record::shards::{self, Shards, Unit};
+use trees::folder;
 
 const IMAGES: u64 = 40;
 
 fn inputs() -> u64 {
     if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 20_000 }
-}
-
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
 }
 
 fn identity() -> Identity {

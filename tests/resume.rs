@@ -12,8 +12,9 @@
 
 #[path = "common/tool.rs"]
 mod tool;
+#[path = "common/trees.rs"]
+mod trees;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -22,16 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tool::{ends_with, everything, files, sample, text};
-
-type Tree = BTreeMap<PathBuf, Vec<u8>>;
-
-/// All files below a folder, by their path in it.
-fn tree(root: &str) -> Tree {
-    let root = Path::new(root);
-    let read =
-        |path: PathBuf| (path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
-    everything(root).into_iter().map(read).collect()
-}
+use trees::{Tree, folder, same, tree};
 
 /// The same numbers every time.
 struct Random(u64);
@@ -67,16 +59,6 @@ fn write_dump(path: &Path) {
 }
 
 const IMAGES: usize = 6000 + 4000 + 3;
-
-/// A folder in memory where there is one: a disk's would wait for others.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
-}
 
 /// When a run is killed.
 enum When {
@@ -164,21 +146,6 @@ impl Job {
         }
         !finished && !made.is_empty() && made.len() < IMAGES
     }
-}
-
-/// As `assert_eq`, but without a thousand files in the message.
-fn same(found: &Tree, whole: &Tree, after: &str) {
-    let names = |one: &Tree, other: &Tree| {
-        one.keys().filter(|name| !other.contains_key(*name)).take(5).cloned().collect::<Vec<_>>()
-    };
-    let [more, less] = [names(found, whole), names(whole, found)];
-    assert!(more.is_empty() && less.is_empty(), "{after}: more: {more:?}, less: {less:?}");
-    let other: Vec<_> = found.iter().filter(|(name, bytes)| whole[*name] != **bytes).collect();
-    assert!(
-        other.is_empty(),
-        "{after}: {:?} differ",
-        other.iter().map(|(n, _)| n).collect::<Vec<_>>()
-    );
 }
 
 #[test]
