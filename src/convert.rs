@@ -2,6 +2,7 @@
 //! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
 mod desk;
+mod doubt;
 mod identify;
 mod known;
 mod made;
@@ -29,6 +30,7 @@ use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
+pub use doubt::VerifySample;
 pub use preview::{Preview, preview};
 use recorder::Begun;
 use run::Run;
@@ -65,6 +67,9 @@ pub struct Options {
     /// Whether the report is to say where the threads' time went. It costs a look at the clock
     /// for each read and write.
     pub timings: bool,
+    /// Which of the images that GPUs make are made by the CPU as well, and compared. A device that
+    /// is found to compute wrongly so is not used any more, and all its images are made again.
+    pub verify_sample: VerifySample,
     /// Images that are there already are left as they are, whatever they hold.
     pub skip_existing: bool,
     /// Only the images of these numbers are this run's, and others may be making the rest at the
@@ -316,6 +321,7 @@ impl std::fmt::Debug for Options {
             .field("block_samples", &self.block_samples)
             .field("max_memory", &self.max_memory)
             .field("timings", &self.timings)
+            .field("verify_sample", &self.verify_sample)
             .field("skip_existing", &self.skip_existing)
             .field("shard", &self.shard)
             .field("fail_fast", &self.fail_fast)

@@ -35,8 +35,9 @@
 //!   is done, and a lock meanwhile.
 //! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
 //!   what backends see as their [`Job`](backend::Job), `convert/recorder.rs` finds out what need not
-//!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/space.rs` what
-//!   it takes, `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
+//!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/doubt.rs`
+//!   takes back what a wrong device made, `convert/space.rs` finds out what a run takes,
+//!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
 //! - `cli` (feature `cli`) is the command line, `cli/bench` what `tensortiff bench` measures;
 //!   `main.rs` calls it. `benches/floor` is a crate of its own: what tensortiff is measured against.
@@ -76,8 +77,8 @@ pub mod tensor;
 
 pub use backend::choose::{Device, Devices};
 pub use convert::{
-    Manifest, Need, Options, Planned, Preview, Record, Resume, ShardState, Watch, convert, divide,
-    merge, preview, shard_states,
+    Manifest, Need, Options, Planned, Preview, Record, Resume, ShardState, VerifySample, Watch,
+    convert, divide, merge, preview, shard_states,
 };
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};

@@ -1,6 +1,6 @@
 //! What a run did.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -60,6 +60,8 @@ pub struct DeviceReport {
     pub images: u64,
     /// Bytes of samples that it turned into pixels, parts of images included.
     pub bytes_in: u64,
+    /// How many of them, or of their blocks, were compared with what the CPU makes.
+    pub checked: u64,
     /// Where its threads' time went; zero unless [`Options::timings`](crate::Options::timings)
     /// asked for it.
     pub stages: Stages,
@@ -123,6 +125,18 @@ impl AddAssign for SampleReport {
         self.nonfinite_images += other.nonfinite_images;
         self.constant_images += other.constant_images;
         self.no_finite_images += other.no_finite_images;
+    }
+}
+
+impl SubAssign for SampleReport {
+    fn sub_assign(&mut self, other: SampleReport) {
+        self.nan -= other.nan;
+        self.pos_inf -= other.pos_inf;
+        self.neg_inf -= other.neg_inf;
+        self.overflow -= other.overflow;
+        self.nonfinite_images -= other.nonfinite_images;
+        self.constant_images -= other.constant_images;
+        self.no_finite_images -= other.no_finite_images;
     }
 }
 

@@ -317,3 +317,19 @@ fn a_terminal_shows_a_bar_with_rates_and_time_left() {
     let last = shown.trim_end().rsplit(['\r', '\n', '\u{1b}']).next().unwrap();
     assert!(last.contains("40000 images, ") && last.contains("cpu 100 %"), "{last:?}");
 }
+
+/// With every image compared the run ends as ever, and says so to who wants to know.
+#[test]
+#[cfg(feature = "gpu")]
+fn images_of_a_gpu_are_compared_with_the_cpus() {
+    for (of, compared) in [("1", Some(317)), ("0", None)] {
+        let (_dir, out) = tool::folder();
+        let args = ["convert", tool::sample(), "-o", &out, "--device", "llvmpipe", "-v"];
+        let (_, told) = tool::ends_with(0, &tool::join(&args, &["--verify-sample", of]));
+        let says = compared.map(|compared| format!(", {compared} compared with the CPU's"));
+        match says {
+            Some(says) => assert!(told.contains(&says), "{told}"),
+            None => assert!(!told.contains("compared"), "{told}"),
+        }
+    }
+}

@@ -191,8 +191,10 @@ fn repeated_and_raced_shards_are_one_run() {
         for run in runs {
             ended(run.wait_with_output().unwrap(), 0);
         }
-        // And once more after all of it.
+        // And once more after all of it, when there is nothing to do.
+        let before = tree(&job.out);
         job.make("3/5", &[], 0);
+        assert!(tree(&job.out) == before, "a shard that is complete leaves nothing more");
         job.merge(&format!("round {round}"));
         // Even after that, which changes nothing.
         job.make("0/5", &[], 0);
@@ -258,7 +260,13 @@ fn merging_takes_away_what_killed_shards_left() {
     // It may be another shard's that is at work.
     job.make("1", &[], 0);
     assert!(planted.iter().all(|name| Path::new(&job.out).join(name).exists()));
+    let copy = format!("{}2", job.out);
+    let copied = std::process::Command::new("cp").args(["-a", &job.out, &copy]).status();
+    assert!(copied.unwrap().success());
     job.merge("leftovers");
+    // A run of all that finds everything made does the same.
+    ends_with(0, &["convert", &job.plan, "-o", &copy, "--resume", "--device", "cpu", "-q"]);
+    same(&tree(&copy), &job.whole, "leftovers, and a run of all");
 }
 
 #[test]
@@ -479,6 +487,15 @@ fn failed_images_are_told_by_shard_and_in_the_manifest() {
     assert_eq!(job.missing(), "0");
     job.make("0", &[], 0);
     job.merge("a failed image");
+    // Whichever journal comes first: that it failed once says nothing.
+    for round in 0..6 {
+        job.clear();
+        job.inject(&[("writev", "EISDIR")], true, 3);
+        for shard in ["0", "1", "2"] {
+            job.make(shard, &[], 0);
+        }
+        job.merge(&format!("a failed image, round {round}"));
+    }
 }
 
 /// Only what may go right another time ends with 75, and only of shards.
@@ -503,4 +520,29 @@ fn a_scheduler_is_told_to_try_again_only_where_that_may_help() {
     inject(&[("pread64", "EIO"), ("writev", "EISDIR")], true, 3);
     job.make("0", &[], 0);
     job.merge("all of that");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_shard_is_on_the_disk_when_that_was_asked_for() {
+    let job = Job::new(2, &[]);
+    for (when, wanted) in [("none", &[][..]), ("end", &["syncfs", "fsync", "fsync"])] {
+        job.clear();
+        let log = job.dir.path().join("log");
+        let mut command = std::process::Command::new("strace");
+        command
+            .args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs", "-o", log.to_str().unwrap()])
+            .arg(env!("CARGO_BIN_EXE_tensortiff"))
+            .args(["convert", &job.plan, "-o", &job.out, "--shard", "0", "--device", "cpu", "-q"])
+            .args(["--fsync", when]);
+        ended(command.output().unwrap(), 0);
+        let log = fs::read_to_string(log).unwrap();
+        let call = |line: &'_ str| line.split(['(', ' ']).nth(1).map(str::to_owned);
+        let calls: Vec<String> = log
+            .lines()
+            .filter_map(|line| call(&line.replace("  ", " ")))
+            .filter(|call| call.contains("sync"))
+            .collect();
+        assert_eq!(calls, wanted, "{when}: {log}");
+    }
 }

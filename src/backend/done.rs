@@ -32,6 +32,13 @@ impl Done {
         self.words[word] |= bit;
     }
 
+    /// Takes an image out.
+    pub fn remove(&mut self, image: u64) {
+        let (word, bit) = place(image);
+        self.count -= u64::from(self.words[word] & bit != 0);
+        self.words[word] &= !bit;
+    }
+
     /// Whether it is in the set.
     #[must_use]
     pub fn contains(&self, image: u64) -> bool {

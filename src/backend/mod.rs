@@ -95,6 +95,22 @@ pub trait Desk {
     /// Says that the image cannot be made.
     fn fail(&mut self, image: ImageId, error: Error);
 
+    /// Whether what the device made of the image, from sample `first` on, is to be compared with
+    /// what the CPU makes of it.
+    fn is_sampled(&mut self, image: ImageId, first: u64) -> bool {
+        let _ = (image, first);
+        false
+    }
+
+    /// Says that the device had a part in the image's extent.
+    fn looked(&mut self, image: ImageId) {
+        let _ = image;
+    }
+
+    /// Says that the device made something else than the CPU. Nothing is believed that it did, nor
+    /// what it may yet hand over.
+    fn distrust(&mut self) {}
+
     /// Says that this thread begins to wait, or that it is at work again. The desk knows itself
     /// when it reads and writes.
     fn waiting(&mut self, begins: bool) {

@@ -223,6 +223,12 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(super) max_memory: Option<u64>,
 
+    /// Of the images that a GPU makes, make one of N on the CPU as well and compare, before it gets
+    /// its name: 1 every one, 0 none. A device that is wrong is not used any more, and all its
+    /// images are made again.
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(super) verify_sample: u64,
+
     /// Say at the end where the threads' time went: reading, computing, writing, waiting.
     #[arg(long)]
     pub(super) timings: bool,

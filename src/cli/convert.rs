@@ -9,7 +9,7 @@ use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
 use super::work::Work;
 use super::{Ending, Verbosity, say, signals};
-use crate::convert::{Manifest, Options, Record, Resume, convert, preview};
+use crate::convert::{Manifest, Options, Record, Resume, VerifySample, convert, preview};
 use crate::error::{Error, shown};
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
@@ -69,6 +69,7 @@ fn options(args: &ConvertArgs, work: &Work) -> Result<Options, Error> {
         threads: args.threads,
         max_memory: args.max_memory,
         timings: args.timings,
+        verify_sample: VerifySample::one_of(args.verify_sample),
         skip_existing: args.skip_existing,
         shard,
         fail_fast: args.fail_fast,
@@ -154,7 +155,11 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     if verbosity == Verbosity::Verbose {
         lines.extend(report.devices.iter().map(|device| {
             let name = shown(&device.name);
-            format!("{name}: {} images, {} read", device.images, bytes(device.bytes_in))
+            let compared = match device.checked {
+                0 => String::new(),
+                checked => format!(", {checked} compared with the CPU's"),
+            };
+            format!("{name}: {} images{compared}, {} read", device.images, bytes(device.bytes_in))
         }));
         lines.push(format!(
             "{} constant images (kept as they are), {} without a finite sample",

@@ -36,10 +36,13 @@ pub(super) struct RunDesk<'r, 'a> {
     /// Entries for the journal, as bytes, of neighbouring images from this number on.
     entries: (u64, Vec<u8>),
     clock: Option<Clock>,
+    /// Where the device is compared with the CPU: whether that was done before, and the images in
+    /// which it had a part since the run was told.
+    compared: Option<(bool, Vec<std::ops::Range<u64>>)>,
 }
 
 /// What a desk has done since the run was told.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Tally {
     pub(super) images: u64,
     /// Bytes of samples of those images.
@@ -50,7 +53,22 @@ pub(super) struct Tally {
     /// Bytes that count as progress: a giant's are read twice.
     pub(super) progress: u64,
     pub(super) samples: SampleReport,
+    /// Images or blocks that were compared with what the CPU makes.
+    pub(super) checked: u64,
     pub(super) stages: Stages,
+}
+
+impl std::ops::AddAssign<&Tally> for Tally {
+    fn add_assign(&mut self, other: &Tally) {
+        self.images += other.images;
+        self.bytes_in += other.bytes_in;
+        self.worked += other.worked;
+        self.bytes_out += other.bytes_out;
+        self.progress += other.progress;
+        self.samples += other.samples;
+        self.checked += other.checked;
+        self.stages += other.stages;
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +100,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             told: Instant::now(),
             entries: (0, Vec::new()),
             clock: run.options.timings.then_some(clock),
+            compared: run.is_compared(by).then(|| (false, Vec::new())),
         }
     }
 
@@ -190,8 +209,40 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         Ok(Some(self.bytes.len() as u64 + pixels))
     }
 
+    /// Notes that the device has a part in an image, if it is compared; false if what it makes is
+    /// not believed.
+    fn takes_part(&mut self, image: ImageId) -> bool {
+        let Some((_, images)) = &mut self.compared else { return true };
+        let number = self.run.plan.rows()[image.span].first_image + image.index;
+        match images.last_mut() {
+            Some(last) if last.end == number => last.end += 1,
+            Some(last) if last.contains(&number) => {}
+            _ => images.push(number..number + 1),
+        }
+        !self.run.is_distrusted(self.by)
+    }
+
+    /// Takes that back of an image that could not be stored: it is not made again either.
+    fn takes_no_part(&mut self, image: ImageId) {
+        let Some((_, images)) = &mut self.compared else { return };
+        let number = self.run.plan.rows()[image.span].first_image + image.index;
+        images
+            .last_mut()
+            .filter(|last| last.end == number + 1)
+            .into_iter()
+            .for_each(|last| last.end -= 1);
+    }
+
     /// Accounts for a finished image.
     fn finished(&mut self, image: ImageId, finding: &Finding, bytes_out: u64) {
+        if self.run.is_giant(image.span) {
+            if self.run.was_counted(image) {
+                return;
+            }
+            if self.compared.is_none() && self.run.options.verify_sample.is_any() {
+                self.run.count_giant(image);
+            }
+        }
         let row = &self.run.plan.rows()[image.span];
         self.tally.images += 1;
         self.tally.bytes_in += row.samples() * row.dtype.size() as u64;
@@ -216,11 +267,20 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         let late = || self.told.elapsed() >= AT_MOST;
         if tally.images >= IMAGES || tally.progress >= BYTES || late() {
             self.told = Instant::now();
-            self.run.account(self.by, &mem::take(&mut self.tally));
+            self.account();
             if let Err(error) = self.write_entries() {
                 self.run.stop(error);
             }
         }
+    }
+
+    fn account(&mut self) {
+        let tally = mem::take(&mut self.tally);
+        if let Some((_, images)) = &mut self.compared {
+            self.run.add_part(self.by, images, &tally);
+            images.clear();
+        }
+        self.run.account(self.by, &tally);
     }
 
     fn samples_size(&self, image: ImageId, pixels: &[u8]) -> u64 {
@@ -247,7 +307,7 @@ impl Desk for RunDesk<'_, '_> {
     }
 
     fn put(&mut self, image: ImageId, finding: &Finding, pixels: &[u8]) {
-        if self.is_cancelled() {
+        if self.is_cancelled() || !self.takes_part(image) {
             return;
         }
         self.turn(Stage::Write);
@@ -258,7 +318,10 @@ impl Desk for RunDesk<'_, '_> {
                 self.tally.progress += bytes_in;
                 self.finished(image, finding, bytes_out);
             }
-            Err(error) => self.fail(image, error),
+            Err(error) => {
+                self.takes_no_part(image);
+                self.fail(image, error);
+            }
         }
         self.turn(Stage::Compute);
     }
@@ -266,6 +329,9 @@ impl Desk for RunDesk<'_, '_> {
     fn put_block(&mut self, image: ImageId, first: u64, pixels: &[u8]) {
         if self.is_cancelled() {
             return;
+        }
+        if !self.takes_part(image) {
+            return self.run.spoil(image);
         }
         self.turn(Stage::Write);
         match self.run.put_block(image, first, pixels) {
@@ -283,6 +349,9 @@ impl Desk for RunDesk<'_, '_> {
     }
 
     fn finish_blocks(&mut self, image: ImageId, finding: &Finding) {
+        if !self.takes_part(image) {
+            self.run.spoil(image);
+        }
         self.turn(Stage::Write);
         match self.commit(image, finding) {
             Ok(None) => {}
@@ -300,6 +369,23 @@ impl Desk for RunDesk<'_, '_> {
         }
     }
 
+    fn is_sampled(&mut self, image: ImageId, first: u64) -> bool {
+        let number = self.run.plan.rows()[image.span].first_image + image.index;
+        let sample = self.run.options.verify_sample;
+        let Some((before, _)) = &mut self.compared else { return false };
+        let sampled = !mem::replace(before, true) || sample.takes(number, first);
+        self.tally.checked += u64::from(sampled);
+        sampled
+    }
+
+    fn looked(&mut self, image: ImageId) {
+        self.takes_part(image);
+    }
+
+    fn distrust(&mut self) {
+        self.run.distrust(self.by);
+    }
+
     fn waiting(&mut self, begins: bool) {
         self.turn(if begins { Stage::Wait } else { Stage::Compute });
     }
@@ -308,7 +394,7 @@ impl Desk for RunDesk<'_, '_> {
 impl Drop for RunDesk<'_, '_> {
     fn drop(&mut self) {
         self.turn(Stage::Wait);
-        self.run.account(self.by, &self.tally);
+        self.account();
         if let Err(error) = self.write_entries() {
             self.run.stop(error);
         }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::iter;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::desk::{RunDesk, Tally};
+use super::doubt::Doubt;
 use super::recorder::{Begun, Recorder};
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
@@ -34,12 +36,17 @@ pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
     pub(super) recorder: Option<Recorder<'a>>,
     queue: Queue,
+    /// Of images that are made again.
+    again: OnceLock<Queue>,
+    /// Whether any device was found to compute wrongly.
+    doubts: AtomicBool,
     state: Mutex<State<'a>>,
 }
 
 #[derive(Default)]
-struct State<'a> {
-    report: Report,
+pub(super) struct State<'a> {
+    pub(super) report: Report,
+    pub(super) doubt: Doubt,
     /// Images under way that come in blocks; `None` once one has failed.
     in_blocks: HashMap<ImageId, Option<Arc<InBlocks<'a>>>>,
     /// Why the run must end.
@@ -74,7 +81,8 @@ impl<'a> Run<'a> {
         let planned = images.end - images.start;
         let report = Report { planned, there, finished, ..Report::default() };
         let state = Mutex::new(State { report, ..State::default() });
-        Run { source, sink, options, plan, recorder, queue, state }
+        let (again, doubts) = Default::default();
+        Run { source, sink, options, plan, recorder, queue, again, doubts, state }
     }
 
     /// A note for each tensor without images; one for all of a kind where there are many, as the
@@ -172,6 +180,7 @@ impl<'a> Run<'a> {
             self.note("the CPU does what is left".to_owned());
             self.drain(workers.cpu, cpu.unwrap_or_else(|| self.enlist(workers.cpu.name())));
         }
+        self.make_again(workers.cpu, || cpu.unwrap_or_else(|| self.enlist(workers.cpu.name())));
     }
 
     /// The adapters, if they come before the work is done.
@@ -214,20 +223,35 @@ impl<'a> Run<'a> {
     fn drain(&self, backend: &dyn Backend, by: DeviceIndex) {
         let Err(error) = backend.drain(&self.queue, self, by) else { return };
         const OTHERS: &str = "its images are done by others";
+        let error = self.given_up(by, &error);
         // One new device is tried: drivers that lost one often give another.
         let again = if self.queue.is_finished() { None } else { backend.again() };
         let problem = match again {
             None => return self.note(format!("{error}; {OTHERS}")),
-            Some(Err(problem)) => problem,
+            Some(Err(problem)) => problem.to_string(),
             Some(Ok(new)) => {
                 self.note(format!("{error}; its images are done by a new device of that name"));
                 match new.drain(&self.queue, self, by) {
                     Ok(()) => return,
-                    Err(problem) => problem,
+                    Err(problem) => self.given_up(by, &problem),
                 }
             }
         };
         self.note(format!("{problem}, again; {OTHERS}"));
+    }
+
+    /// What a device that failed did is taken back, if that was because it computes wrongly. Answers
+    /// with what is to be said.
+    fn given_up(&self, by: DeviceIndex, error: &Error) -> String {
+        match self.take_back(by) {
+            Ok(0) => error.to_string(),
+            Ok(1) => format!("{error}; the image that it had made is made again"),
+            Ok(images) => format!("{error}; the {images} images that it had made are made again"),
+            Err(stop) => {
+                self.stop(stop);
+                error.to_string()
+            }
+        }
     }
 
     pub(super) fn report(self, started: Instant) -> Result<Report, Error> {
@@ -249,14 +273,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn note(&self, text: String) {
+    pub(super) fn note(&self, text: String) {
         if let Some(watch) = &self.options.watch {
             watch.note(&text);
         }
         self.lock().report.notes.push(text);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -295,6 +319,9 @@ impl<'a> Run<'a> {
         first: u64,
         pixels: &[u8],
     ) -> Result<bool, Error> {
+        if self.is_spoiled(image) {
+            return Ok(false);
+        }
         let Some(file) = self.in_blocks(image)? else { return Ok(false) };
         file.pending.write_at(file.header_len + first * 4, pixels)?;
         Ok(true)
@@ -305,7 +332,9 @@ impl<'a> Run<'a> {
         &self,
         image: ImageId,
     ) -> Result<Option<Box<dyn Pending + 'a>>, Error> {
-        let Some(blocks) = self.lock().in_blocks.remove(&image).flatten() else { return Ok(None) };
+        let spoiled = self.is_spoiled(image);
+        let blocks = self.lock().in_blocks.remove(&image).flatten();
+        let Some(blocks) = blocks.filter(|_| !spoiled) else { return Ok(None) };
         // Each block's thread let go of it before it said that the block was done.
         match Arc::into_inner(blocks) {
             Some(blocks) => Ok(Some(blocks.pending)),
@@ -327,6 +356,7 @@ impl<'a> Run<'a> {
             let device = &mut report.devices[by];
             device.images += tally.images;
             device.bytes_in += tally.worked;
+            device.checked += tally.checked;
             device.stages += tally.stages;
         }
         if let Some(watch) = &self.options.watch
@@ -339,6 +369,46 @@ impl<'a> Run<'a> {
     pub(super) fn stop(&self, error: Error) {
         self.lock().stopped.get_or_insert(error);
         self.queue.stop();
+        if let Some(again) = self.again.get() {
+            again.stop();
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.queue.is_stopped()
+    }
+
+    /// Most samples in a block.
+    pub(super) fn block(&self) -> u64 {
+        self.queue.block()
+    }
+
+    pub(super) fn spans(&self) -> Vec<Span> {
+        self.queue.spans().to_vec()
+    }
+
+    /// The queue of the images that are made again.
+    pub(super) fn begin_again(&self, queue: Queue) -> &Queue {
+        {
+            let mut state = self.lock();
+            state.in_blocks.clear();
+            state.doubt.begin_again();
+        }
+        self.again.get_or_init(|| queue)
+    }
+
+    /// Whether any device was found to compute wrongly.
+    pub(super) fn has_doubts(&self) -> bool {
+        self.doubts.load(Ordering::Acquire)
+    }
+
+    pub(super) fn begin_to_doubt(&self) {
+        self.doubts.store(true, Ordering::Release);
+    }
+
+    /// Whether what device `by` makes is compared.
+    pub(super) fn is_compared(&self, by: DeviceIndex) -> bool {
+        self.options.verify_sample.is_any() && self.lock().report.devices[by].name != "cpu"
     }
 
     /// An image failed that comes whole.

@@ -251,6 +251,10 @@ impl Sink for FilesSink {
         Ok(())
     }
 
+    fn replace(&self) {
+        self.place.overwrite();
+    }
+
     fn inspect(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {
         match std::fs::metadata(&self.root) {
             Ok(found) if !found.is_dir() => Err(in_the_way(self.root.clone(), false, FOLDER)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::pieces::Pieces;
@@ -21,6 +22,7 @@ use crate::error::Error;
 #[derive(Debug, Default)]
 pub struct MemorySink {
     files: Mutex<BTreeMap<String, Vec<u8>>>,
+    replaces: AtomicBool,
 }
 
 impl MemorySink {
@@ -38,7 +40,7 @@ impl MemorySink {
 
     fn insert(&self, name: &str, file: Vec<u8>) -> Result<(), Error> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if files.contains_key(name) {
+        if files.contains_key(name) && !self.replaces.load(Ordering::Relaxed) {
             return Err(taken(name));
         }
         files.insert(name.to_owned(), file);
@@ -59,6 +61,10 @@ impl Sink for MemorySink {
                 Err(Error::Exists { first: first.into(), count: 1 + taken.count() as u64 })
             }
         }
+    }
+
+    fn replace(&self) {
+        self.replaces.store(true, Ordering::Relaxed);
     }
 
     fn stored(&self, name: &str) -> Result<Option<u64>, Error> {

@@ -76,6 +76,9 @@ pub trait Sink: Sync {
         Ok(None)
     }
 
+    /// From now on images that exist are replaced: some of this run's are made again.
+    fn replace(&self) {}
+
     /// How many bytes the image of this name has; `None` if there is none.
     ///
     /// # Errors

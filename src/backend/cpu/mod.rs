@@ -11,6 +11,7 @@
 //! Memory: a worker holds one small image's samples, each in 4 bytes, or in 8 if its type has so
 //! many, and a step.
 
+pub(in crate::backend) mod check;
 pub mod extent;
 pub mod fused;
 pub mod normalize;
@@ -168,11 +169,15 @@ impl Load {
 
 impl<'a> Worker<'a> {
     fn new(cpu: &'a Cpu, queue: &'a Queue, job: &'a dyn Job, by: DeviceIndex) -> Worker<'a> {
+        Worker::at(cpu, queue, job.desk(by), job.norm())
+    }
+
+    fn at(cpu: &'a Cpu, queue: &'a Queue, desk: Box<dyn Desk + 'a>, norm: Norm) -> Worker<'a> {
         Worker {
             cpu,
             queue,
-            desk: job.desk(by),
-            norm: job.norm(),
+            desk,
+            norm,
             buffer: Vec::new(),
             raw: Box::new([0; 8 * PIECE]),
             narrow: Box::new([0.0; PIECE]),

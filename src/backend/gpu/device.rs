@@ -7,11 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::adapters::Adapter;
+use super::hooks::Hooks;
 use crate::error::Error;
-
-/// After which a device that does not finish its work counts as lost. The slowest software device
-/// met needs a tenth of a second for a batch.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first thing that went wrong, once something did. After that the device is not called any
 /// more: a submission would be dropped in silence, and wgpu 30 frees the memory of a lost device
@@ -46,13 +43,15 @@ pub(super) struct Device {
     pub(super) inner: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) trouble: Arc<Trouble>,
+    /// After which a device that does not finish its work counts as lost.
+    pub(super) patience: Duration,
 }
 
 impl Device {
-    pub(super) fn open(adapter: &Adapter, timed: bool) -> Result<Device, Error> {
+    pub(super) fn open(adapter: &Adapter, hooks: &Hooks) -> Result<Device, Error> {
         let clock =
             wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
-        let wanted = if timed { clock } else { wgpu::Features::empty() };
+        let wanted = if hooks.timed { clock } else { wgpu::Features::empty() };
         let name = adapter.info.name.clone();
         let request = adapter.inner.request_device(&wgpu::DeviceDescriptor {
             label: Some("tensortiff"),
@@ -74,7 +73,7 @@ impl Device {
         inner.set_device_lost_callback(move |reason, message| {
             of_loss.report(format!("device lost ({reason:?}) {}", one_line(&message)));
         });
-        Ok(Device { name, inner, queue, trouble })
+        Ok(Device { name, inner, queue, trouble, patience: hooks.patience })
     }
 
     /// The error that says what happened here.
@@ -149,7 +148,7 @@ impl Device {
         let start = Instant::now();
         while !done.load(Ordering::Acquire) {
             self.poll(None)?;
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > self.patience {
                 return Err(self.error("a buffer was not mapped in time"));
             }
             std::thread::yield_now();
@@ -165,6 +164,16 @@ pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// What no device makes: no buffer may be mapped for reading and bound as storage. For tests.
+pub(super) fn invalid_buffer(device: &wgpu::Device) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("invalid"),
+        size: 16,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,18 +182,8 @@ mod tests {
     fn llvmpipe() -> Device {
         let all = adapters();
         let found = all.iter().find(|adapter| adapter.info.matches_name("llvmpipe"));
-        Device::open(found.expect("software Vulkan (mesa-vulkan-drivers) is installed"), false)
-            .unwrap()
-    }
-
-    /// No buffer may be mapped for reading and bound as storage.
-    fn invalid_buffer(device: &wgpu::Device) -> wgpu::Buffer {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("invalid"),
-            size: 16,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        })
+        let found = found.expect("software Vulkan (mesa-vulkan-drivers) is installed");
+        Device::open(found, &Hooks::NONE).unwrap()
     }
 
     #[test]

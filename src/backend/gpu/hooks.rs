@@ -1,9 +1,27 @@
 //! Ways for tests to stand in for drivers and cards that fail. A run uses [`Hooks::NONE`].
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::kernels::Kernel;
 use super::tuning::Tuning;
+
+/// What happens to a device at a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is lost before it is handed the batch.
+    LostBefore,
+    /// It is lost when it has the batch.
+    LostAfter,
+    /// It is lost while buffers are on their way to be mapped.
+    LostMapping,
+    /// It finds something invalid, which nobody awaits.
+    Invalid,
+}
+
+/// The slowest software device met needs a tenth of a second for a batch, and a batch of a card that
+/// others use as well should not be given up for that.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +34,12 @@ pub struct Hooks {
     pub timed: bool,
     /// What to use instead of what was chosen. (Nor with that.)
     pub tuning: Tuning,
-    /// How many submissions after the proof the device lives through.
+    /// How many submissions after the proof go well.
     pub submissions: u64,
+    /// What happens at the next.
+    pub fault: Fault,
+    /// After which a device that does not answer counts as lost.
+    pub patience: Duration,
     /// How many devices in turn are lost so: another one is opened in the place of each.
     pub losses: u32,
 }
@@ -30,6 +52,8 @@ impl Hooks {
         timed: false,
         tuning: Tuning::CHOSEN,
         submissions: u64::MAX,
+        fault: Fault::LostAfter,
+        patience: PATIENCE,
         losses: 1,
     };
 

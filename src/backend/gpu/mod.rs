@@ -41,7 +41,7 @@ use crate::tensor::Dtype;
 pub use adapters::{Adapter, AdapterInfo, Kind, adapters};
 use batch::Sizes;
 use device::Device;
-use hooks::Hooks;
+use hooks::{Fault, Hooks};
 use kernels::Kernels;
 pub use proof::Proof;
 use slot::Slot;
@@ -140,7 +140,7 @@ impl Gpu {
     /// Like [`open`](Gpu::open).
     #[doc(hidden)]
     pub fn open_with(adapter: &Adapter, threads: usize, hooks: &Hooks) -> Result<Gpu, Error> {
-        let device = Device::open(adapter, hooks.timed)?;
+        let device = Device::open(adapter, hooks)?;
         let kernels = Kernels::new(&device, hooks)?;
         let tuning = hooks.tuning;
         let mut gpu = Gpu {
@@ -190,15 +190,22 @@ impl Gpu {
         (0..self.tuning.slots).map(|n| Slot::new(&self.device, &self.kernels, n, sizes)).collect()
     }
 
-    fn lose_if_asked(&self) {
+    /// What a test wants to happen at this submission.
+    fn fault(&self) -> Option<Fault> {
         let left = self.submissions_left.load(Ordering::Relaxed);
         if left == u64::MAX {
-            return;
-        }
-        if left == 0 {
-            self.device.inner.destroy();
+            return None;
         }
         self.submissions_left.store(left.saturating_sub(1), Ordering::Relaxed);
+        (left == 0).then_some(self.hooks.fault)
+    }
+
+    fn suffer(&self, fault: Option<Fault>, now: Fault) {
+        match fault.filter(|fault| *fault == now) {
+            None => {}
+            Some(Fault::Invalid) => drop(device::invalid_buffer(&self.device.inner)),
+            Some(_) => self.device.inner.destroy(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
-use super::device::PATIENCE;
+use super::hooks::Fault;
 use super::pipe::{Pipe, Popped};
 use super::reader::{Held, Limits, Reader, Task};
 use super::slot::{Slot, Traffic};
@@ -155,7 +155,10 @@ impl Gpu {
         };
         let hand_over = || {
             let _watch = Watch(&ring);
-            write(&ring, job, by);
+            let wrong = |problem| {
+                self.device.trouble.report(format!("computes wrongly: {problem}"));
+            };
+            write(&ring, queue, job, by, &wrong);
         };
         let outcome = thread::scope(|scope| {
             let _watch = Watch(&ring);
@@ -211,8 +214,8 @@ impl Gpu {
                 _ => {}
             }
             let Some(first) = flying.front() else { continue };
-            if first.since.elapsed() > PATIENCE {
-                let problem = format!("no answer within {} s", PATIENCE.as_secs());
+            if first.since.elapsed() > self.device.patience {
+                let problem = format!("no answer within {:?}", self.device.patience);
                 self.device.trouble.report(problem);
             }
             if wait_for_reader {
@@ -232,6 +235,8 @@ impl Gpu {
     }
 
     fn send<'q>(&self, filled: Filled<'q>) -> Result<Flying<'q>, Error> {
+        let fault = self.fault();
+        self.suffer(fault, Fault::LostBefore);
         let (index, traffic) = filled.slot.submit(&self.device, &self.kernels, &filled.batch);
         self.count(|stats| {
             stats.batches += 1;
@@ -245,9 +250,11 @@ impl Gpu {
             stats.bytes_up += traffic.up;
             stats.bytes_down += traffic.down;
         });
-        self.lose_if_asked();
+        self.suffer(fault, Fault::LostAfter);
+        self.suffer(fault, Fault::Invalid);
         self.device.check()?;
         filled.slot.map(&self.device, traffic.down + traffic.timestamps);
+        self.suffer(fault, Fault::LostMapping);
         self.device.check()?;
         Ok(Flying { filled, index, since: Instant::now(), traffic })
     }

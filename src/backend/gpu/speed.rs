@@ -76,7 +76,7 @@ impl Gpu {
                 }
                 let start = Instant::now();
                 let index = self.device.queue.submit([encoder.finish()]);
-                self.device.poll(Some((index, super::device::PATIENCE)))?;
+                self.device.poll(Some((index, self.device.patience)))?;
                 *seconds = start.elapsed().as_secs_f64();
                 if let Some(timer) = &timer {
                     let by_clock = timer.of_one(&self.device, &stamps)? as f64 / 1e9;

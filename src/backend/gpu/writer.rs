@@ -10,8 +10,9 @@ use super::batch::Batch;
 use super::reader::{Held, Task};
 use super::ring::Ring;
 use super::slot::Slot;
+use crate::backend::cpu::check;
 use crate::backend::cpu::range::DeviceExtent;
-use crate::backend::queue::{Lease, Pass, Unit};
+use crate::backend::queue::{Lease, Pass, Queue, Unit};
 use crate::backend::{Desk, DeviceIndex, Finding, Job, wait_at};
 use crate::normalize::{Extent, Norm};
 
@@ -83,13 +84,25 @@ impl<'q> Board<'q> {
     }
 }
 
-/// One thread that hands pixels over, until the board is closed and empty.
-pub(super) fn write(ring: &Ring<'_>, job: &dyn Job, by: DeviceIndex) {
+/// Finds out what the CPU makes otherwise.
+type Differs<'d> = dyn Fn(&mut dyn Desk) -> Option<String> + 'd;
+
+/// One thread that hands pixels over, until the board is closed and empty. `wrong` is told what the
+/// CPU makes otherwise: after that the desk takes nothing more, and leases end as ever.
+pub(super) fn write(
+    ring: &Ring<'_>,
+    queue: &Queue,
+    job: &dyn Job,
+    by: DeviceIndex,
+    wrong: &dyn Fn(String),
+) {
     let norm = job.norm();
     let mut desk = job.desk(by);
     while let Some((batch, range)) = wait_at(&mut *desk, || ring.board.next()) {
         for task in &batch.tasks[range] {
-            batch.hand_over(task, norm, &mut *desk);
+            if let Some(problem) = batch.hand_over(task, norm, queue, &mut *desk) {
+                wrong(problem);
+            }
             batch.done.fetch_add(1, Ordering::Relaxed);
         }
         let whole = |batch: &Finished<'_>| batch.done.load(Ordering::Relaxed) == batch.tasks.len();
@@ -100,13 +113,55 @@ pub(super) fn write(ring: &Ring<'_>, job: &dyn Job, by: DeviceIndex) {
 }
 
 impl Finished<'_> {
-    fn hand_over(&self, task: &Task, norm: Norm, desk: &mut dyn Desk) {
+    /// Answers with what the CPU makes otherwise, if this is of what is compared.
+    fn hand_over(
+        &self,
+        task: &Task,
+        norm: Norm,
+        queue: &Queue,
+        desk: &mut dyn Desk,
+    ) -> Option<String> {
         let pixels = &self.view[4 * task.pixels.start..4 * task.pixels.end];
-        if let Some(first) = task.block {
-            desk.put_block(task.image, first, pixels);
-        } else if task.whole {
-            let finding = Finding::of(norm, self.extent(task.index));
-            desk.put(task.image, &finding, pixels);
+        let image = task.image;
+        let check = |desk: &mut dyn Desk, first: u64, differs: &Differs<'_>| {
+            let problem = desk.is_sampled(image, first).then(|| differs(desk)).flatten();
+            if problem.is_some() {
+                desk.distrust();
+            }
+            problem
+        };
+        match self.block(task) {
+            None => {
+                let finding = Finding::of(norm, self.extent(task.index));
+                let problem =
+                    check(desk, 0, &|desk| check::image(queue, desk, image, &finding, pixels));
+                desk.put(image, &finding, pixels);
+                problem
+            }
+            Some((Pass::Extent, samples)) => {
+                let extent = self.extent(task.index);
+                desk.looked(image);
+                check(desk, samples.start, &|desk| {
+                    check::extent(queue, desk, image, samples.clone(), &extent)
+                })
+            }
+            Some((Pass::Normalize(finding), samples)) => {
+                let first = samples.start;
+                let problem = check(desk, first, &|desk| {
+                    check::block(queue, desk, image, first, &finding, pixels)
+                });
+                desk.put_block(image, first, pixels);
+                problem
+            }
+        }
+    }
+
+    /// The block that a task stands for; `None` of a whole image.
+    fn block(&self, task: &Task) -> Option<(Pass, Range<u64>)> {
+        let of_task = |held: &&Held<'_>| !task.whole && held.task == Some(task.index);
+        match self.held.iter().find(of_task)?.lease.unit() {
+            Unit::Block { pass, samples, .. } => Some((*pass, samples.clone())),
+            Unit::Images { .. } => None,
         }
     }
 

@@ -1,0 +1,335 @@
+//! Devices that fail in the middle of a run, in every way: whatever happens, all images are made,
+//! none twice, with the same bytes, and the report says what happened.
+
+#![cfg(feature = "gpu")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::Random;
+use tensortiff::backend::Backend as _;
+use tensortiff::backend::gpu::hooks::{Fault, Hooks};
+use tensortiff::backend::gpu::kernels::Kernel;
+use tensortiff::backend::gpu::tuning::Tuning;
+use tensortiff::backend::gpu::{Gpu, adapters};
+use tensortiff::{
+    Device, Devices, Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, NullSink, Options,
+    Record, Report, Resume, Source, TensorInfo, VerifySample, convert,
+};
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn open(hooks: &Hooks) -> Arc<Gpu> {
+    let all = adapters();
+    let adapter = all.iter().find(|adapter| adapter.info.matches_name(&common::wanted()));
+    Arc::new(Gpu::open_with(adapter.expect("software Vulkan"), 2, hooks).unwrap())
+}
+
+const IMAGES: u64 = 3000 + 200 + 2 + 40;
+
+/// Small images, larger ones, giants if blocks are of [`BLOCK`] samples, and the kind that a device
+/// may get wrong last.
+fn source() -> MemorySource<'static> {
+    let mut random = Random(6);
+    let mut source = MemorySource::new("m");
+    for (name, dtype, shape) in [
+        ("a", Dtype::F32, [3000, 30, 30]),
+        ("b", Dtype::Bf16, [200, 100, 90]),
+        ("giant", Dtype::F32, [2, 300, 1000]),
+        ("late", Dtype::F32, [40, 32, 32]),
+    ] {
+        let bytes = shape.iter().product::<u64>() as usize * dtype.size();
+        source = source.with(name, dtype, &shape, random.bytes(bytes)).unwrap();
+    }
+    source
+}
+
+const BLOCK: u64 = 100_000;
+
+fn options(verify_sample: VerifySample) -> Options {
+    Options { block_samples: Some(BLOCK), verify_sample, ..Options::default() }
+}
+
+fn expected(source: &dyn Source) -> Files {
+    common::files(source, &options(VerifySample::NONE), &common::cpu()).0
+}
+
+/// A run on the device alone, or beside the CPU.
+fn run(gpu: Arc<Gpu>, with_cpu: bool, source: &dyn Source, options: &Options) -> (Files, Report) {
+    let sink = MemorySink::default();
+    let report = if with_cpu {
+        common::meeting::convert_with(gpu, source, &sink, options).unwrap()
+    } else {
+        let devices = Devices::List(vec![Device::Ready(gpu)]);
+        convert(source, &sink, &Options { devices, ..options.clone() }).unwrap()
+    };
+    (sink.into_files(), report)
+}
+
+fn noted(report: &Report, text: &str) -> bool {
+    report.notes.iter().any(|note| note.contains(text))
+}
+
+/// All of it is there and right, and counted once.
+fn is_whole(found: &(Files, Report), expected: &Files, what: &str) {
+    let (files, report) = found;
+    let notes = &report.notes;
+    assert_eq!((report.images, report.failed), (expected.len() as u64, 0), "{what}: {notes:?}");
+    let by: u64 = report.devices.iter().map(|device| device.images).sum();
+    assert_eq!(by, report.images, "{what}: {:?}", report.devices);
+    let bytes: u64 = expected.values().map(|file| file.len() as u64).sum();
+    assert_eq!(report.bytes_out, bytes, "{what}");
+    let differ = expected.iter().filter(|(name, file)| files.get(*name) != Some(file));
+    assert_eq!(differ.map(|(name, _)| name).next(), None, "{what}: {notes:?}");
+}
+
+#[test]
+fn a_device_that_fails_at_any_stage_costs_no_image() {
+    let source = source();
+    let expected = expected(&source);
+    let faults =
+        [Fault::LostBefore, Fault::LostAfter, Fault::LostMapping, Fault::Invalid].into_iter();
+    for (fault, submissions) in faults.flat_map(|fault| [0, 1, 3].map(|after| (fault, after))) {
+        for (losses, with_cpu) in [(1, false), (2, false), (1, true)] {
+            let what = format!("{fault:?} after {submissions}, {losses} times, {with_cpu}");
+            let gpu = open(&Hooks { fault, submissions, losses, ..Hooks::NONE });
+            let found = run(gpu, with_cpu, &source, &options(VerifySample::default()));
+            is_whole(&found, &expected, &what);
+            let report = &found.1;
+            if with_cpu {
+                continue; // it may have no second batch to fail at
+            }
+            assert!(noted(report, "its images are done by a new device"), "{what}: {report:?}");
+            let again = noted(report, "again; its images are done by others");
+            assert_eq!(again, losses == 2, "{what}: {report:?}");
+            assert_eq!(noted(report, "the CPU does what is left"), losses == 2, "{what}");
+        }
+    }
+}
+
+/// Zeros, as many as one likes.
+struct Zeros([Dump; 1], [TensorInfo; 1]);
+
+impl Source for Zeros {
+    fn dumps(&self) -> &[Dump] {
+        &self.0
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.1
+    }
+
+    fn read_at(&self, _: usize, _: u64, buf: &mut [u8]) -> Result<(), Error> {
+        buf.fill(0);
+        Ok(())
+    }
+}
+
+/// Buffers that the device cannot have: too large to be made, or to be bound.
+#[test]
+fn a_device_without_enough_memory_is_replaced() {
+    let info =
+        TensorInfo { name: "t".into(), dump: 0, dtype: Dtype::F32, shape: vec![300, 1024, 1024] };
+    let source = Zeros([Dump { label: "z".into(), stem: "z".into() }], [info]);
+    for batch_pixels in [40 << 20, 256 << 20] {
+        let tuning = Tuning { batch_pixels, ..Tuning::CHOSEN };
+        let gpu = open(&Hooks { tuning, ..Hooks::NONE });
+        let devices = Devices::List(vec![Device::Ready(gpu)]);
+        let report = convert(&source, &NullSink, &Options { devices, ..Options::default() });
+        let report = report.unwrap();
+        assert_eq!((report.images, report.failed), (300, 0), "{:?}", report.notes);
+        assert!(noted(&report, "allocating "), "{:?}", report.notes);
+        assert!(noted(&report, "the CPU does what is left"), "{:?}", report.notes);
+    }
+}
+
+/// So long a device may take in this test, and so long it takes at least.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// A kernel that does not come to its end for seconds, when it meets images of a size that the
+/// proof does not have.
+const HANGING: Hooks = Hooks {
+    rewrite: |kernel, text| {
+        let line = "    let range = range_of(params.norm, extent);";
+        assert!(kernel != Kernel::Fused || text.contains(line));
+        // llvmpipe lets no invocation go round more than 65,535 times in all.
+        let spin = "
+    var x = extent.max_key | 1u;
+    if image.samples == 1024u {
+        for (var i = 1u; i < 60000u; i++) {
+            ROUND
+        }
+        if x == 12345u { pixels[0] = 1u; }
+    }";
+        let round = "x = x * 1664525u + 4294967291u % (x | i);".repeat(40);
+        let spin = spin.replace("ROUND", &round);
+        (kernel == Kernel::Fused).then(|| text.replace(line, &format!("{spin}\n{line}")))
+    },
+    patience: PATIENCE,
+    ..Hooks::NONE
+};
+
+#[test]
+fn a_device_that_hangs_is_given_up_in_time() {
+    let source = source();
+    let expected = expected(&source);
+    let gpu = open(&HANGING);
+    let started = Instant::now();
+    let found = run(gpu, false, &source, &options(VerifySample::default()));
+    let took = started.elapsed();
+    println!("{took:?}: {:?}", found.1.notes);
+    is_whole(&found, &expected, "a device that hangs");
+    assert!(noted(&found.1, "no answer within 700ms"), "{:?}", found.1.notes);
+    assert!(took >= PATIENCE, "{took:?}: it did not hang");
+    // Its driver is at work yet; the process must not end under it.
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(took));
+}
+
+type Rewrite = fn(Kernel, &str) -> Option<String>;
+
+fn rewritten(text: &str, from: &str, to: &str) -> Option<String> {
+    assert!(text.contains(from), "{from}");
+    Some(text.replace(from, to))
+}
+
+/// Drivers that compute wrongly what the proof does not have: pixels, ranges, counts, of small
+/// images, of larger ones, of blocks.
+const WRONG: [(&str, &str, Rewrite); 6] = [
+    ("pixels of small images", "made ", |kernel, text| match kernel {
+        Kernel::Fused => {
+            let to = "= select(0u, 1u, image.samples == 1024u && i == 77u) ^ pixel(range,";
+            rewritten(text, "= pixel(range,", to)
+        }
+        _ => None,
+    }),
+    ("ranges of small images", "found a range", |kernel, text| match kernel {
+        Kernel::Fused => {
+            let to = "part.max_key + select(0u, 4096u, image.samples == 1024u))";
+            rewritten(text, "part.max_key)", to)
+        }
+        _ => None,
+    }),
+    ("NaN of small images", "counted other samples", |kernel, text| match kernel {
+        Kernel::Fused => {
+            rewritten(text, "part.nan)", "part.nan + select(0u, 1u, image.samples == 1024u))")
+        }
+        _ => None,
+    }),
+    ("pixels of larger images", "made ", |kernel, text| match kernel {
+        Kernel::Normalize => {
+            let to = "image.first_byte, i)) ^ select(0u, 1u, image.samples == 9000u);";
+            rewritten(text, "image.first_byte, i));", to)
+        }
+        _ => None,
+    }),
+    ("ranges of blocks", "found a range", |kernel, text| match kernel {
+        Kernel::Extent => {
+            let to = "atomicMax(&found[0], extent.max_key + select(0u, 4096u, image.samples == 100000u))";
+            rewritten(text, "atomicMax(&found[0], extent.max_key)", to)
+        }
+        _ => None,
+    }),
+    ("pixels of blocks", "made ", |kernel, text| match kernel {
+        Kernel::Normalize => {
+            let to = "image.first_byte, i)) ^ select(0u, 1u, image.samples == 100000u);";
+            rewritten(text, "image.first_byte, i));", to)
+        }
+        _ => None,
+    }),
+];
+
+#[test]
+fn a_device_that_computes_wrongly_in_mid_run_is_found_and_its_images_made_again() {
+    let source = source();
+    let expected = expected(&source);
+    for (what, problem, rewrite) in WRONG {
+        let hooks = Hooks { rewrite, ..Hooks::NONE };
+        // If nothing is compared nobody notices: the driver is wrong indeed.
+        let (files, report) = run(open(&hooks), false, &source, &options(VerifySample::NONE));
+        assert!(files != expected && report.notes.is_empty(), "{what}: {:?}", report.notes);
+        for with_cpu in [false, true] {
+            let what = format!("{what}, {with_cpu}");
+            let found = run(open(&hooks), with_cpu, &source, &options(VerifySample::ALL));
+            let notes = &found.1.notes;
+            println!("{what}: {notes:?}");
+            is_whole(&found, &expected, &what);
+            assert!(with_cpu || noted(&found.1, problem), "{what}: {notes:?}");
+            // The new device is no better.
+            assert!(with_cpu || noted(&found.1, "it had made are made again"), "{what}: {notes:?}");
+        }
+    }
+}
+
+/// What it made before it was found out is not believed either, and never was said to be done.
+#[test]
+fn images_that_a_wrong_device_made_before_are_made_again_in_their_files() {
+    let source = source();
+    let (_, _, rewrite) = WRONG[0];
+    let dir = tempfile::tempdir().unwrap();
+    let tree = |name: &str| -> BTreeMap<_, _> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![dir.path().join(name)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let key = path.strip_prefix(dir.path().join(name)).unwrap().to_owned();
+                    found.insert(key, fs::read(&path).unwrap());
+                }
+            }
+        }
+        found
+    };
+    let convert_to = |name: &str, devices: Devices, verify_sample| {
+        let out = dir.path().join(name);
+        let record = Some(Record { resume: Resume::Sizes, ..Record::new(&out) });
+        let options = Options { devices, record, ..options(verify_sample) };
+        convert(&source, &FilesSink::new(&out, false), &options).unwrap()
+    };
+    let cpu = || "cpu".parse::<Devices>().unwrap();
+    let _ = convert_to("whole", cpu(), VerifySample::NONE);
+    let gpu = open(&Hooks { rewrite, ..Hooks::NONE });
+    let gpu = Devices::List(vec![Device::Ready(gpu)]);
+    // The first image of each thread is right, and so is most of what follows.
+    let report = convert_to("wrong", gpu, VerifySample::one_of(16));
+    println!("{:?}", report.notes);
+    let again =
+        report.notes.iter().find(|note| note.contains("it had made are made again")).unwrap();
+    let (_, count) = again.split_once("; the ").unwrap();
+    let count: u64 = count.split(' ').next().unwrap().parse().unwrap();
+    assert!(count > 1000, "{again}");
+    assert!(tree("wrong") == tree("whole"), "{:?}", report.notes);
+    assert!(Path::new(&dir.path().join("wrong/manifest.jsonl")).exists());
+}
+
+#[test]
+fn a_device_that_computes_rightly_is_believed() {
+    let source = source();
+    let expected = expected(&source);
+    let gpu = open(&Hooks::NONE);
+    for (sample, least, most) in [
+        (VerifySample::ALL, IMAGES + 6, IMAGES + 20),
+        (VerifySample::one_of(50), 30, 200),
+        (VerifySample::default(), 1, 60),
+        (VerifySample::NONE, 0, 0),
+    ] {
+        let found = run(gpu.clone(), false, &source, &options(sample));
+        is_whole(&found, &expected, &format!("{sample:?}"));
+        assert_eq!(found.1.notes, Vec::<String>::new(), "{sample:?}");
+        let [device] = &found.1.devices[..] else { panic!("{:?}", found.1.devices) };
+        assert_eq!(device.name, gpu.name());
+        assert!((least..=most).contains(&device.checked), "{sample:?}: {}", device.checked);
+    }
+}
