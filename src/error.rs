@@ -57,6 +57,15 @@ pub enum Error {
         /// Where the file ends now.
         end: u64,
     },
+    /// A file was written to while it was read.
+    #[error(
+        "{}: input changed: it was modified during the run, and nobody knows which images are of before; --overwrite starts again",
+        shown(.dump)
+    )]
+    Modified {
+        /// The dump.
+        dump: String,
+    },
     /// An output file or folder cannot be written.
     #[error("{}: {}", shown_path(.path), told(.source))]
     Write {

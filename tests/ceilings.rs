@@ -6,9 +6,13 @@
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use tensortiff::{Error, NullSink, Options, Pending, SafetensorsFiles, Sink, Source as _};
 
 /// A dump of one f32 tensor whose samples are zeros that take no room on disk.
 fn sparse_dump(path: &Path, shape: [u64; 3]) {
@@ -143,4 +147,71 @@ fn memory_stays_below_what_is_allowed() {
     assert_eq!(status.code(), Some(0));
     let few = convert(&dump, &out, &["--max-memory", "16M"]).status().unwrap();
     assert_eq!(few.code(), Some(2));
+}
+
+/// Ten million images, or a place that takes its time for each: a child process, so that what is
+/// resident is its own.
+const WHAT: &str = "TENSORTIFF_CEILINGS_CHILD";
+
+/// Takes images slowly, and keeps none.
+struct Slow(AtomicU64);
+
+impl Sink for Slow {
+    fn prepare(&self, _: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn put(&self, _: &str, _: &[u8], _: &[u8]) -> Result<(), Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_micros(500));
+        Ok(())
+    }
+
+    fn begin(&self, name: &str, _: u64) -> Result<Box<dyn Pending + '_>, Error> {
+        panic!("{name} comes whole")
+    }
+}
+
+#[test]
+#[ignore = "the other tests run it in a child process"]
+fn the_child() {
+    let what = std::env::var(WHAT).unwrap();
+    let (what, dump) = what.split_once(' ').unwrap();
+    let source = SafetensorsFiles::open(&[dump]).unwrap();
+    let options = Options {
+        devices: "cpu".parse().unwrap(),
+        threads: NonZeroUsize::new(2),
+        max_memory: Some(32 << 20),
+        ..Options::default()
+    };
+    let images = source.tensors()[0].shape[0];
+    let report = match what {
+        "many" => tensortiff::convert(&source, &NullSink, &options),
+        _ => tensortiff::convert(&source, &Slow(AtomicU64::new(0)), &options),
+    };
+    assert_eq!(report.unwrap().images, images);
+}
+
+#[test]
+fn memory_grows_neither_with_images_nor_with_a_slow_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("d.safetensors");
+    for (what, shape) in [("many", [10_000_000, 1, 1]), ("slow", [3000, 128, 128])] {
+        let bytes = shape.iter().product::<u64>();
+        let header = format!(
+            "{{\"t\":{{\"dtype\":\"U8\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}"
+        );
+        fs::write(&dump, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat())
+            .unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&dump).unwrap();
+        file.set_len(8 + header.len() as u64 + bytes).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["the_child", "--exact", "--ignored", "--quiet"])
+            .env(WHAT, format!("{what} {}", dump.display()))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let most = most_memory(child);
+        assert!(most <= 32 << 20, "{what}: {most} bytes were resident");
+    }
 }

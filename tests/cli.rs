@@ -105,7 +105,7 @@ fn devices_that_cannot_be_used_are_told() {
     // A run of seconds, so that it is not over before the driver has been looked for.
     let (dir, out) = folder();
     let path = dir.path().join("d.safetensors");
-    sparse_dump(&path, &[60_000, 64, 64]);
+    sparse_dump(&path, &[20_000, 64, 64]);
     let output = no_driver(path.to_str().unwrap(), "auto", &out);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
@@ -469,6 +469,27 @@ fn an_input_that_shrinks_ends_the_run_and_what_was_done_stays() {
     let written = files(Path::new(&out));
     assert!(!written.is_empty(), "one was there before the input shrank");
     assert!(written.iter().all(|f| fs::metadata(f).unwrap().len() == 16_832));
+}
+
+/// Its length stays: only that it was written to can be known.
+#[test]
+fn an_input_that_is_written_to_fails_the_run() {
+    use std::os::unix::fs::FileExt as _;
+    let (dir, out) = folder();
+    let path = dir.path().join("big.safetensors");
+    sparse_dump(&path, &[20_000, 64, 64]);
+    let args = ["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "1"];
+    let child = tool().args(args).stderr(Stdio::piped()).spawn().unwrap();
+    until_at_work(&out);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0x40; 8], 300_000_000).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("big.safetensors: input changed: it was modified"), "{stderr}");
+    assert!(!Path::new(&out).join("manifest.jsonl").exists());
+    let (_, stderr) = ends_with(1, &join(&args, &["--resume"]));
+    assert!(stderr.contains("was modified since"), "{stderr}");
 }
 
 /// The Vulkan loader opens the file that names a driver; this one never answers.

@@ -257,7 +257,12 @@ impl<'a> Run<'a> {
     pub(super) fn report(self, started: Instant) -> Result<Report, Error> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut report = state.report;
-        let stopped = match (state.stopped, self.recorder) {
+        let stopped = match state.stopped {
+            // Before the manifest says of which dump all of it is.
+            None if report.images > 0 => self.source.check_unchanged().err(),
+            stopped => stopped,
+        };
+        let stopped = match (stopped, self.recorder) {
             (None, Some(recorder)) => recorder.finish(self.sink, report.failed).err(),
             (None, None) if !report.finished => self.sink.finish().err(),
             (stopped, _) => stopped,

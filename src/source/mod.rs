@@ -51,6 +51,16 @@ pub trait Source: Sync {
         None
     }
 
+    /// Called when all is read: whether everything is still what it was when it was opened. What
+    /// cannot be found out any more (a file that is gone, of which nothing is to be read) is no
+    /// change.
+    ///
+    /// # Errors
+    /// [`Error::Modified`].
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Fills `buf` with the bytes of tensor number `tensor` that start at byte `offset` of it.
     ///
     /// # Errors

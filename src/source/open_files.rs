@@ -119,6 +119,17 @@ impl OpenFiles {
         Origin { bytes: len, modified }
     }
 
+    /// Whether a file is another one than when it was added, or was written to. One that is not open
+    /// was looked at whenever it was opened, and is looked at by its path.
+    pub(super) fn is_changed(&self, index: usize) -> bool {
+        let known = &self.files[index];
+        let now = match &known.kept {
+            Some(file) => file.metadata(),
+            None => fs::metadata(&known.path),
+        };
+        now.is_ok_and(|now| known.check(&now).is_err())
+    }
+
     /// The file, opened if need be. No lock is held by what is given back.
     pub(super) fn get(&self, index: usize) -> Result<Handle<'_>, Gone> {
         let known = &self.files[index];

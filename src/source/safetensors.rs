@@ -122,6 +122,13 @@ impl Source for SafetensorsFiles {
         Some(self.files.origin(dump))
     }
 
+    fn check_unchanged(&self) -> Result<(), Error> {
+        match (0..self.dumps.len()).find(|&dump| self.files.is_changed(dump)) {
+            None => Ok(()),
+            Some(dump) => Err(Error::Modified { dump: self.dumps[dump].label.clone() }),
+        }
+    }
+
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let info = &self.tensors[tensor];
         let dump = &self.dumps[info.dump];
