@@ -105,7 +105,7 @@ fn devices_that_cannot_be_used_are_told() {
     // A run of seconds, so that it is not over before the driver has been looked for.
     let (dir, out) = folder();
     let path = dir.path().join("d.safetensors");
-    sparse_dump(&path, &[20_000, 64, 64]);
+    sparse_dump(&path, &[60_000, 64, 64]);
     let output = no_driver(path.to_str().unwrap(), "auto", &out);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
