@@ -275,6 +275,61 @@ fn another_dump_or_other_options_are_refused_with_the_reason() {
     assert!(told.contains("there already"), "{told}");
 }
 
+/// A write that hangs: the first signal waits for it, but no longer than two seconds; the second
+/// does not wait at all. Either way the run can be continued.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_second_signal_does_not_wait_for_what_hangs() {
+    let job = Job::new();
+    let (whole, _) = job.whole();
+    for (signals, code, most) in [(&["-INT"][..], 130, 2500), (&["-TERM", "-TERM"], 143, 1000)] {
+        drop(fs::remove_dir_all(&job.out));
+        // In the middle of the run a thread's write takes a minute.
+        let mut strace = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=writev"])
+            .args(["-e", "inject=writev:delay_enter=60000000:when=300"])
+            .arg(env!("CARGO_BIN_EXE_tensortiff"))
+            .args(job.args(&["-q"]))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace is there; scripts/test installs it");
+        let mut last = (0, Instant::now());
+        while last.1.elapsed() < Duration::from_millis(300) || last.0 == 0 {
+            assert!(strace.try_wait().unwrap().is_none(), "it came to its end");
+            if job.made() != last.0 {
+                last = (job.made(), Instant::now());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let children = format!("/proc/{0}/task/{0}/children", strace.id());
+        let tool = fs::read_to_string(children).unwrap().trim().to_owned();
+        let started = Instant::now();
+        for signal in signals {
+            let kill = std::process::Command::new("kill").args([signal, tool.as_str()]).status();
+            assert!(kill.unwrap().success());
+            thread::sleep(Duration::from_millis(200));
+        }
+        // strace itself waits for the call that it delays: whether the tool has ended is asked of
+        // the system, which knows how, too.
+        let ended = loop {
+            let stat = fs::read_to_string(format!("/proc/{tool}/stat")).unwrap();
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split_whitespace().collect();
+            if fields[0] == "Z" {
+                break fields[fields.len() - 1].to_owned();
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "it goes on after {signals:?}");
+            thread::sleep(Duration::from_millis(5));
+        };
+        let took = started.elapsed();
+        strace.kill().unwrap();
+        strace.wait().unwrap();
+        assert_eq!(ended, (code << 8).to_string(), "{signals:?}");
+        assert!(took < Duration::from_millis(most), "{took:?} after {signals:?}");
+        ends_with(0, &job.args(&["--resume", "-q"]));
+        same(&tree(&job.out), &whole, &format!("{signals:?}"));
+    }
+}
+
 #[test]
 fn an_interrupted_run_says_how_to_go_on() {
     let job = Job::new();
@@ -586,4 +641,31 @@ fn a_dry_run_says_what_would_be_and_makes_nothing() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(json["there"].as_u64().unwrap() > 0, "{json}");
     assert!(tree(&job.out) == before);
+}
+
+/// What failed before the run was stopped is not taken for done by the next.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_image_that_failed_in_a_run_that_was_stopped_is_made_by_the_next() {
+    let job = Job::new();
+    let (whole, _) = job.whole();
+    let output = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=writev,linkat"])
+        .args(["-e", "inject=writev:error=EISDIR:when=9"])
+        .args(["-e", "inject=linkat:error=ENOSPC:when=2000"])
+        .arg(env!("CARGO_BIN_EXE_tensortiff"))
+        .args(["convert", &job.dump, "-o", &job.out, "--device", "cpu", "-j", "1", "-q"])
+        .output()
+        .expect("strace is there; scripts/test installs it");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let made = job.made();
+    assert!(made > 1000 && made < IMAGES, "{made}");
+    let failed: Vec<_> = whole
+        .keys()
+        .take_while(|name| !name.ends_with("d/a/1000.tif"))
+        .filter(|name| !Path::new(&job.out).join(name).exists())
+        .collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    ends_with(0, &job.args(&["--resume", "-q"]));
+    same(&tree(&job.out), &whole, "an image that failed");
 }
