@@ -211,6 +211,20 @@ impl Options {
         self.shard.clone().unwrap_or(0..plan.images())
     }
 
+    /// Fails where a bit for each of so many images, to tell those that are done, takes more memory
+    /// than it may: a dump that is a hole can have any number.
+    fn check_marks(&self, images: u64) -> Result<(), Error> {
+        const MOST: u64 = 1 << 33;
+        let most = self.max_memory.map_or(MOST, |bytes| MOST.min(bytes.saturating_mul(2)));
+        if images <= most {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "{images} images are too many for a run that is continued, divided, or skips what \
+             exists ({most} are the most, with a bit of memory each); --tensor takes some"
+        )))
+    }
+
     /// Least bytes that [`max_memory`](Options::max_memory) can be: the program itself, and one
     /// worker.
     pub const LEAST_MEMORY: u64 = OWN_MEMORY + (8 << 20);
@@ -266,6 +280,10 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
         return Err(Error::Usage(format!(
             "a shard of the images {start} to {end}, and there are {images}"
         )));
+    }
+    let resumes = options.record.as_ref().is_some_and(|record| record.resume != Resume::No);
+    if resumes || options.skip_existing || options.shard.is_some() {
+        options.check_marks(plan.images())?;
     }
     check_headers(source, &plan, options.norm)?;
     Ok(plan)

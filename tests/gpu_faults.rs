@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Random;
@@ -115,6 +116,29 @@ fn a_device_that_fails_at_any_stage_costs_no_image() {
             assert_eq!(noted(report, "the CPU does what is left"), losses == 2, "{what}");
         }
     }
+}
+
+static OPENED: AtomicBool = AtomicBool::new(false);
+
+/// The second time a kernel does not compile.
+const NEVER_AGAIN: Hooks = Hooks {
+    rewrite: |_, _| OPENED.load(Ordering::Relaxed).then(|| "fn main( {".to_owned()),
+    submissions: 1,
+    ..Hooks::NONE
+};
+
+#[test]
+fn a_device_whose_successor_has_no_pipelines_costs_no_image() {
+    let source = source();
+    let expected = expected(&source);
+    let gpu = open(&NEVER_AGAIN);
+    OPENED.store(true, Ordering::Relaxed);
+    let found = run(gpu, false, &source, &options(VerifySample::default()));
+    is_whole(&found, &expected, "no pipelines");
+    let notes = &found.1.notes;
+    let is_told = |note: &String| note.contains("kernel") && note.contains("again; its images");
+    assert!(notes.iter().any(is_told), "{notes:?}");
+    assert!(noted(&found.1, "the CPU does what is left"), "{notes:?}");
 }
 
 /// Zeros, as many as one likes.

@@ -318,6 +318,30 @@ fn axes_of_no_length() {
     }
 }
 
+/// A dump that is a hole of terabytes, of images of one byte.
+#[test]
+fn more_images_than_there_are_bits() {
+    let place = Place::new();
+    let images = 1_u64 << 40;
+    let json = format!(
+        "{{\"t\":{{\"dtype\":\"U8\",\"shape\":[{images},1,1],\"data_offsets\":[0,{images}]}}}}"
+    );
+    place.dump(json.as_bytes(), images);
+    let plan = place.run(&["plan", "d.safetensors", "--shards", "1000"], &[0]);
+    fs::write(place.dir.path().join("p.jsonl"), plan.stdout).unwrap();
+    let on_cpu = ["-o", "out", "--device", "cpu"];
+    for more in [&["--resume"][..], &["--skip-existing"], &["--resume=hash", "-n"]] {
+        let output = place.run(&[&["convert", "d.safetensors"], &on_cpu[..], more].concat(), &[2]);
+        assert!(text(&output.stderr).contains("images are too many"), "{more:?}");
+    }
+    place.run(&[&["convert", "p.jsonl", "--shard", "7"], &on_cpu[..]].concat(), &[2]);
+    place.run(&["status", "p.jsonl", "out"], &[2]);
+    place.run(&["merge", "p.jsonl", "out"], &[2]);
+    // The disk has no room for so many, which is told at once.
+    place.run(&[&["convert", "d.safetensors"], &on_cpu[..]].concat(), &[1]);
+    assert!(!place.out.exists());
+}
+
 /// Links in the output folder that lead outside: to a folder, to a file, to nothing, in the place of a
 /// folder of images, of an image, of the run's own files.
 #[test]

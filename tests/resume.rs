@@ -461,6 +461,11 @@ fn a_manifest_of_images_that_were_replaced_is_not_believed() {
         let (_, told) = ends_with(1, &job.args(&["--resume"]));
         assert!(told.contains("exists already"), "{told}");
     }
+    // Nor one elsewhere, if a run since then has its own in the folder.
+    ends_with(0, &job.args(&["-q", "--overwrite", "--manifest", &elsewhere]));
+    ends_with(0, &job.args(&["-q", "--overwrite", "--norm", "none"]));
+    let (_, told) = ends_with(1, &job.args(&["--resume", "--manifest", &elsewhere]));
+    assert!(told.contains("--norm was none, and now is minmax"), "{told}");
 }
 
 #[test]

@@ -162,6 +162,9 @@ impl Run<'_> {
         if again.is_empty() || self.is_stopped() {
             return;
         }
+        if let Err(error) = self.options.check_marks(self.plan.images()) {
+            return self.stop(error);
+        }
         let mut done = Done::all_but(self.plan.images(), &(0..0));
         again.iter().cloned().flatten().for_each(|image| done.remove(image));
         let bytes = |image: u64| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use super::Manifest::At;
 use super::made::Made;
 use super::{Options, Resume};
 use crate::backend::done::Done;
@@ -113,6 +114,15 @@ impl Made<'_> {
         {
             self.must_be_same(&path, &manifest.head().identity)?;
             known.manifest = Some(path);
+        }
+        if let At(_) = &self.record.manifest {
+            // A run since then may have kept its own in the folder.
+            let path = record::manifest_path(folder, self.names)?;
+            if let Some(manifest) = Manifest::open(&path)?
+                && manifest.head().names == self.names
+            {
+                self.must_be_same(&path, &manifest.head().identity)?;
+            }
         }
         if known.is_nothing() && !self.is_shard {
             // A journal of the same dumps under other names: other options.

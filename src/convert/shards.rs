@@ -169,6 +169,7 @@ pub fn shard_states(
     shards: &[Range<u64>],
 ) -> Result<Vec<ShardState>, Error> {
     let plan = planned(source, options)?;
+    options.check_marks(plan.images())?;
     let made = made(source, options, &plan)?;
     let known = if made.record.folder.is_dir() { Some(made.find(sink)?) } else { None };
     let done = known.and_then(|known| known.done);
@@ -190,6 +191,7 @@ pub fn merge(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<
     let started = Instant::now();
     let plan = planned(source, options)?;
     let images = plan.images();
+    options.check_marks(images)?;
     let mut report = Report { planned: images, ..Report::default() };
     if images > 0 {
         let threads = cpu(options)?.threads();
