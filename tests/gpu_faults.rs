@@ -9,10 +9,10 @@
 )]
 
 mod common;
+#[path = "common/trees.rs"]
+mod trees;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,10 +25,14 @@ use tensortiff::backend::gpu::tuning::Tuning;
 use tensortiff::backend::gpu::{Gpu, adapters};
 use tensortiff::{
     Device, Devices, Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, NullSink, Options,
-    Record, Report, Resume, Source, TensorInfo, VerifySample, convert,
+    Record, Report, Resume, SampleReport, Source, TensorInfo, VerifySample, Watch, convert,
 };
 
+use trees::{same, tree};
+
 type Files = BTreeMap<String, Vec<u8>>;
+/// What the CPU makes, and finds in the samples.
+type Expected = (Files, SampleReport);
 
 fn open(hooks: &Hooks) -> Arc<Gpu> {
     let all = adapters();
@@ -61,8 +65,9 @@ fn options(verify_sample: VerifySample) -> Options {
     Options { block_samples: Some(BLOCK), verify_sample, ..Options::default() }
 }
 
-fn expected(source: &dyn Source) -> Files {
-    common::files(source, &options(VerifySample::NONE), &common::cpu()).0
+fn expected(source: &dyn Source) -> Expected {
+    let (files, report) = common::files(source, &options(VerifySample::NONE), &common::cpu());
+    (files, report.samples)
 }
 
 /// A run on the device alone, or beside the CPU.
@@ -82,14 +87,16 @@ fn noted(report: &Report, text: &str) -> bool {
 }
 
 /// All of it is there and right, and counted once.
-fn is_whole(found: &(Files, Report), expected: &Files, what: &str) {
+fn is_whole(found: &(Files, Report), expected: &Expected, what: &str) {
     let (files, report) = found;
+    let (expected, samples) = expected;
     let notes = &report.notes;
     assert_eq!((report.images, report.failed), (expected.len() as u64, 0), "{what}: {notes:?}");
     let by: u64 = report.devices.iter().map(|device| device.images).sum();
     assert_eq!(by, report.images, "{what}: {:?}", report.devices);
     let bytes: u64 = expected.values().map(|file| file.len() as u64).sum();
     assert_eq!(report.bytes_out, bytes, "{what}");
+    assert_eq!(report.samples, *samples, "{what}");
     let differ = expected.iter().filter(|(name, file)| files.get(*name) != Some(file));
     assert_eq!(differ.map(|(name, _)| name).next(), None, "{what}: {notes:?}");
 }
@@ -280,7 +287,7 @@ fn a_device_that_computes_wrongly_in_mid_run_is_found_and_its_images_made_again(
         let hooks = Hooks { rewrite, ..Hooks::NONE };
         // If nothing is compared nobody notices: the driver is wrong indeed.
         let (files, report) = run(open(&hooks), false, &source, &options(VerifySample::NONE));
-        assert!(files != expected && report.notes.is_empty(), "{what}: {:?}", report.notes);
+        assert!(files != expected.0 && report.notes.is_empty(), "{what}: {:?}", report.notes);
         for with_cpu in [false, true] {
             let what = format!("{what}, {with_cpu}");
             let found = run(open(&hooks), with_cpu, &source, &options(VerifySample::ALL));
@@ -294,48 +301,58 @@ fn a_device_that_computes_wrongly_in_mid_run_is_found_and_its_images_made_again(
     }
 }
 
-/// What it made before it was found out is not believed either, and never was said to be done.
+/// Cancels the run when it is said that images are made again.
+struct Cancels(Arc<AtomicBool>);
+
+impl Watch for Cancels {
+    fn planned(&self, _: u64, _: u64) {}
+
+    fn advanced(&self, _: u64, _: u64) {}
+
+    fn note(&self, text: &str) {
+        if text.contains("made again") {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What it made before it was found out is not believed either: it is made again in the same run, or
+/// in one that goes on where that was stopped.
 #[test]
 fn images_that_a_wrong_device_made_before_are_made_again_in_their_files() {
     let source = source();
     let (_, _, rewrite) = WRONG[0];
-    let dir = tempfile::tempdir().unwrap();
-    let tree = |name: &str| -> BTreeMap<_, _> {
-        let mut found = BTreeMap::new();
-        let mut folders = vec![dir.path().join(name)];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    let key = path.strip_prefix(dir.path().join(name)).unwrap().to_owned();
-                    found.insert(key, fs::read(&path).unwrap());
-                }
-            }
-        }
-        found
+    let dir = trees::folder();
+    let at = |name: &str| dir.path().join(name);
+    let convert_to = |name: &str, options: Options| {
+        let record = Some(Record { resume: Resume::Sizes, ..Record::new(at(name)) });
+        let options = Options { record, ..options };
+        convert(&source, &FilesSink::new(at(name), false), &options)
     };
-    let convert_to = |name: &str, devices: Devices, verify_sample| {
-        let out = dir.path().join(name);
-        let record = Some(Record { resume: Resume::Sizes, ..Record::new(&out) });
-        let options = Options { devices, record, ..options(verify_sample) };
-        convert(&source, &FilesSink::new(&out, false), &options).unwrap()
+    let on_cpu = || Options { devices: "cpu".parse().unwrap(), ..options(VerifySample::NONE) };
+    let on_wrong = || {
+        let gpu = open(&Hooks { rewrite, ..Hooks::NONE });
+        let devices = Devices::List(vec![Device::Ready(gpu)]);
+        // The first image of each thread is right, and so is most of what follows.
+        Options { devices, ..options(VerifySample::one_of(16)) }
     };
-    let cpu = || "cpu".parse::<Devices>().unwrap();
-    let _ = convert_to("whole", cpu(), VerifySample::NONE);
-    let gpu = open(&Hooks { rewrite, ..Hooks::NONE });
-    let gpu = Devices::List(vec![Device::Ready(gpu)]);
-    // The first image of each thread is right, and so is most of what follows.
-    let report = convert_to("wrong", gpu, VerifySample::one_of(16));
-    println!("{:?}", report.notes);
-    let again =
-        report.notes.iter().find(|note| note.contains("it had made are made again")).unwrap();
-    let (_, count) = again.split_once("; the ").unwrap();
-    let count: u64 = count.split(' ').next().unwrap().parse().unwrap();
-    assert!(count > 1000, "{again}");
-    assert!(tree("wrong") == tree("whole"), "{:?}", report.notes);
-    assert!(Path::new(&dir.path().join("wrong/manifest.jsonl")).exists());
+    drop(convert_to("whole", on_cpu()).unwrap());
+    let whole = tree(at("whole"));
+    let report = convert_to("wrong", on_wrong()).unwrap();
+    let noted = report.notes.iter().find(|note| note.contains("made are made again")).unwrap();
+    let (_, count) = noted.split_once("; the ").unwrap();
+    assert!(count.split(' ').next().unwrap().parse::<u64>().unwrap() > 1000, "{noted}");
+    same(&tree(at("wrong")), &whole, noted);
+
+    let options = on_wrong();
+    let watch: Arc<dyn Watch> = Arc::new(Cancels(Arc::clone(&options.cancel)));
+    let stopped = convert_to("stopped", Options { watch: Some(watch), ..options });
+    assert!(matches!(stopped.unwrap_err(), Error::Stopped { .. }));
+    let is_wrong = |(name, file): &(_, _)| whole.get(*name).is_some_and(|right| right != *file);
+    let left = tree(at("stopped"));
+    assert!(left.iter().any(|found| is_wrong(&found)), "nothing that is wrong was left");
+    drop(convert_to("stopped", on_cpu()).unwrap());
+    same(&tree(at("stopped")), &whole, "after a run that was stopped");
 }
 
 #[test]
