@@ -2,11 +2,11 @@
 //! same bytes from every device.
 //!
 //! ```
-//! use tensortiff::{FilesSink, Options, SafetensorsFiles, convert};
+//! use tensortiff::{FilesSink, Options, DumpFiles, convert};
 //!
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let out = folder.path().join("out");
-//! let source = SafetensorsFiles::open(&["data/minilm.safetensors"])?;
+//! let source = DumpFiles::open(&["data/minilm.safetensors"])?;
 //! let report = convert(&source, &FilesSink::new(out, false), &Options::default())?;
 //! assert_eq!(report.images, 317);
 //! # Ok::<(), tensortiff::Error>(())
@@ -86,5 +86,5 @@ pub use normalize::{Extent, Norm, Range};
 pub use plan::{Naming, Selection};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
 pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space};
-pub use source::{MemorySource, SafetensorsFiles, Source};
+pub use source::{DumpFiles, MemorySource, Source};
 pub use tensor::{Dtype, Dump, TensorInfo};

@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tensortiff::{Dtype, Error, MemorySource, SafetensorsFiles, Source, TensorInfo};
+use tensortiff::{Dtype, DumpFiles, Error, MemorySource, Source, TensorInfo};
 
 /// A file of a header and so many bytes of data.
 fn file(dir: &Path, name: &str, json: &[u8], data: usize) -> PathBuf {
@@ -23,7 +23,7 @@ fn file(dir: &Path, name: &str, json: &[u8], data: usize) -> PathBuf {
 }
 
 fn refused(path: &Path) -> String {
-    let error = SafetensorsFiles::open(&[path]).expect_err("refused");
+    let error = DumpFiles::open(&[path]).expect_err("refused");
     assert!(matches!(error, Error::Format { .. } | Error::Open { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(path.file_name().unwrap().to_str().unwrap()), "names the file: {text}");
@@ -186,7 +186,7 @@ fn all_bad_inputs_are_told_at_once() {
     let good = file(dir.path(), "good", b"{}", 0);
     let bad = file(dir.path(), "bad", b"[]", 0);
     let missing = dir.path().join("missing");
-    let error = SafetensorsFiles::open(&[&good, &bad, &missing, &good]).unwrap_err();
+    let error = DumpFiles::open(&[&good, &bad, &missing, &good]).unwrap_err();
     let text = error.to_string();
     assert_eq!(text.lines().count(), 3, "{text}");
     for part in ["bad: ", "missing: ", "named twice"] {
@@ -207,7 +207,7 @@ fn a_shape_is_good_or_not_whatever_the_order_of_its_axes() {
             let json =
                 format!(r#"{{"a":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,0]}}}}"#);
             let path = file(dir.path(), "shape", json.as_bytes(), 0);
-            (SafetensorsFiles::open(&[&path]).map(|source| source.tensors()[0].bytes()), path)
+            (DumpFiles::open(&[&path]).map(|source| source.tensors()[0].bytes()), path)
         };
         assert!(refused(&open([0, big, big]).1).contains("64 bits"), "{order:?}");
         assert!(refused(&open([0, half, half]).1).contains("64 bits"), "the size counts too");
@@ -229,14 +229,14 @@ fn a_file_named_twice_is_told_whatever_its_names() {
     fs::hard_link(&good, &hard).unwrap();
     let dotted = dir.path().join("./good");
     for other in [&hard, &good, &soft, &dotted] {
-        let error = SafetensorsFiles::open(&[&good, &twin, other]).unwrap_err();
+        let error = DumpFiles::open(&[&good, &twin, other]).unwrap_err();
         let text = error.to_string();
         assert!(error.is_usage() && text.contains("named twice"), "{text}");
         assert!(text.starts_with(&format!("{}: ", other.display())), "{text}");
         let first = format!("as {}", good.display());
         assert!(*other == good || text.contains(&first), "names the first: {text}");
     }
-    assert!(SafetensorsFiles::open(&[&good, &twin]).is_ok(), "equal bytes are no equal files");
+    assert!(DumpFiles::open(&[&good, &twin]).is_ok(), "equal bytes are no equal files");
 }
 
 /// Names and shapes come from the file: a message is no longer for it, and still says what is wrong.
@@ -275,7 +275,7 @@ fn reading_past_a_tensor_is_the_callers_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let json = br#"{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[3],"data_offsets":[3,6]}}"#;
     let path = file(dir.path(), "two", json, 6);
-    let files = SafetensorsFiles::open(&[&path]).unwrap();
+    let files = DumpFiles::open(&[&path]).unwrap();
     let memory = MemorySource::new("m").with("a", Dtype::U8, &[3], vec![0; 3]).unwrap();
     for source in [&files as &dyn Source, &memory] {
         for (offset, len) in
@@ -304,7 +304,7 @@ fn good_files_are_read_in_the_order_of_their_bytes() {
     bytes.extend_from_slice(json);
     bytes.extend_from_slice(&[7, 8, 9]);
     fs::write(&path, &bytes).unwrap();
-    let source = SafetensorsFiles::open(&[&path]).unwrap();
+    let source = DumpFiles::open(&[&path]).unwrap();
     let names: Vec<&str> = source.tensors().iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["a", "z"]);
     assert_eq!(source.dumps()[0].stem, "g.b");

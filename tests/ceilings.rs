@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tensortiff::{Error, NullSink, Options, Pending, SafetensorsFiles, Sink, Source as _};
+use tensortiff::{DumpFiles, Error, NullSink, Options, Pending, Sink, Source as _};
 
 /// A dump of one f32 tensor whose samples are zeros that take no room on disk.
 fn sparse_dump(path: &Path, shape: [u64; 3]) {
@@ -177,7 +177,7 @@ impl Sink for Slow {
 fn the_child() {
     let what = std::env::var(WHAT).unwrap();
     let (what, dump) = what.split_once(' ').unwrap();
-    let source = SafetensorsFiles::open(&[dump]).unwrap();
+    let source = DumpFiles::open(&[dump]).unwrap();
     let options = Options {
         devices: "cpu".parse().unwrap(),
         threads: NonZeroUsize::new(2),

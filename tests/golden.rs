@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use common::{bits, check_devices, files, fleets, pixels, read_safetensors};
 use tensortiff::normalize::oracle;
 use tensortiff::{
-    Devices, Dtype, MemorySink, Norm, Options, Report, SafetensorsFiles, convert_batch,
-    convert_channel, convert_image,
+    Devices, Dtype, DumpFiles, MemorySink, Norm, Options, Report, convert_batch, convert_channel,
+    convert_image,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -129,7 +129,7 @@ fn the_oracle_is_numpy_for_every_dtype() {
 #[test]
 fn whole_runs_are_numpy_for_every_dtype() {
     let expected = read_safetensors(&golden("dtypes_expected.safetensors"));
-    let source = SafetensorsFiles::open(&[golden("dtypes.safetensors")]).unwrap();
+    let source = DumpFiles::open(&[golden("dtypes.safetensors")]).unwrap();
     for fleet in fleets() {
         let wide = ["F64", "I32", "U32", "I64", "U64"].map(str::to_owned).to_vec();
         // A GPU alone takes what it can.

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tensortiff::{Dtype, SafetensorsFiles, Source as _};
+use tensortiff::{Dtype, DumpFiles, Source as _};
 
 fn cases(default: u32) -> u32 {
     std::env::var("TENSORTIFF_CASES").map_or(default, |n| n.parse().expect("a number of cases"))
@@ -170,7 +170,7 @@ fn build(mut entries: Vec<Entry>, damages: &[Damage]) -> Vec<u8> {
 /// Opens the bytes; if they are accepted, every promise about tensors must hold.
 fn open(path: &Path, bytes: &[u8]) -> Result<bool, TestCaseError> {
     fs::write(path, bytes).unwrap();
-    let source = match SafetensorsFiles::open(&[path]) {
+    let source = match DumpFiles::open(&[path]) {
         Ok(source) => source,
         Err(error) => {
             let text = error.to_string();

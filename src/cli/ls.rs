@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::args::LsArgs;
 use super::convert::bytes;
+use super::inputs::expand;
 use super::{Ending, Verbosity, results, say};
-use crate::error::escaped;
+use crate::error::{Error, escaped};
 use crate::plan::{Filter, Selected};
-use crate::source::{SafetensorsFiles, Source as _};
+use crate::source::{DumpFiles, Source as _};
 
 /// One line of the list.
 #[derive(Serialize)]
@@ -25,7 +26,7 @@ struct Line {
 }
 
 pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let source = SafetensorsFiles::open(&args.input.dumps)?;
+    let source = DumpFiles::open(&expand(&args.input.dumps).map_err(Error::of_all)?)?;
     let selection = args.input.selection.selection();
     let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);
@@ -46,7 +47,7 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
     Ok(Ending::Done)
 }
 
-fn lines(source: &SafetensorsFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
+fn lines(source: &DumpFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
     let line = |tensor: usize, images, skipped| {
         let info = &source.tensors()[tensor];
         let line = Line {

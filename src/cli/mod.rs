@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod convert;
 mod devices;
+mod inputs;
 mod ls;
 mod manifest;
 mod preview;

@@ -4,16 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::args::ImagesArgs;
+use super::inputs::expand;
 use crate::convert::{Options, Planned, unsupported};
 use crate::error::{Error, shown_path};
 use crate::normalize::Norm;
 use crate::plan::{Naming, Selection};
 use crate::record::shards::Shards;
-use crate::source::SafetensorsFiles;
+use crate::source::DumpFiles;
 
 /// See the module.
 pub(super) struct Work {
-    pub(super) source: SafetensorsFiles,
+    pub(super) source: DumpFiles,
     /// Those that decide names and bytes; the others are as by default.
     pub(super) options: Options,
     /// Whether pixels are hashed.
@@ -50,7 +51,10 @@ impl Work {
     fn typed(args: &ImagesArgs) -> Result<Work, Error> {
         let selection = args.input.selection.selection();
         // Whatever is wrong with the inputs is told at once.
-        let (source, mut bad) = SafetensorsFiles::open_those_that_can_be(&args.input.dumps);
+        let (source, mut bad) = match expand(&args.input.dumps) {
+            Ok(files) => DumpFiles::open_those_that_can_be(&files),
+            Err(bad) => (DumpFiles::open::<&str>(&[])?, bad),
+        };
         bad.extend(unsupported(&source, &selection)?);
         let naming = match naming(args) {
             Ok(naming) => naming,
@@ -85,7 +89,7 @@ impl Work {
         let selection =
             Selection { tensors: asked.tensors, exclude: asked.exclude, channel: asked.channel };
         let dumps: Vec<&str> = head.identity.dumps.iter().map(|dump| dump.path.as_str()).collect();
-        let source = SafetensorsFiles::open(&dumps)?;
+        let source = DumpFiles::open(&dumps)?;
         let options = Options { norm, selection, naming, ..Options::default() };
         let planned = Planned { path: path.to_owned(), identity: head.identity.clone() };
         Ok(Work {

@@ -5,7 +5,7 @@
 
 /// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Glob {
+pub(crate) struct Glob {
     tokens: Vec<Token>,
 }
 
@@ -30,7 +30,7 @@ impl Glob {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(super) fn new(pattern: &str) -> Result<Glob, &'static str> {
+    pub(crate) fn new(pattern: &str) -> Result<Glob, &'static str> {
         let mut tokens = Vec::new();
         let mut chars = pattern.chars().peekable();
         while let Some(c) = chars.next() {
@@ -51,7 +51,7 @@ impl Glob {
 
     /// Whether the pattern matches the whole of `name`. Follows all ways to match at once, so the
     /// time is at most pattern length × name length.
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         let mut states = vec![false; self.tokens.len() + 1];
         states[0] = true;
         self.skip_empty(&mut states);

@@ -14,6 +14,8 @@ mod template;
 
 use std::borrow::Cow;
 
+#[cfg(feature = "cli")]
+pub(crate) use glob::Glob;
 pub use row::Row;
 pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
 

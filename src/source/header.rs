@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for Entry {
 }
 
 /// A map of strings without duplicate keys.
-struct Strings(BTreeMap<String, String>);
+pub(super) struct Strings(pub(super) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Strings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strings, D::Error> {
@@ -149,14 +149,14 @@ impl<'de> Deserialize<'de> for Strings {
             type Value = Strings;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map from strings to strings in __metadata__")
+                f.write_str("a map from strings to strings")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
                 let mut strings = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
                     if strings.insert(key.clone(), value).is_some() {
-                        let twice = format!("the key {} stands twice in __metadata__", shown(&key));
+                        let twice = format!("the key {} stands twice in a map", shown(&key));
                         return Err(de::Error::custom(twice));
                     }
                 }

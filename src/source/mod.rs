@@ -4,14 +4,18 @@
 //! reads into buffers that the caller owns and never maps files into memory: a file that shrinks
 //! under a map kills the process, a short read is an error with a name.
 
+mod dump_files;
+mod formats;
 mod header;
+mod index;
 mod memory;
+mod npy;
 mod open_files;
 mod pread;
-mod safetensors;
+mod stored;
 
+pub use dump_files::DumpFiles;
 pub use memory::MemorySource;
-pub use safetensors::SafetensorsFiles;
 
 use std::collections::BTreeMap;
 

@@ -113,6 +113,11 @@ impl OpenFiles {
         Ok(())
     }
 
+    /// How many were added.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
     /// What a file was when it was added.
     pub(super) fn origin(&self, index: usize) -> Origin {
         let Identity { len, modified, .. } = self.files[index].identity;

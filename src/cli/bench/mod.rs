@@ -18,13 +18,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::BenchArgs;
+use super::inputs::expand;
 use super::{Ending, Verbosity, devices, results as to_stdout, say, signals};
 use crate::backend::choose::{self, Device, Devices, Opened};
 use crate::backend::cpu::Cpu;
 use crate::convert::Options;
 use crate::error::Error;
 use crate::plan::{Row, Selected};
-use crate::source::{SafetensorsFiles, Source};
+use crate::source::{DumpFiles, Source};
 use gpu::Timed;
 use made::Made;
 use measure::{Whole, gigabytes_a_second};
@@ -35,8 +36,11 @@ use scratch::Scratch;
 const LONGEST_SETTLING: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let files =
-        if args.dumps.is_empty() { None } else { Some(SafetensorsFiles::open(&args.dumps)?) };
+    let files = if args.dumps.is_empty() {
+        None
+    } else {
+        Some(DumpFiles::open(&expand(&args.dumps).map_err(Error::of_all)?)?)
+    };
     let options = options(args);
     signals::cancel_on_signal(Arc::clone(&options.cancel))?;
     let folder = args.output.clone().unwrap_or_else(std::env::temp_dir);

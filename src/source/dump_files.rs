@@ -1,66 +1,79 @@
-//! `.safetensors` files: 8 bytes of header length, a JSON header, the tensors' bytes.
+//! Dumps that are files: opened by their formats, read by what their headers say.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
-use std::fs::{self, File};
-use std::io;
+use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::header::{self, Header};
+use super::formats::{self, Found};
 use super::open_files::{self, Gone, OpenFiles};
-use super::{Source, past_end, pread};
+use super::stored::Stored;
+use super::{Source, index, past_end, pread};
 use crate::error::{Error, shown_path};
 use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 
-/// One or more `.safetensors` files.
+/// One or more files: `.safetensors`, `*.safetensors.index.json` with the files that it names, and
+/// `.npy`, by their names. Arrays in Fortran order, or with their
+/// bytes the other way round, are read as if they were not.
 ///
 /// Opening reads and checks every header and nothing else. Files stay open, up to a quarter of the
 /// descriptors that the process may have; of more, each is opened when it is read.
 #[derive(Debug)]
-pub struct SafetensorsFiles {
+pub struct DumpFiles {
     files: OpenFiles,
     metadata: Vec<BTreeMap<String, String>>,
     dumps: Vec<Dump>,
+    /// The files of each dump.
+    parts: Vec<Range<usize>>,
     tensors: Vec<TensorInfo>,
-    /// Where each tensor's bytes begin in its file.
-    begins: Vec<u64>,
+    /// Where each tensor's bytes are.
+    places: Vec<Place>,
     unsupported: Vec<Unsupported>,
 }
 
-impl SafetensorsFiles {
+/// Where a tensor's bytes are.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    begin: u64,
+    stored: Stored,
+}
+
+impl DumpFiles {
     /// Opens files and checks their headers.
     ///
     /// # Errors
     /// [`Error::Open`] or [`Error::Format`] for a bad file, [`Error::Inputs`] with all of them
     /// for several, [`Error::Usage`] for a file that is named twice.
-    pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<SafetensorsFiles, Error> {
-        let (source, bad) = SafetensorsFiles::open_those_that_can_be(paths);
+    pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<DumpFiles, Error> {
+        let (source, bad) = DumpFiles::open_those_that_can_be(paths);
         if bad.is_empty() { Ok(source) } else { Err(Error::of_all(bad)) }
     }
 
     /// Opens those files whose headers are good, and tells what is wrong with each of the others.
-    pub fn open_those_that_can_be<P: AsRef<Path>>(paths: &[P]) -> (SafetensorsFiles, Vec<Error>) {
-        let mut source = SafetensorsFiles {
+    pub fn open_those_that_can_be<P: AsRef<Path>>(paths: &[P]) -> (DumpFiles, Vec<Error>) {
+        let mut source = DumpFiles {
             files: OpenFiles::new(paths.len()),
             metadata: Vec::new(),
             dumps: Vec::new(),
+            parts: Vec::new(),
             tensors: Vec::new(),
-            begins: Vec::new(),
+            places: Vec::new(),
             unsupported: Vec::new(),
         };
         let mut bad = Vec::new();
         let mut known = HashMap::new();
         for path in paths.iter().map(AsRef::as_ref) {
-            let new = is_new(path, &mut known).and_then(|()| open(path));
-            if let Err(error) = new.and_then(|found| source.add(path, found)) {
+            if let Err(error) = source.add_dump(path, &mut known) {
                 bad.push(error);
             }
         }
         (source, bad)
     }
 
-    fn fill(&self, dump: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
-        let file = self.files.get(dump)?;
+    fn fill(&self, file: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
+        let file = self.files.get(file)?;
         let read = pread::fill(&file, at, buf)?;
         if read == buf.len() {
             return Ok(());
@@ -69,12 +82,34 @@ impl SafetensorsFiles {
         Err(Gone::Changed(file.metadata()?.len().min(at + read as u64)))
     }
 
-    fn add(&mut self, path: &Path, (file, header, data): Found) -> Result<(), Error> {
-        self.files.add(path, file).map_err(open_error(path))?;
-        let dump = self.dumps.len();
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        self.dumps.push(Dump { label: path.to_string_lossy().into_owned(), stem });
-        self.metadata.push(header.metadata);
+    fn add_dump(&mut self, path: &Path, known: &mut Known) -> Result<(), Error> {
+        is_new(path, known)?;
+        let label = path.to_string_lossy().into_owned();
+        let (stem, files) = match index::stem(path) {
+            Some(stem) => {
+                let files = index::open_all(path)?;
+                files.iter().try_for_each(|(path, _)| is_new(path, known))?;
+                (stem.to_owned(), files)
+            }
+            None => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (stem, vec![(path.to_owned(), formats::open(path)?)])
+            }
+        };
+        let first = self.files.len();
+        self.dumps.push(Dump { label, stem });
+        self.metadata.push(BTreeMap::new());
+        self.parts.push(first..first);
+        files.into_iter().try_for_each(|(path, found)| self.add_file(&path, found))
+    }
+
+    /// Adds a file to the last dump.
+    fn add_file(&mut self, path: &Path, found: Found) -> Result<(), Error> {
+        let Found { file: opened, header, data, stored } = found;
+        let (dump, file) = (self.dumps.len() - 1, self.files.len());
+        self.files.add(path, opened).map_err(formats::open_error(path))?;
+        self.parts[dump].end = self.files.len();
+        self.metadata[dump].extend(header.metadata);
         for tensor in header.tensors {
             match tensor.dtype {
                 Ok(dtype) => {
@@ -84,7 +119,7 @@ impl SafetensorsFiles {
                         dtype,
                         shape: tensor.shape,
                     });
-                    self.begins.push(data + tensor.begin);
+                    self.places.push(Place { file, begin: data + tensor.begin, stored });
                 }
                 Err(dtype) => {
                     self.unsupported.push(Unsupported {
@@ -101,7 +136,7 @@ impl SafetensorsFiles {
     }
 }
 
-impl Source for SafetensorsFiles {
+impl Source for DumpFiles {
     fn dumps(&self) -> &[Dump] {
         &self.dumps
     }
@@ -119,11 +154,16 @@ impl Source for SafetensorsFiles {
     }
 
     fn origin(&self, dump: usize) -> Option<Origin> {
-        Some(self.files.origin(dump))
+        // Of several files all bytes, and the latest time.
+        self.parts[dump].clone().map(|file| self.files.origin(file)).reduce(|one, other| Origin {
+            bytes: one.bytes.saturating_add(other.bytes),
+            modified: one.modified.zip(other.modified).map(|(one, other)| one.max(other)),
+        })
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
-        match (0..self.dumps.len()).find(|&dump| self.files.is_changed(dump)) {
+        let changed = |parts: &Range<usize>| parts.clone().any(|file| self.files.is_changed(file));
+        match self.parts.iter().position(changed) {
             None => Ok(()),
             Some(dump) => Err(Error::Modified { dump: self.dumps[dump].label.clone() }),
         }
@@ -133,9 +173,16 @@ impl Source for SafetensorsFiles {
         let info = &self.tensors[tensor];
         let dump = &self.dumps[info.dump];
         let end = offset.checked_add(buf.len() as u64).filter(|end| Some(*end) <= info.bytes());
-        let at = end.and_then(|_| self.begins[tensor].checked_add(offset));
+        let Place { file, begin, stored } = self.places[tensor];
+        let at = end.and_then(|_| begin.checked_add(offset));
         let at = at.ok_or_else(|| past_end(dump, info, offset, buf.len()))?;
-        self.fill(info.dump, at, buf).map_err(|gone| {
+        let filled = if stored.is_plain() {
+            self.fill(file, at, buf)
+        } else {
+            let fill = &mut |at: u64, buf: &mut [u8]| self.fill(file, begin + at, buf);
+            stored.read(&info.shape, info.dtype.size() as u64, offset, buf, fill)
+        };
+        filled.map_err(|gone| {
             let (dump, tensor) = (dump.label.clone(), info.name.clone());
             match gone {
                 Gone::Refused(source) => Error::Read { dump, tensor, source },
@@ -145,10 +192,13 @@ impl Source for SafetensorsFiles {
     }
 }
 
+/// Files that were named, by what they are.
+type Known = HashMap<open_files::Place, PathBuf>;
+
 /// Fails for a file that is among `known` already, under whatever name.
-fn is_new(path: &Path, known: &mut HashMap<open_files::Place, PathBuf>) -> Result<(), Error> {
-    let found = fs::metadata(path).map_err(open_error(path))?;
-    let place = open_files::place(path, &found).map_err(open_error(path))?;
+fn is_new(path: &Path, known: &mut Known) -> Result<(), Error> {
+    let found = fs::metadata(path).map_err(formats::open_error(path))?;
+    let place = open_files::place(path, &found).map_err(formats::open_error(path))?;
     let first = match known.entry(place) {
         Entry::Vacant(entry) => {
             entry.insert(path.to_owned());
@@ -158,52 +208,4 @@ fn is_new(path: &Path, known: &mut HashMap<open_files::Place, PathBuf>) -> Resul
         Entry::Occupied(entry) => format!(", the first time as {}", shown_path(entry.get())),
     };
     Err(Error::Usage(format!("{}: this file is named twice{first}", shown_path(path))))
-}
-
-fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
-    let path: PathBuf = path.to_owned();
-    move |source| Error::Open { path: path.clone(), source }
-}
-
-/// The file, its header, and where its data begin.
-type Found = (File, Header, u64);
-
-fn open(path: &Path) -> Result<Found, Error> {
-    let wrong =
-        |problem: String| Error::Format { path: path.to_owned(), format: "safetensors", problem };
-    // Looked at before it is opened: opening a pipe waits for a writer.
-    let kind = fs::metadata(path).map_err(open_error(path))?.file_type();
-    if kind.is_dir() {
-        return Err(wrong("it is a folder; name the .safetensors files in it".to_owned()));
-    }
-    if !kind.is_file() {
-        return Err(wrong("it is not a regular file".to_owned()));
-    }
-    let file = File::open(path).map_err(open_error(path))?;
-    let len = file.metadata().map_err(open_error(path))?.len();
-    let mut prefix = [0; 8];
-    if pread::fill(&file, 0, &mut prefix).map_err(open_error(path))? < prefix.len() {
-        return Err(wrong(format!("it has {len} bytes, and the header's length alone takes 8")));
-    }
-    let claimed = u64::from_le_bytes(prefix);
-    if claimed > header::LONGEST {
-        return Err(wrong(format!(
-            "its first 8 bytes promise a header of {claimed} bytes, and {} are the most; is it a \
-             safetensors file?",
-            header::LONGEST
-        )));
-    }
-    let data = 8 + claimed;
-    if data > len {
-        return Err(wrong(format!(
-            "the file is truncated: the header ends at byte {data}, the file at {len}"
-        )));
-    }
-    // Not more than the file holds, so no allocation is sized by a claim alone.
-    let mut json = vec![0; usize::try_from(claimed).expect("at most 100 MB")];
-    if pread::fill(&file, 8, &mut json).map_err(open_error(path))? < json.len() {
-        return Err(wrong("it shrank while it was read".to_owned()));
-    }
-    let header = header::parse(&json, len - data).map_err(wrong)?;
-    Ok((file, header, data))
 }

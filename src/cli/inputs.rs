@@ -1,0 +1,179 @@
+//! What was typed as dumps becomes files: folders, patterns, lists.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, shown};
+use crate::plan::Glob;
+
+/// Longest list that is read.
+const LONGEST: u64 = 1 << 30;
+/// What files in folders are taken.
+const EXTENSIONS: [&str; 2] = ["safetensors", "npy"];
+
+/// The files that are meant, in the order in which they were typed; those of a folder or pattern by
+/// their names. What is wrong with each is told.
+pub(super) fn expand(typed: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Error>> {
+    let (mut files, mut bad) = (Vec::new(), Vec::new());
+    for path in typed {
+        match one(path) {
+            Ok(found) => files.extend(found),
+            Err(error) => bad.push(error),
+        }
+    }
+    match (files.is_empty(), bad.is_empty()) {
+        (_, false) => Err(bad),
+        (true, true) if !typed.is_empty() => {
+            Err(vec![Error::Usage("the list names no dump".to_owned())])
+        }
+        _ => Ok(files),
+    }
+}
+
+fn one(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let text = path.to_str().unwrap_or_default();
+    if text == "-" {
+        let mut list = String::new();
+        let read = io::stdin().lock().take(LONGEST).read_to_string(&mut list);
+        read.map_err(|source| Error::Open { path: "standard input".into(), source })?;
+        return Ok(lines(&list));
+    }
+    if fs::symlink_metadata(path).is_ok() {
+        return if path.is_dir() { folder(path) } else { Ok(vec![path.to_owned()]) };
+    }
+    if let Some(list) = text.strip_prefix('@') {
+        let failed = |source| Error::Open { path: list.into(), source };
+        let file = fs::File::open(list).map_err(failed)?;
+        let mut text = String::new();
+        file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
+        return Ok(lines(&text));
+    }
+    if text.contains(['*', '?', '[']) {
+        return pattern(text);
+    }
+    // To be opened, and told to be missing.
+    Ok(vec![path.to_owned()])
+}
+
+/// One path a line, as it stands.
+fn lines(list: &str) -> Vec<PathBuf> {
+    let list = list.strip_prefix('\u{feff}').unwrap_or(list);
+    list.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect()
+}
+
+fn folder(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = walk(path)?;
+    let is_dump = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        extension.is_some_and(|of| EXTENSIONS.iter().any(|known| of.eq_ignore_ascii_case(known)))
+    };
+    found.retain(is_dump);
+    if found.is_empty() {
+        return Err(none(path, "no .safetensors or .npy file is in it"));
+    }
+    Ok(found)
+}
+
+fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
+    let glob = Glob::new(text)
+        .map_err(|problem| Error::Usage(format!("the pattern {}: {problem}", shown(text))))?;
+    // The folder that no part of the pattern is in.
+    let fixed = text.find(['*', '?', '[', '\\']).unwrap_or(text.len());
+    let base = text[..fixed].rsplit_once('/').map_or("", |(folder, _)| folder);
+    let base = match (base, text.starts_with('/')) {
+        ("", true) => "/",
+        ("", false) => ".",
+        (base, _) => base,
+    };
+    let mut found = if Path::new(base).is_dir() { walk(Path::new(base))? } else { Vec::new() };
+    found.retain(|path| {
+        let path = path.to_str().unwrap_or_default();
+        glob.matches(path) || path.strip_prefix("./").is_some_and(|path| glob.matches(path))
+    });
+    let plain = |path: PathBuf| match (base, path.strip_prefix(".")) {
+        (".", Ok(path)) if !text.starts_with("./") => path.to_owned(),
+        _ => path,
+    };
+    if found.is_empty() {
+        return Err(none(Path::new(text), "no file is meant by this pattern"));
+    }
+    Ok(found.into_iter().map(plain).collect())
+}
+
+fn none(path: &Path, problem: &str) -> Error {
+    let source = io::Error::new(io::ErrorKind::NotFound, problem);
+    Error::Open { path: path.to_owned(), source }
+}
+
+/// All files below a folder, by their names, but hidden ones. Links to folders are not followed: they
+/// may lead in circles.
+fn walk(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let failed = |source| Error::Open { path: folder.clone(), source };
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() || (kind.is_symlink() && entry.path().is_file()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(typed: &[&str]) -> Result<Vec<String>, String> {
+        let typed: Vec<PathBuf> = typed.iter().map(PathBuf::from).collect();
+        match expand(&typed) {
+            Ok(found) => Ok(found.iter().map(|path| path.to_str().unwrap().to_owned()).collect()),
+            Err(bad) => Err(Error::of_all(bad).to_string()),
+        }
+    }
+
+    #[test]
+    fn folders_patterns_and_lists_become_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap().to_owned();
+        for name in ["b.safetensors", "a.npy", "sub/c.NPY", "sub/.d.npy", ".e/f.npy", "sub/g.txt"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&root, dir.path().join("sub/loop")).unwrap();
+        let at = |name: &str| format!("{root}/{name}");
+        let all = |names: &[&str]| Ok(names.iter().map(|name| at(name)).collect::<Vec<_>>());
+        assert_eq!(names(&[&root]), all(&["a.npy", "b.safetensors", "sub/c.NPY"]));
+        assert_eq!(names(&[&at("*.npy")]), all(&["a.npy"]));
+        assert_eq!(names(&[&at("**.???")]), all(&["a.npy", "sub/c.NPY", "sub/g.txt"]));
+        assert_eq!(names(&[&at("s[tu]b/c*"), &at("a.npy")]), all(&["sub/c.NPY", "a.npy"]));
+        // What is there is what is meant, whatever it looks like; what is not is told when opened.
+        assert_eq!(names(&[&at("missing.npy")]), all(&["missing.npy"]));
+        fs::write(at("[x].npy"), "").unwrap();
+        assert_eq!(names(&[&at("[x].npy")]), all(&["[x].npy"]));
+        let list = at("list.txt");
+        fs::write(&list, "\u{feff}one.npy\r\n\ntwo *.npy\n-\n").unwrap();
+        let listed = names(&[&format!("@{list}")]).unwrap();
+        assert_eq!(listed, ["one.npy", "two *.npy", "-"]);
+        let told = names(&[&at("empty"), &at("*.zip"), &format!("@{root}/none"), &at("[")]);
+        let told = told.unwrap_err();
+        assert_eq!(told.lines().count(), 4, "{told}");
+        for part in ["no .safetensors or .npy file", "*.zip: no file is meant", "No such file", "["]
+        {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The formats of files: which one a file is of, and its header.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::header::{self, Header};
+use super::stored::Stored;
+use super::{npy, pread};
+use crate::error::Error;
+
+/// A file that was opened.
+pub(super) struct Found {
+    pub(super) file: File,
+    pub(super) header: Header,
+    /// Where its data begin.
+    pub(super) data: u64,
+    /// How the tensors' bytes lie there.
+    pub(super) stored: Stored,
+}
+
+pub(super) fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path: PathBuf = path.to_owned();
+    move |source| Error::Open { path: path.clone(), source }
+}
+
+/// Opens a file and reads its header. A file is `.npy` if its name says so, else `.safetensors`.
+pub(super) fn open(path: &Path) -> Result<Found, Error> {
+    let is_npy = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
+    let format = if is_npy { "npy" } else { "safetensors" };
+    let wrong = |problem: String| Error::Format { path: path.to_owned(), format, problem };
+    // Looked at before it is opened: opening a pipe waits for a writer.
+    let kind = fs::metadata(path).map_err(open_error(path))?.file_type();
+    if kind.is_dir() {
+        return Err(wrong("it is a folder; name the files in it".to_owned()));
+    }
+    if !kind.is_file() {
+        return Err(wrong("it is not a regular file".to_owned()));
+    }
+    let file = File::open(path).map_err(open_error(path))?;
+    let len = file.metadata().map_err(open_error(path))?.len();
+    let read = if is_npy { read_npy } else { read_safetensors };
+    let (header, data, stored) = read(&file, path, len).map_err(|problem| match problem {
+        Problem::Io(source) => open_error(path)(source),
+        Problem::Format(problem) => wrong(problem),
+    })?;
+    Ok(Found { file, header, data, stored })
+}
+
+enum Problem {
+    Io(io::Error),
+    Format(String),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Problem {
+        Problem::Io(error)
+    }
+}
+
+impl From<String> for Problem {
+    fn from(problem: String) -> Problem {
+        Problem::Format(problem)
+    }
+}
+
+/// The header, where the data begin, how they lie.
+type Read = Result<(Header, u64, Stored), Problem>;
+
+/// 8 bytes of header length, a JSON header, the tensors' bytes.
+fn read_safetensors(file: &File, _: &Path, len: u64) -> Read {
+    let mut prefix = [0; 8];
+    if pread::fill(file, 0, &mut prefix)? < prefix.len() {
+        return Err(format!("it has {len} bytes, and the header's length alone takes 8").into());
+    }
+    let claimed = u64::from_le_bytes(prefix);
+    if claimed > header::LONGEST {
+        return Err(format!(
+            "its first 8 bytes promise a header of {claimed} bytes, and {} are the most; is it a \
+             safetensors file?",
+            header::LONGEST
+        )
+        .into());
+    }
+    let data = 8 + claimed;
+    if data > len {
+        return Err(format!(
+            "the file is truncated: the header ends at byte {data}, the file at {len}"
+        )
+        .into());
+    }
+    let header = header::parse(&header_bytes(file, 8, claimed)?, len - data)?;
+    Ok((header, data, Stored::default()))
+}
+
+/// One array, which has the file's name.
+fn read_npy(file: &File, path: &Path, len: u64) -> Read {
+    let mut prefix = [0; npy::PREFIX];
+    let read = pread::fill(file, 0, &mut prefix)?;
+    let Some(version) = prefix[..read].strip_prefix(npy::MAGIC) else {
+        return Err("it does not begin as .npy files do".to_owned().into());
+    };
+    let &[major, minor] = version else {
+        return Err(format!("it has {len} bytes, which is not even a version").into());
+    };
+    let mut length = [0; 4];
+    let length = &mut length[..npy::length_of_length([major, minor])?];
+    let begin = (npy::PREFIX + length.len()) as u64;
+    let read = pread::fill(file, npy::PREFIX as u64, length)?;
+    let claimed = npy::length(length)?;
+    let data = begin + claimed;
+    if read < length.len() || data > len {
+        return Err(format!(
+            "the file is truncated: the header ends at byte {data}, the file at {len}"
+        )
+        .into());
+    }
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let (tensor, stored) = npy::parse(&header_bytes(file, begin, claimed)?, &name, len - data)?;
+    Ok((Header { tensors: vec![tensor], metadata: BTreeMap::new() }, data, stored))
+}
+
+/// Not more than the file holds, so no allocation is sized by a claim alone.
+fn header_bytes(file: &File, begin: u64, len: u64) -> Result<Vec<u8>, Problem> {
+    let mut bytes = vec![0; usize::try_from(len).expect("at most 100 MB")];
+    if pread::fill(file, begin, &mut bytes)? < bytes.len() {
+        return Err("it shrank while it was read".to_owned().into());
+    }
+    Ok(bytes)
+}
