@@ -95,7 +95,8 @@ impl<'de> Deserialize<'de> for RawHeader {
                         return Err(de::Error::custom(twice));
                     }
                     if name == "__metadata__" {
-                        header.metadata = Some(map.next_value::<Strings>()?.0);
+                        let wrong = |e| de::Error::custom(format!("__metadata__: {e}"));
+                        header.metadata = Some(map.next_value::<Strings>().map_err(wrong)?.0);
                     } else {
                         let wrong = |e| de::Error::custom(in_tensor(&name, &e));
                         let Entry(tensor) = map.next_value().map_err(wrong)?;
