@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "common/trees.rs"]
+mod trees;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -348,4 +350,98 @@ fn dumps_are_named_in_many_ways() {
         assert!(told.contains(part), "{typed:?}: {told}");
         assert!(!at("out").exists());
     }
+}
+
+/// Archives that NumPy writes: of several arrays, with a comment, of so many that only ZIP64 counts
+/// them; compressed ones, encrypted ones, others.
+const ARCHIVES: &str = r#"
+import io, sys, zipfile
+import numpy as np
+out = sys.argv[1]
+a = np.arange(24, dtype="<f4").reshape(2, 3, 4)
+b = np.asfortranarray(np.arange(30, dtype=">i2").reshape(5, 6))
+np.savez(f"{out}/good.npz", a, b, named=a[0], **{"with/folder": b})
+np.savez_compressed(f"{out}/compressed.npz", a)
+array = io.BytesIO()
+np.save(array, np.arange(4, dtype="u1").reshape(2, 2))
+with zipfile.ZipFile(f"{out}/many.npz", "w") as archive:
+    archive.comment = b"PK\x05\x06" * 20
+    for at in range(66000):
+        archive.writestr(f"m{at}.npy", array.getvalue())
+with zipfile.ZipFile(f"{out}/other.npz", "w") as archive:
+    archive.writestr("a.npy", array.getvalue())
+    archive.writestr("notes.txt", "no array")
+with zipfile.ZipFile(f"{out}/broken.npz", "w") as archive:
+    archive.writestr("a.npy", b"no array either")
+"#;
+
+#[test]
+fn archives_of_arrays_are_one_dump() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = Command::new(python()).args(["-c", ARCHIVES]).arg(dir.path()).status().unwrap();
+    assert!(written.success());
+    let at = |name: &str| dir.path().join(name);
+    let source = DumpFiles::open(&[at("good.npz")]).unwrap();
+    let names: Vec<&str> = source.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["named", "with/folder", "arr_0", "arr_1"]);
+    assert_eq!((source.dumps().len(), source.dumps()[0].stem.as_str()), (1, "good"));
+    let bytes = |tensor: usize| {
+        let mut bytes = vec![0; source.tensors()[tensor].bytes().unwrap() as usize];
+        source.read_at(tensor, 0, &mut bytes).unwrap();
+        bytes
+    };
+    let a: Vec<u8> = (0..24_u8).flat_map(|x| f32::from(x).to_le_bytes()).collect();
+    let b: Vec<u8> = (0..30_i16).flat_map(i16::to_le_bytes).collect();
+    assert_eq!([bytes(0), bytes(1), bytes(2), bytes(3)], [a[..48].to_vec(), b.clone(), a, b]);
+    let many = DumpFiles::open(&[at("many.npz")]).unwrap();
+    assert_eq!(many.tensors().len(), 66_000);
+    let mut last = [9; 4];
+    many.read_at(65_999, 0, &mut last).unwrap();
+    assert_eq!(last, [0, 1, 2, 3]);
+    for (name, part) in [
+        ("compressed.npz", "arr_0.npy: is compressed, and cannot be read in place; numpy.savez"),
+        ("other.npz", "notes.txt is no array"),
+        ("broken.npz", "a.npy: it does not begin as .npy files do"),
+    ] {
+        let error = DumpFiles::open(&[at(name)]).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(part), "{error}");
+    }
+    // Whatever is done to an archive, there is an answer.
+    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 20_000_u64 };
+    let whole = fs::read(at("good.npz")).unwrap();
+    let memory = trees::folder();
+    let path = memory.path().join("damaged.npz");
+    let mut random = Random(3);
+    let (mut opened, mut refused) = (0_u64, 0);
+    for _ in 0..inputs {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below(bytes.len() as u64) as usize;
+            // The directory is at the end.
+            let at = if random.below(2) == 0 { at } else { bytes.len() - 1 - at % 400 };
+            match random.below(5) {
+                0 => bytes[at] ^= 1 << random.below(8),
+                1 => bytes.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0xFF),
+                2 => bytes.iter_mut().skip(at).take(8).for_each(|byte| *byte = 0),
+                3 => bytes.truncate(at.max(1000)),
+                _ => bytes[at] = random.next() as u8,
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        match DumpFiles::open(&[&path]) {
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().lines().count() == 1, "{error}");
+            }
+            Ok(source) => {
+                opened += 1;
+                for (number, tensor) in source.tensors().iter().enumerate() {
+                    let size = tensor.bytes().unwrap();
+                    assert!(size <= bytes.len() as u64);
+                    source.read_at(number, 0, &mut vec![0; size as usize]).unwrap();
+                }
+            }
+        }
+    }
+    assert!(opened * 20 > inputs && refused * 4 > inputs, "{opened} opened, {refused} refused");
 }

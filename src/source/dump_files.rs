@@ -14,7 +14,7 @@ use crate::error::{Error, shown_path};
 use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 
 /// One or more files: `.safetensors`, `*.safetensors.index.json` with the files that it names, and
-/// `.npy`, by their names. Arrays in Fortran order, or with their
+/// `.npy` and `.npz`, by their names. Arrays in Fortran order, or with their
 /// bytes the other way round, are read as if they were not.
 ///
 /// Opening reads and checks every header and nothing else. Files stay open, up to a quarter of the
@@ -105,7 +105,7 @@ impl DumpFiles {
 
     /// Adds a file to the last dump.
     fn add_file(&mut self, path: &Path, found: Found) -> Result<(), Error> {
-        let Found { file: opened, header, data, stored } = found;
+        let Found { file: opened, header, data } = found;
         let (dump, file) = (self.dumps.len() - 1, self.files.len());
         self.files.add(path, opened).map_err(formats::open_error(path))?;
         self.parts[dump].end = self.files.len();
@@ -119,7 +119,11 @@ impl DumpFiles {
                         dtype,
                         shape: tensor.shape,
                     });
-                    self.places.push(Place { file, begin: data + tensor.begin, stored });
+                    self.places.push(Place {
+                        file,
+                        begin: data + tensor.begin,
+                        stored: tensor.stored,
+                    });
                 }
                 Err(dtype) => {
                     self.unsupported.push(Unsupported {

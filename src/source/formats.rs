@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::header::{self, Header};
-use super::stored::Stored;
+use super::zip::{self, Member};
 use super::{npy, pread};
-use crate::error::Error;
+use crate::error::{Error, shown};
 
 /// A file that was opened.
 pub(super) struct Found {
@@ -16,8 +16,6 @@ pub(super) struct Found {
     pub(super) header: Header,
     /// Where its data begin.
     pub(super) data: u64,
-    /// How the tensors' bytes lie there.
-    pub(super) stored: Stored,
 }
 
 pub(super) fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
@@ -25,10 +23,15 @@ pub(super) fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Open { path: path.clone(), source }
 }
 
-/// Opens a file and reads its header. A file is `.npy` if its name says so, else `.safetensors`.
+/// Opens a file and reads its header. A file is `.npy` or `.npz` if its name says so, else
+/// `.safetensors`.
 pub(super) fn open(path: &Path) -> Result<Found, Error> {
-    let is_npy = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
-    let format = if is_npy { "npy" } else { "safetensors" };
+    let is = |wanted: &str| path.extension().is_some_and(|of| of.eq_ignore_ascii_case(wanted));
+    let (format, read): (_, fn(&File, &Path, u64) -> Read) = match () {
+        () if is("npy") => ("npy", read_npy),
+        () if is("npz") => ("npz", read_npz),
+        () => ("safetensors", read_safetensors),
+    };
     let wrong = |problem: String| Error::Format { path: path.to_owned(), format, problem };
     // Looked at before it is opened: opening a pipe waits for a writer.
     let kind = fs::metadata(path).map_err(open_error(path))?.file_type();
@@ -40,15 +43,15 @@ pub(super) fn open(path: &Path) -> Result<Found, Error> {
     }
     let file = File::open(path).map_err(open_error(path))?;
     let len = file.metadata().map_err(open_error(path))?.len();
-    let read = if is_npy { read_npy } else { read_safetensors };
-    let (header, data, stored) = read(&file, path, len).map_err(|problem| match problem {
+    let (header, data) = read(&file, path, len).map_err(|problem| match problem {
         Problem::Io(source) => open_error(path)(source),
         Problem::Format(problem) => wrong(problem),
     })?;
-    Ok(Found { file, header, data, stored })
+    Ok(Found { file, header, data })
 }
 
-enum Problem {
+/// What is wrong with a file.
+pub(super) enum Problem {
     Io(io::Error),
     Format(String),
 }
@@ -65,8 +68,8 @@ impl From<String> for Problem {
     }
 }
 
-/// The header, where the data begin, how they lie.
-type Read = Result<(Header, u64, Stored), Problem>;
+/// The header, and where the data begin.
+type Read = Result<(Header, u64), Problem>;
 
 /// 8 bytes of header length, a JSON header, the tensors' bytes.
 fn read_safetensors(file: &File, _: &Path, len: u64) -> Read {
@@ -91,38 +94,38 @@ fn read_safetensors(file: &File, _: &Path, len: u64) -> Read {
         .into());
     }
     let header = header::parse(&header_bytes(file, 8, claimed)?, len - data)?;
-    Ok((header, data, Stored::default()))
+    Ok((header, data))
 }
 
 /// One array, which has the file's name.
 fn read_npy(file: &File, path: &Path, len: u64) -> Read {
-    let mut prefix = [0; npy::PREFIX];
-    let read = pread::fill(file, 0, &mut prefix)?;
-    let Some(version) = prefix[..read].strip_prefix(npy::MAGIC) else {
-        return Err("it does not begin as .npy files do".to_owned().into());
-    };
-    let &[major, minor] = version else {
-        return Err(format!("it has {len} bytes, which is not even a version").into());
-    };
-    let mut length = [0; 4];
-    let length = &mut length[..npy::length_of_length([major, minor])?];
-    let begin = (npy::PREFIX + length.len()) as u64;
-    let read = pread::fill(file, npy::PREFIX as u64, length)?;
-    let claimed = npy::length(length)?;
-    let data = begin + claimed;
-    if read < length.len() || data > len {
-        return Err(format!(
-            "the file is truncated: the header ends at byte {data}, the file at {len}"
-        )
-        .into());
-    }
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let (tensor, stored) = npy::parse(&header_bytes(file, begin, claimed)?, &name, len - data)?;
-    Ok((Header { tensors: vec![tensor], metadata: BTreeMap::new() }, data, stored))
+    let tensor = npy::read(file, 0..len, &name)?;
+    Ok((Header { tensors: vec![tensor], metadata: BTreeMap::new() }, 0))
+}
+
+/// An archive of `.npy` files, each with the name of its array.
+fn read_npz(file: &File, _: &Path, len: u64) -> Read {
+    let mut tensors = Vec::new();
+    for Member { name, begin, len } in zip::members(file, len)? {
+        let Some(array) = name.strip_suffix(".npy") else {
+            return Err(format!("its member {} is no array", shown(&name)).into());
+        };
+        let tensor =
+            npy::read(file, begin..begin + len, array).map_err(|problem| match problem {
+                Problem::Format(problem) => {
+                    Problem::Format(format!("its member {}: {problem}", shown(&name)))
+                }
+                problem => problem,
+            })?;
+        tensors.push(tensor);
+    }
+    tensors.sort_by_key(|tensor: &header::Tensor| tensor.begin);
+    Ok((Header { tensors, metadata: BTreeMap::new() }, 0))
 }
 
 /// Not more than the file holds, so no allocation is sized by a claim alone.
-fn header_bytes(file: &File, begin: u64, len: u64) -> Result<Vec<u8>, Problem> {
+pub(super) fn header_bytes(file: &File, begin: u64, len: u64) -> Result<Vec<u8>, Problem> {
     let mut bytes = vec![0; usize::try_from(len).expect("at most 100 MB")];
     if pread::fill(file, begin, &mut bytes)? < bytes.len() {
         return Err("it shrank while it was read".to_owned().into());

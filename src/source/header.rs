@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IntoDeserializer as _, MapAccess, Visitor};
 
+use super::stored::Stored;
 use crate::error::{shown, shown_problem, shown_shape};
 use crate::tensor::{self, Dtype};
 
@@ -35,6 +36,8 @@ pub(super) struct Tensor {
     /// First byte, counted from the end of the header.
     pub(super) begin: u64,
     pub(super) bytes: u64,
+    /// How its bytes lie there.
+    pub(super) stored: Stored,
 }
 
 /// Parses `json`, the header of a file with `data` bytes behind it.
@@ -223,6 +226,7 @@ fn tensor(name: &str, raw: &RawTensor) -> Tensor {
         shape: raw.shape.clone(),
         begin: raw.data_offsets.0,
         bytes: raw.data_offsets.1 - raw.data_offsets.0, // found in order by check_sizes
+        stored: Stored::default(),
     }
 }
 

@@ -13,6 +13,7 @@ mod npy;
 mod open_files;
 mod pread;
 mod stored;
+mod zip;
 
 pub use dump_files::DumpFiles;
 pub use memory::MemorySource;

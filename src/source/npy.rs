@@ -2,20 +2,25 @@
 //! Python dictionary of three keys), the array's bytes. Source: NumPy's `numpy/lib/format.py`,
 //! versions 1.0 to 3.0.
 
+use std::fs::File;
+use std::ops::Range;
+
+use super::formats::{Problem, header_bytes};
 use super::header::Tensor;
+use super::pread;
 use super::stored::{Order, Stored};
 use crate::error::shown;
 use crate::tensor::{self, Dtype};
 
 /// What every file begins with.
-pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
+const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Magic and version.
-pub(super) const PREFIX: usize = 8;
+const PREFIX: usize = 8;
 /// Longest header: NumPy itself reads no longer ones unasked.
 const LONGEST: u64 = 1 << 20;
 
 /// How long the rest of the header's prefix is, for a version.
-pub(super) fn length_of_length(version: [u8; 2]) -> Result<usize, String> {
+fn length_of_length(version: [u8; 2]) -> Result<usize, String> {
     match version {
         [1, 0] => Ok(2),
         [2 | 3, 0] => Ok(4),
@@ -26,7 +31,7 @@ pub(super) fn length_of_length(version: [u8; 2]) -> Result<usize, String> {
 }
 
 /// The header's length from its bytes.
-pub(super) fn length(bytes: &[u8]) -> Result<u64, String> {
+fn length(bytes: &[u8]) -> Result<u64, String> {
     let length = bytes.iter().rev().fold(0, |length, &byte| length << 8 | u64::from(byte));
     if length > LONGEST {
         return Err(format!("its header has {length} bytes, and {LONGEST} are the most"));
@@ -34,8 +39,35 @@ pub(super) fn length(bytes: &[u8]) -> Result<u64, String> {
     Ok(length)
 }
 
+/// The array in bytes `within` of a file, called `name`.
+pub(super) fn read(file: &File, within: Range<u64>, name: &str) -> Result<Tensor, Problem> {
+    let len = within.end - within.start;
+    let mut prefix = [0; PREFIX];
+    let read = pread::fill(file, within.start, &mut prefix)?;
+    let Some(version) = prefix[..read].strip_prefix(MAGIC) else {
+        return Err("it does not begin as .npy files do".to_owned().into());
+    };
+    let &[major, minor] = version else {
+        return Err(format!("it has {len} bytes, which is not even a version").into());
+    };
+    let mut length = [0; 4];
+    let length = &mut length[..length_of_length([major, minor])?];
+    let begin = (PREFIX + length.len()) as u64;
+    let read = pread::fill(file, within.start + PREFIX as u64, length)?;
+    let claimed = self::length(length)?;
+    let data = begin + claimed;
+    if read < length.len() || data > len {
+        return Err(
+            format!("it is truncated: its header ends at byte {data}, and it has {len}").into()
+        );
+    }
+    let header = header_bytes(file, within.start + begin, claimed)?;
+    let tensor = parse(&header, name, len - data)?;
+    Ok(Tensor { begin: within.start + data, ..tensor })
+}
+
 /// The array of a header, called `name`, with `data` bytes behind it.
-pub(super) fn parse(header: &[u8], name: &str, data: u64) -> Result<(Tensor, Stored), String> {
+fn parse(header: &[u8], name: &str, data: u64) -> Result<Tensor, String> {
     let text = std::str::from_utf8(header).map_err(|_| "its header is not text".to_owned())?;
     let Fields { descr, fortran_order, shape } = Parser { rest: text }.header()?;
     let size_and_dtype = dtype(&descr)?;
@@ -51,7 +83,7 @@ pub(super) fn parse(header: &[u8], name: &str, data: u64) -> Result<(Tensor, Sto
     }
     let order = if fortran_order && shape.len() > 1 { Order::Fortran } else { Order::C };
     let stored = Stored { order, swapped };
-    Ok((Tensor { name: name.to_owned(), dtype, shape, begin: 0, bytes }, stored))
+    Ok(Tensor { name: name.to_owned(), dtype, shape, begin: 0, bytes, stored })
 }
 
 fn shown_tuple(shape: &[u64]) -> String {
@@ -226,7 +258,7 @@ mod tests {
 
     fn told(header: &str, data: u64) -> String {
         match parse(header.as_bytes(), "t", data) {
-            Ok((Tensor { dtype, shape, .. }, stored)) => format!("{dtype:?} {shape:?} {stored:?}"),
+            Ok(Tensor { dtype, shape, stored, .. }) => format!("{dtype:?} {shape:?} {stored:?}"),
             Err(problem) => problem,
         }
     }
