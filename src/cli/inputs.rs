@@ -9,8 +9,8 @@ use crate::plan::Glob;
 
 /// Longest list that is read.
 const LONGEST: u64 = 1 << 30;
-/// What files in folders are taken.
-const EXTENSIONS: [&str; 3] = ["safetensors", "npy", "npz"];
+/// What files in folders are taken. (`.bin` is the name of many things.)
+const EXTENSIONS: [&str; 5] = ["safetensors", "npy", "npz", "pt", "pth"];
 
 /// The files that are meant, in the order in which they were typed; those of a folder or pattern by
 /// their names. What is wrong with each is told.
@@ -70,7 +70,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, Error> {
     };
     found.retain(is_dump);
     if found.is_empty() {
-        return Err(none(path, "no .safetensors, .npy or .npz file is in it"));
+        return Err(none(path, "no .safetensors, .npy, .npz or .pt file is in it"));
     }
     Ok(found)
 }
@@ -171,9 +171,12 @@ mod tests {
         let told = names(&[&at("empty"), &at("*.zip"), &format!("@{root}/none"), &at("[")]);
         let told = told.unwrap_err();
         assert_eq!(told.lines().count(), 4, "{told}");
-        for part in
-            ["no .safetensors, .npy or .npz file", "*.zip: no file is meant", "No such file", "["]
-        {
+        for part in [
+            "no .safetensors, .npy, .npz or .pt file",
+            "*.zip: no file is meant",
+            "No such file",
+            "[",
+        ] {
             assert!(told.contains(part), "{part}: {told}");
         }
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, shown_path};
 use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 
 /// One or more files: `.safetensors`, `*.safetensors.index.json` with the files that it names, and
-/// `.npy` and `.npz`, by their names. Arrays in Fortran order, or with their
+/// `.npy`, `.npz` and what `torch.save` wrote (`.pt`, `.pth`, `.bin`), by their names. Arrays in Fortran order, or with their
 /// bytes the other way round, are read as if they were not.
 ///
 /// Opening reads and checks every header and nothing else. Files stay open, up to a quarter of the
@@ -33,7 +33,7 @@ pub struct DumpFiles {
 }
 
 /// Where a tensor's bytes are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Place {
     file: usize,
     begin: u64,
@@ -177,7 +177,8 @@ impl Source for DumpFiles {
         let info = &self.tensors[tensor];
         let dump = &self.dumps[info.dump];
         let end = offset.checked_add(buf.len() as u64).filter(|end| Some(*end) <= info.bytes());
-        let Place { file, begin, stored } = self.places[tensor];
+        let Place { file, begin, stored } = &self.places[tensor];
+        let (file, begin) = (*file, *begin);
         let at = end.and_then(|_| begin.checked_add(offset));
         let at = at.ok_or_else(|| past_end(dump, info, offset, buf.len()))?;
         let filled = if stored.is_plain() {

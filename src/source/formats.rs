@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::header::{self, Header};
 use super::zip::{self, Member};
-use super::{npy, pread};
+use super::{npy, pread, torch};
 use crate::error::{Error, shown};
 
 /// A file that was opened.
@@ -23,13 +23,14 @@ pub(super) fn open_error(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Open { path: path.clone(), source }
 }
 
-/// Opens a file and reads its header. A file is `.npy` or `.npz` if its name says so, else
-/// `.safetensors`.
+/// Opens a file and reads its header. A file is `.npy`, `.npz`, or torch's (`.pt`, `.pth`, `.bin`) if its
+/// name says so, else `.safetensors`.
 pub(super) fn open(path: &Path) -> Result<Found, Error> {
     let is = |wanted: &str| path.extension().is_some_and(|of| of.eq_ignore_ascii_case(wanted));
     let (format, read): (_, fn(&File, &Path, u64) -> Read) = match () {
         () if is("npy") => ("npy", read_npy),
         () if is("npz") => ("npz", read_npz),
+        () if ["pt", "pth", "bin"].into_iter().any(is) => ("torch", read_torch),
         () => ("safetensors", read_safetensors),
     };
     let wrong = |problem: String| Error::Format { path: path.to_owned(), format, problem };
@@ -102,6 +103,13 @@ fn read_npy(file: &File, path: &Path, len: u64) -> Read {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     let tensor = npy::read(file, 0..len, &name)?;
     Ok((Header { tensors: vec![tensor], metadata: BTreeMap::new() }, 0))
+}
+
+/// What torch.save wrote.
+fn read_torch(file: &File, path: &Path, len: u64) -> Read {
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let tensors = torch::read(file, len, &name)?;
+    Ok((Header { tensors, metadata: BTreeMap::new() }, 0))
 }
 
 /// An archive of `.npy` files, each with the name of its array.

@@ -11,8 +11,10 @@ mod index;
 mod memory;
 mod npy;
 mod open_files;
+mod pickle;
 mod pread;
 mod stored;
+mod torch;
 mod zip;
 
 pub use dump_files::DumpFiles;

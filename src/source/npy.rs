@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::formats::{Problem, header_bytes};
 use super::header::Tensor;
 use super::pread;
-use super::stored::{Order, Stored};
+use super::stored::Stored;
 use crate::error::shown;
 use crate::tensor::{self, Dtype};
 
@@ -81,8 +81,10 @@ fn parse(header: &[u8], name: &str, data: u64) -> Result<Tensor, String> {
             shown(&descr)
         ));
     }
-    let order = if fortran_order && shape.len() > 1 { Order::Fortran } else { Order::C };
-    let stored = Stored { order, swapped };
+    let stored = match fortran_order {
+        true => Stored::fortran(&shape, swapped),
+        false => Stored::plain(swapped),
+    };
     Ok(Tensor { name: name.to_owned(), dtype, shape, begin: 0, bytes, stored })
 }
 
@@ -269,8 +271,12 @@ mod tests {
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", 24, "Ok(F32) [2, 3]"),
             ("{'descr': '>f8', 'fortran_order': False, 'shape': (2,), }   \n", 16, "swapped: true"),
             ("{'descr': '|b1', 'fortran_order': False, 'shape': (), }\n", 1, "Ok(Bool) []"),
-            ("{'descr': '<i8', 'fortran_order': True, 'shape': (2L, 3L), }", 48, "Fortran"),
-            ("{'descr': '<f2', 'fortran_order': True, 'shape': (4,), }", 8, "order: C"),
+            (
+                "{'descr': '<i8', 'fortran_order': True, 'shape': (2L, 3L), }",
+                48,
+                "strides: Some([1, 2])",
+            ),
+            ("{'descr': '<f2', 'fortran_order': True, 'shape': (4,), }", 8, "strides: None"),
             ("{'shape': (1,), \"descr\": \"|u1\", 'fortran_order': False}", 1, "Ok(U8) [1]"),
             ("{'descr': '>u1', 'fortran_order': False, 'shape': (1,)}", 1, "swapped: false"),
             ("{'descr': '<c8', 'fortran_order': False, 'shape': (2,)}", 16, "Err(\"<c8\")"),

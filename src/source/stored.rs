@@ -2,41 +2,65 @@
 //! are put so while they are read.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Most bytes that are read at once of which only some are wanted.
 const SPAN: u64 = 256 << 10;
 
-/// The order of axes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Order {
-    /// The last axis runs fastest.
-    #[default]
-    C,
-    /// The first axis runs fastest.
-    Fortran,
-}
-
 /// See the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Stored {
-    pub(super) order: Order,
+    /// How far elements that are neighbours on an axis are apart, for each axis, in elements; `None`
+    /// in C order.
+    strides: Option<Arc<[u64]>>,
     /// Whether the bytes of each element are the other way round.
-    pub(super) swapped: bool,
+    swapped: bool,
 }
 
 /// Fills a buffer from a byte of the tensor on, as it is in the file.
 pub(super) type Fill<'f, E> = dyn FnMut(u64, &mut [u8]) -> Result<(), E> + 'f;
 
 impl Stored {
+    /// In C order.
+    pub(super) fn plain(swapped: bool) -> Stored {
+        Stored { strides: None, swapped }
+    }
+
+    /// In Fortran order: the first axis runs fastest.
+    pub(super) fn fortran(shape: &[u64], swapped: bool) -> Stored {
+        let strides: Vec<u64> = shape
+            .iter()
+            .scan(1_u64, |step, axis| {
+                let this = *step;
+                *step = step.saturating_mul(*axis);
+                Some(this)
+            })
+            .collect();
+        Stored::strided(shape, &strides, swapped)
+    }
+
+    /// With these strides, of which no element lies beyond 2^64.
+    pub(super) fn strided(shape: &[u64], strides: &[u64], swapped: bool) -> Stored {
+        let mut step: u64 = 1;
+        let is_c = shape.iter().zip(strides).rev().all(|(&axis, &stride)| {
+            let fits = axis <= 1 || stride == step;
+            step = step.saturating_mul(axis);
+            fits
+        });
+        let is_empty = shape.contains(&0);
+        let strides = if is_c || is_empty { None } else { Some(strides.into()) };
+        Stored { strides, swapped }
+    }
+
     /// Whether bytes are as they are to be.
-    pub(super) fn is_plain(self) -> bool {
-        self == Stored::default()
+    pub(super) fn is_plain(&self) -> bool {
+        *self == Stored::default()
     }
 
     /// Fills `buf` with bytes from `offset` on of the tensor as it is to be, of this shape, with
     /// elements of `size` bytes.
     pub(super) fn read<E>(
-        self,
+        &self,
         shape: &[u64],
         size: u64,
         offset: u64,
@@ -45,9 +69,11 @@ impl Stored {
     ) -> Result<(), E> {
         let end = offset + buf.len() as u64;
         if offset.is_multiple_of(size) && end.is_multiple_of(size) {
-            match self.order {
-                Order::C => fill(offset, buf)?,
-                Order::Fortran => gather(shape, size, offset / size..end / size, buf, fill)?,
+            match &self.strides {
+                None => fill(offset, buf)?,
+                Some(strides) => {
+                    gather(shape, strides, size, offset / size..end / size, buf, fill)?;
+                }
             }
             if self.swapped {
                 swap(buf, size);
@@ -69,18 +95,28 @@ fn swap(bytes: &mut [u8], size: u64) {
     bytes.chunks_exact_mut(len(size)).for_each(<[u8]>::reverse);
 }
 
-/// Elements `wanted`, in C order, from a file in Fortran order, where those of a column of a plane lie at
-/// equal distances: each column's are read together, with what lies between them.
+/// Elements `wanted`, in C order. Those of a plane are read in lines along the axis on which neighbours
+/// are nearer, each line with what lies between its elements.
 fn gather<E>(
     shape: &[u64],
+    strides: &[u64],
     size: u64,
     wanted: Range<u64>,
     buf: &mut [u8],
     fill: &mut Fill<'_, E>,
 ) -> Result<(), E> {
-    let [axes @ .., height, width] = shape else { return fill(wanted.start * size, buf) };
-    let row_step: u64 = axes.iter().product();
-    let column_step = row_step * height;
+    // A tensor of one axis is a plane of one row.
+    let (axes, height, width) = match shape {
+        [axes @ .., height, width] => (axes, *height, *width),
+        [width] => (&[][..], 1, *width),
+        [] => return fill(wanted.start * size, buf),
+    };
+    let (outer, last) = strides.split_at(axes.len());
+    let (row_step, column_step) = match last {
+        [row, column, ..] => (*row, *column),
+        [column] => (0, *column),
+        [] => (0, 0),
+    };
     let plane = height * width;
     let mut span = Vec::new();
     let mut at = wanted.start;
@@ -88,23 +124,43 @@ fn gather<E>(
         // Up to the end of this plane.
         let (number, from) = (at / plane, at % plane);
         let to = plane.min(from + (wanted.end - at));
-        let base = place(axes, number);
-        for column in 0..*width {
-            // The column's elements within: rows whose element lies from `from` on, and before `to`.
-            let row_of = |element: u64| element.saturating_sub(column).div_ceil(*width);
-            let rows = row_of(from)..row_of(to);
-            let most = (SPAN / size / row_step).max(1);
-            for first in rows.clone().step_by(len(most)) {
-                let count = most.min(rows.end - first);
-                span.resize(len(((count - 1) * row_step + 1) * size), 0);
-                fill((base + column * column_step + first * row_step) * size, &mut span)?;
-                for row in 0..count {
-                    let source = len(row * row_step * size);
-                    let target =
-                        len((at - wanted.start + (first + row) * width + column - from) * size);
-                    let size = len(size);
-                    buf[target..target + size].copy_from_slice(&span[source..source + size]);
+        let base = place(axes, outer, number);
+        // Where the element of a row and column is to be.
+        let target =
+            |row: u64, column: u64| len((at - wanted.start + row * width + column - from) * size);
+        let mut line =
+            |first: u64, count: u64, step: u64, target: &dyn Fn(u64) -> usize, buf: &mut [u8]| {
+                let most = (SPAN / size / step.max(1)).max(1);
+                let mut done = 0;
+                while done < count {
+                    let some = most.min(count - done);
+                    span.resize(len(((some - 1) * step + 1) * size), 0);
+                    fill((base + first + done * step) * size, &mut span)?;
+                    for k in 0..some {
+                        let (source, target, size) =
+                            (len(k * step * size), target(done + k), len(size));
+                        buf[target..target + size].copy_from_slice(&span[source..source + size]);
+                    }
+                    done += some;
                 }
+                Ok(())
+            };
+        if row_step < column_step {
+            for column in 0..width {
+                // Rows whose element lies from `from` on, and before `to`.
+                let row_of = |element: u64| element.saturating_sub(column).div_ceil(width);
+                let (first, end) = (row_of(from), row_of(to));
+                let place = first * row_step + column * column_step;
+                let target = |k| target(first + k, column);
+                line(place, end - first, row_step, &target, buf)?;
+            }
+        } else {
+            for row in from / width..to.div_ceil(width) {
+                let first = from.saturating_sub(row * width);
+                let end = width.min(to - row * width);
+                let place = row * row_step + first * column_step;
+                let target = |k| target(row, first + k);
+                line(place, end - first, column_step, &target, buf)?;
             }
         }
         at += to - from;
@@ -112,13 +168,11 @@ fn gather<E>(
     Ok(())
 }
 
-/// Where plane number `number`, in C order over these axes, begins in a file in Fortran order.
-fn place(axes: &[u64], mut number: u64) -> u64 {
-    let mut step: u64 = axes.iter().product();
+/// Where plane number `number`, in C order over these axes, begins.
+fn place(axes: &[u64], strides: &[u64], mut number: u64) -> u64 {
     let mut place = 0;
-    for &axis in axes.iter().rev() {
-        step /= axis;
-        place += number % axis * step;
+    for (axis, stride) in axes.iter().zip(strides).rev() {
+        place += number % axis * stride;
         number /= axis;
     }
     place
@@ -132,27 +186,27 @@ fn len(bytes: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// The elements of a file in Fortran order are their numbers there.
-    fn check(shape: &[u64], swapped: bool) {
+    /// The elements of a file are their numbers there.
+    fn check(shape: &[u64], strides: &[u64], swapped: bool) {
         let elements: u64 = shape.iter().product();
+        let last: u64 = shape.iter().zip(strides).map(|(axis, step)| (axis - 1) * step).sum();
         let bytes = |number: u64| {
             let number = u32::try_from(number).unwrap();
             if swapped { number.to_be_bytes() } else { number.to_le_bytes() }
         };
-        let file: Vec<u8> = (0..elements).flat_map(bytes).collect();
+        let file: Vec<u8> = (0..=last).flat_map(bytes).collect();
         // In C order, worked out one by one.
         let place = |mut at: u64| {
-            let mut indices = vec![0; shape.len()];
-            for (index, axis) in indices.iter_mut().zip(shape).rev() {
-                *index = at % axis;
+            let mut place = 0;
+            for (axis, step) in shape.iter().zip(strides).rev() {
+                place += at % axis * step;
                 at /= axis;
             }
-            let step = |axis: usize| shape[..axis].iter().product::<u64>();
-            indices.iter().enumerate().map(|(axis, index)| index * step(axis)).sum::<u64>()
+            place
         };
         let wanted: Vec<u8> =
             (0..elements).flat_map(|at| u32::try_from(place(at)).unwrap().to_le_bytes()).collect();
-        let stored = Stored { order: Order::Fortran, swapped };
+        let stored = Stored::strided(shape, strides, swapped);
         for from in 0..wanted.len() {
             for to in [from, from + 1, from + 4, from + 13, wanted.len()] {
                 let to = to.min(wanted.len());
@@ -163,17 +217,41 @@ mod tests {
                     Ok(())
                 };
                 stored.read(shape, 4, from as u64, &mut buf, fill).unwrap();
-                assert_eq!(buf, wanted[from..to], "{shape:?}, {from} to {to}");
+                assert_eq!(buf, wanted[from..to], "{shape:?}, {strides:?}, {from} to {to}");
             }
         }
     }
 
     #[test]
-    fn fortran_order_is_read_as_c_order() {
-        for shape in [&[3, 4][..], &[2, 3, 4], &[5, 1, 3], &[1, 7, 2], &[4, 3, 2, 2], &[6, 1]] {
-            check(shape, false);
-            check(shape, true);
+    fn any_strides_are_read_as_c_order() {
+        for shape in [&[3, 4][..], &[2, 3, 4], &[5, 1, 3], &[1, 7, 2], &[4, 3, 2, 2], &[6, 1], &[7]]
+        {
+            let fortran = Stored::fortran(shape, false).strides;
+            let fortran = fortran.map_or_else(|| vec![1; shape.len()], |strides| strides.to_vec());
+            // Every second element, all the same, rows that overlap, a row for all.
+            let many: [Vec<u64>; 5] = [
+                fortran,
+                (0..shape.len() as u64).map(|axis| 2 * (axis + 1)).collect(),
+                vec![0; shape.len()],
+                vec![1; shape.len()],
+                (0..shape.len() as u64).map(|axis| axis * 3).collect(),
+            ];
+            for strides in many {
+                check(shape, &strides, false);
+                check(shape, &strides, true);
+            }
         }
+    }
+
+    #[test]
+    fn what_is_in_c_order_is_plain() {
+        for (shape, strides) in
+            [(&[2, 3][..], &[3, 1][..]), (&[1, 3], &[77, 1]), (&[], &[]), (&[0, 5], &[9, 9])]
+        {
+            assert!(Stored::strided(shape, strides, false).is_plain(), "{shape:?}");
+        }
+        assert!(!Stored::strided(&[2, 3], &[1, 2], false).is_plain());
+        assert!(!Stored::plain(true).is_plain());
     }
 
     #[test]
@@ -188,7 +266,7 @@ mod tests {
             buf.iter_mut().zip(at..).for_each(|(byte, at)| *byte = at.to_le_bytes()[0]);
             Ok(())
         };
-        let stored = Stored { order: Order::Fortran, swapped: false };
+        let stored = Stored::fortran(&shape, false);
         stored.read(&shape, 1, 0, &mut buf, fill).unwrap();
         assert!(longest <= SPAN, "{longest}");
         for at in (0..elements).step_by(997) {

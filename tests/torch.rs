@@ -1,0 +1,374 @@
+//! Files of `torch.save`: what torch wrote is read as torch has it (`scripts/make-torch-golden.py` made the
+//! files), and pickles that want something done are refused by name, and nothing of it is done.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
+mod common;
+#[path = "common/trees.rs"]
+mod trees;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::Random;
+use tensortiff::{Dtype, DumpFiles, Error, MemorySink, Options, Source as _, convert};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/torch").join(name)
+}
+
+fn bytes(source: &DumpFiles, tensor: usize) -> Vec<u8> {
+    let mut bytes = vec![0; source.tensors()[tensor].bytes().unwrap() as usize];
+    source.read_at(tensor, 0, &mut bytes).unwrap();
+    bytes
+}
+
+/// torch's name of a type.
+fn torch_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Bool => "bool",
+        Dtype::U8 => "uint8",
+        Dtype::I8 => "int8",
+        Dtype::F8E4m3 => "float8_e4m3fn",
+        Dtype::F8E5m2 => "float8_e5m2",
+        Dtype::U16 => "uint16",
+        Dtype::I16 => "int16",
+        Dtype::F16 => "float16",
+        Dtype::Bf16 => "bfloat16",
+        Dtype::U32 => "uint32",
+        Dtype::I32 => "int32",
+        Dtype::F32 => "float32",
+        Dtype::U64 => "uint64",
+        Dtype::I64 => "int64",
+        Dtype::F64 => "float64",
+    }
+}
+
+const WRITTEN: [&str; 12] = [
+    "state_dict",
+    "nested",
+    "list",
+    "bare",
+    "transposed",
+    "views",
+    "expanded",
+    "parameters",
+    "shared",
+    "dtypes",
+    "odd",
+    "ordered",
+];
+
+#[test]
+fn what_torch_wrote_is_read_as_torch_has_it() {
+    for name in WRITTEN {
+        let source = DumpFiles::open(&[golden(&format!("{name}.pt"))]).unwrap();
+        let expected = DumpFiles::open(&[golden(&format!("{name}.npz"))]).unwrap();
+        assert_eq!(source.dumps()[0].stem, name);
+        let found: BTreeMap<String, Vec<u8>> = (0..source.tensors().len())
+            .map(|at| {
+                let tensor = &source.tensors()[at];
+                let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+                let dtype = torch_name(tensor.dtype);
+                (format!("{}|{dtype}|{}", tensor.name, shape.join("x")), bytes(&source, at))
+            })
+            .collect();
+        let wanted: BTreeMap<String, Vec<u8>> = (0..expected.tensors().len())
+            .map(|at| (expected.tensors()[at].name.clone(), bytes(&expected, at)))
+            .collect();
+        assert!(!wanted.is_empty());
+        assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{name}");
+        assert!(found == wanted, "{name}");
+        // Parts of each, as backends read them.
+        let mut random = Random(1);
+        for at in 0..source.tensors().len() {
+            let whole = bytes(&source, at);
+            for _ in 0..20 {
+                let from = random.below(whole.len() as u64 + 1) as usize;
+                let count = random.below((whole.len() - from) as u64 + 1) as usize;
+                let mut part = vec![0; count];
+                source.read_at(at, from as u64, &mut part).unwrap();
+                assert!(part == whole[from..from + count], "{name}, tensor {at}");
+            }
+        }
+        let report = convert(&source, &MemorySink::default(), &Options::default()).unwrap();
+        assert_eq!(report.failed, 0, "{name}");
+    }
+    let source = DumpFiles::open(&[golden("protocol4.pt")]).unwrap();
+    assert_eq!(source.tensors()[0].shape, [5, 4]);
+    let source = DumpFiles::open(&[golden("complex.pt")]).unwrap();
+    assert_eq!((source.tensors().len(), source.unsupported()[0].dtype.as_str()), (1, "complex64"));
+}
+
+#[test]
+fn what_is_no_dump_of_tensors_is_refused_by_name() {
+    for (name, part) in [
+        ("legacy.pt", "torch.save(x, path)"),
+        (
+            "module.pt",
+            "wants Python to load torch.nn.modules.container.Sequential, which is not done",
+        ),
+        ("numpy.pt", "numpy"),
+    ] {
+        let error = DumpFiles::open(&[golden(name)]).unwrap_err();
+        assert!(matches!(error, Error::Format { format: "torch", .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains(part), "{text}");
+    }
+}
+
+/// A ZIP archive of stored members.
+fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in members {
+        let [len, size] = [name.len() as u16, 0].map(u16::to_le_bytes);
+        let sizes = [(bytes.len() as u32).to_le_bytes(); 2].concat();
+        let begin = out.len() as u32;
+        out.extend([b"PK\x03\x04".as_slice(), &[20, 0, 0, 0, 0, 0], &[0; 8], &sizes].concat());
+        out.extend([&len[..], &size, name.as_bytes(), bytes].concat());
+        directory.extend([b"PK\x01\x02".as_slice(), &[20, 0, 20, 0, 0, 0, 0, 0], &[0; 8]].concat());
+        directory
+            .extend([&sizes[..], &len, &[0; 12], &begin.to_le_bytes(), name.as_bytes()].concat());
+    }
+    let count = (members.len() as u16).to_le_bytes();
+    let [size, begin] = [directory.len() as u32, out.len() as u32].map(u32::to_le_bytes);
+    out.extend(directory);
+    out.extend(
+        [b"PK\x05\x06".as_slice(), &[0; 4], &count, &count, &size, &begin, &[0; 2]].concat(),
+    );
+    out
+}
+
+/// A file with this pickle, and a storage of 16 bytes.
+fn file(pickle: &[u8]) -> Vec<u8> {
+    archive(&[("x/data.pkl", pickle), ("x/byteorder", b"little"), ("x/data/0", &[7; 16])])
+}
+
+/// The pickle of one tensor of four f32, with `arguments` behind its storage.
+fn tensor(key: &str, count: &str, arguments: &str) -> Vec<u8> {
+    let text =
+        |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    [
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text(key),
+        text("cpu"),
+        count.as_bytes().to_vec(),
+        b"tQ".to_vec(),
+        arguments.as_bytes().to_vec(),
+        b"\x89}tR.".to_vec(),
+    ]
+    .concat()
+}
+
+#[test]
+fn hostile_pickles_execute_nothing_and_say_why() {
+    let dir = trees::folder();
+    let path = dir.path().join("h.pt");
+    let witness = dir.path().join("witness");
+    let touch = format!("touch {}", witness.display());
+    let system = |global: &str| {
+        [
+            b"\x80\x02c",
+            global.as_bytes(),
+            b"\n(X",
+            &(touch.len() as u32).to_le_bytes(),
+            touch.as_bytes(),
+            b"tR.",
+        ]
+        .concat()
+    };
+    // In bytes: a TUPLE2 is 0x86, which is no character of UTF-8.
+    let with = |key: &str, count: &[u8], offset: &[u8], size: &[u8], stride: &[u8]| {
+        let mut bytes = tensor(key, "COUNT", "ARGUMENTS");
+        for (what, by) in [(&b"COUNT"[..], count), (b"ARGUMENTS", &[offset, size, stride].concat())]
+        {
+            let at = bytes.windows(what.len()).position(|window| window == what).unwrap();
+            bytes.splice(at..at + what.len(), by.iter().copied());
+        }
+        bytes
+    };
+    let two = b"K\x02K\x02\x86";
+    fs::write(&path, file(&with("0", b"K\x04", b"K\x00", two, b"K\x02K\x01\x86"))).unwrap();
+    let source = DumpFiles::open(&[&path]).unwrap();
+    assert_eq!((source.tensors()[0].name.as_str(), bytes(&source, 0)), ("h", vec![7; 16]));
+    let huge = b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f";
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("os.system", system("os\nsystem"), "load os.system, which is not done"),
+        ("posix.system", system("posix\nsystem"), "load posix.system"),
+        ("eval", system("builtins\neval"), "load builtins.eval"),
+        ("torch.load", system("torch\nload"), "load torch.load"),
+        ("a type is called", system("torch\nFloatStorage"), "not called so"),
+        ("stack global", b"\x80\x04\x8c\x02os\x8c\x06system\x93.".to_vec(), "load os.system"),
+        ("INST", b"\x80\x02(ios\nsystem\n.".to_vec(), "opcode 0x69"),
+        ("OBJ", b"\x80\x02(cos\nsystem\no.".to_vec(), "load os.system"),
+        ("EXT1", b"\x80\x02\x82\x01.".to_vec(), "opcode 0x82"),
+        ("NEWOBJ_EX", b"\x80\x04)}}\x92.".to_vec(), "opcode 0x92"),
+        ("PERSID", b"\x80\x02Pname\n.".to_vec(), "opcode 0x50"),
+        ("build", b"\x80\x02K\x01}b.".to_vec(), "what is no dictionary"),
+        ("call of a number", b"\x80\x02K\x01)R.".to_vec(), "what is no global"),
+        ("protocol 0", b"cos\nsystem\n(S'x'\ntR.".to_vec(), "load os.system"),
+        ("protocol 9", b"\x80\x09.".to_vec(), "protocol 9"),
+        ("empty", Vec::new(), "ends too early"),
+        ("no stop", b"\x80\x02}".to_vec(), "ends too early"),
+        ("nothing left", b"\x80\x02.".to_vec(), "too few values"),
+        ("memo", b"\x80\x02h\x07.".to_vec(), "memo 7"),
+        ("marks", b"\x80\x02t.".to_vec(), "a mark is missing"),
+        ("below a mark", b"\x80\x02K\x01(\x85.".to_vec(), "too few values"),
+        ("odd items", b"\x80\x02}(K\x01u.".to_vec(), "without a value"),
+        ("a long text", b"\x80\x02X\xff\xff\xff\xff.".to_vec(), "ends too early"),
+        (
+            "deep tuples",
+            [b"\x80\x02)".to_vec(), b"\x85".repeat(1_000_000), b".".to_vec()].concat(),
+            "100 deep",
+        ),
+        (
+            "deep lists",
+            [b"\x80\x02".to_vec(), b"]".repeat(1_000_000), b"a".repeat(999_999), b".".to_vec()]
+                .concat(),
+            "100 deep",
+        ),
+        ("a list in itself", b"\x80\x02]q\x00h\x00a.".to_vec(), "100 deep"),
+        (
+            "a billion laughs",
+            [
+                b"\x80\x02]".to_vec(),
+                (0..40_u8)
+                    .flat_map(|at| [b'q', at, b']', b'h', at, b'a', b'h', at, b'a'])
+                    .collect(),
+                b".".to_vec(),
+            ]
+            .concat(),
+            "too many values",
+        ),
+        (
+            "no storage",
+            with("9", b"K\x04", b"K\x00", two, b"K\x02K\x01\x86"),
+            "storage 9 is not in the archive",
+        ),
+        (
+            "a storage elsewhere",
+            with("../byteorder", b"K\x01", b"K\x00", two, two),
+            "is not in the archive",
+        ),
+        (
+            "a short storage",
+            with("0", b"K\x05", b"K\x00", two, b"K\x02K\x01\x86"),
+            "fewer than are said",
+        ),
+        (
+            "a negative storage",
+            with("0", b"J\xff\xff\xff\xff", b"K\x00", two, two),
+            "fewer than are said",
+        ),
+        ("an offset", with("0", b"K\x04", b"K\x01", two, b"K\x02K\x01\x86"), "leaves its storage"),
+        ("a stride", with("0", b"K\x04", b"K\x00", two, b"K\x03K\x01\x86"), "leaves its storage"),
+        (
+            "a huge stride",
+            with("0", b"K\x04", b"K\x00", two, &[&huge[..], b"K\x01\x86"].concat()),
+            "leaves its storage",
+        ),
+        (
+            "a huge shape",
+            with("0", b"K\x04", b"K\x00", &[huge, huge, &b"\x86"[..]].concat(), b"K\x00K\x00\x86"),
+            "leaves its storage",
+        ),
+        (
+            "a negative axis",
+            with("0", b"K\x04", b"K\x00", b"J\xff\xff\xff\xffK\x02\x86", two),
+            "other arguments",
+        ),
+        (
+            "axes",
+            with("0", b"K\x04", b"K\x00", two, b"K\x01\x85"),
+            "more strides than axes, or fewer",
+        ),
+    ];
+    for (name, pickle, part) in &cases {
+        fs::write(&path, file(pickle)).unwrap();
+        match DumpFiles::open(&[&path]) {
+            Ok(source) => assert!(part.is_empty(), "{name}: {:?}", source.tensors()),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("h.pt") && text.contains(part), "{name}: {text}");
+                assert_eq!(text.lines().count(), 1, "{name}: {text}");
+            }
+        }
+        assert!(!witness.exists(), "{name}");
+    }
+    assert!(cases.len() > 30);
+}
+
+/// Whatever is done to a file, there is an answer.
+#[test]
+fn damaged_files_are_read_or_refused() {
+    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 20_000_u64 };
+    let dir = trees::folder();
+    let path = dir.path().join("d.pt");
+    let mut random = Random(5);
+    let wholes: Vec<Vec<u8>> = ["nested", "views", "ordered", "dtypes"]
+        .iter()
+        .map(|name| fs::read(golden(&format!("{name}.pt"))).unwrap())
+        .collect();
+    // The pickle is the first member.
+    let pickle = |whole: &[u8]| {
+        let begin = whole
+            .windows(3)
+            .position(|window| window == b"\x80\x02}" || window == b"\x80\x02c")
+            .unwrap();
+        let end =
+            begin + whole[begin..].windows(3).position(|window| window == b".PK").unwrap_or(600);
+        begin..end
+    };
+    let ranges: Vec<_> = wholes.iter().map(|whole| pickle(whole)).collect();
+    let (mut opened, mut refused) = (0_u64, 0);
+    for _ in 0..inputs {
+        let which = random.below(wholes.len() as u64) as usize;
+        let mut bytes = wholes[which].clone();
+        for _ in 0..1 + random.below(3) {
+            let within = match random.below(4) {
+                0 => 0..bytes.len(),
+                1 => bytes.len() - bytes.len().min(900)..bytes.len(),
+                _ => ranges[which].clone(),
+            };
+            let at = within.start + random.below(within.len() as u64) as usize;
+            match random.below(5) {
+                0 => bytes[at] ^= 1 << random.below(8),
+                1 => bytes[at] = random.next() as u8,
+                2 => {
+                    bytes[at] = b"(.0NKMJXhqtRbQsuaeG)}]\x85\x86\x87\x88\x8a\x93\x94"
+                        [random.below(29) as usize]
+                }
+                3 => bytes.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0xFF),
+                _ => {
+                    let from = within.start + random.below(within.len() as u64) as usize;
+                    let count = (random.below(12) as usize).min(bytes.len() - from.max(at));
+                    bytes.copy_within(from..from + count, at);
+                }
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        match DumpFiles::open(&[&path]) {
+            Err(error) => {
+                refused += 1;
+                let text = error.to_string();
+                assert!(text.lines().count() == 1 && text.len() < 2500, "{text}");
+            }
+            Ok(source) => {
+                opened += 1;
+                for (at, tensor) in source.tensors().iter().enumerate() {
+                    // Expanded ones may be of any size: their first bytes.
+                    let size = tensor.bytes().unwrap().min(4096) as usize;
+                    source.read_at(at, 0, &mut vec![0; size]).unwrap();
+                }
+            }
+        }
+    }
+    assert!(opened * 20 > inputs && refused * 4 > inputs, "{opened} opened, {refused} refused");
+}
