@@ -150,6 +150,34 @@ fn ls_lists_tensors_as_text_and_json() {
 }
 
 #[test]
+fn ls_folds_numbers_if_asked() {
+    let (stdout, stderr) = ends_with(0, &["ls", sample(), "--fold"]);
+    assert!(stdout.contains("encoder.layer.#.attention.probs (6 tensors)"), "{stdout}");
+    assert_eq!(stdout.lines().count(), 4, "{stdout}");
+    assert!(stderr.contains("14 tensors") && stderr.contains("317 images"), "{stderr}");
+    let (stdout, _) = ends_with(0, &["ls", sample(), "--fold", "--json"]);
+    let lines: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let probs = lines.as_array().unwrap().iter().find(|line| line["tensors"] == 6).unwrap();
+    assert_eq!(probs["images"], 6 * 48);
+    // What stands alone keeps its number, and other shapes and types are others.
+    let (dir, _) = folder();
+    let path = dir.path().join("d.safetensors");
+    let (one, two): (&[u64], &[u64]) = (&[2, 2], &[2, 3]);
+    dump(
+        &path,
+        &[
+            ("a1", "U8", one, 4),
+            ("a22", "U8", two, 6),
+            ("b.3", "U8", one, 4),
+            ("b.4", "I8", one, 4),
+        ],
+    );
+    let (stdout, _) = ends_with(0, &["ls", path.to_str().unwrap(), "--fold"]);
+    assert!(["a1", "a22", "b.3", "b.4"].iter().all(|name| stdout.contains(name)), "{stdout}");
+    assert!(!stdout.contains('#'), "{stdout}");
+}
+
+#[test]
 fn tensors_without_images_are_notes() {
     let (dir, out) = folder();
     let path = dir.path().join("d.safetensors");

@@ -356,6 +356,11 @@ pub(super) struct LsArgs {
     #[command(flatten)]
     pub(super) input: InputArgs,
 
+    /// List tensors of one type and shape whose names differ in numbers alone as one:
+    /// `layers.#.attn`.
+    #[arg(long)]
+    pub(super) fold: bool,
+
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,

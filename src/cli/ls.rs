@@ -1,5 +1,6 @@
 //! `tensortiff ls`.
 
+use std::collections::hash_map::{Entry, HashMap};
 use std::io;
 
 use serde::Serialize;
@@ -21,6 +22,9 @@ struct Line {
     shape: Vec<u64>,
     bytes: u64,
     images: u64,
+    /// How many tensors the line stands for, where it is of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
 }
@@ -30,6 +34,8 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
     let selection = args.input.selection.selection();
     let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);
+    let (tensors, total) = (lines.len(), lines.iter().map(|line| line.bytes).sum());
+    let lines = if args.fold { fold(lines) } else { lines };
     results(|out| {
         if args.json {
             serde_json::to_writer_pretty(&mut *out, &lines)?;
@@ -39,10 +45,9 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
         }
     })?;
     if verbosity > Verbosity::Quiet && !args.json {
-        let total: u64 = lines.iter().map(|line| line.bytes).sum();
-        let tensors = if lines.len() == 1 { "tensor" } else { "tensors" };
+        let word = if tensors == 1 { "tensor" } else { "tensors" };
         let images = if plan.images() == 1 { "image" } else { "images" };
-        say(&format!("{} {tensors}, {}, {} {images}", lines.len(), bytes(total), plan.images()));
+        say(&format!("{tensors} {word}, {}, {} {images}", bytes(total), plan.images()));
     }
     Ok(Ending::Done)
 }
@@ -57,6 +62,7 @@ fn lines(source: &DumpFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
             shape: info.shape.clone(),
             bytes: info.bytes().unwrap_or(u64::MAX),
             images,
+            tensors: None,
             skipped,
         };
         (tensor, line)
@@ -74,15 +80,58 @@ fn lines(source: &DumpFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
         shape: tensor.shape.clone(),
         bytes: tensor.bytes,
         images: 0,
+        tensors: None,
         skipped: Some("this dtype is not converted".to_owned()),
     });
     lines.into_iter().map(|(_, line)| line).chain(unsupported).collect()
+}
+
+/// Lines that differ only in the numbers in their names become one, in the place of the first.
+fn fold(lines: Vec<Line>) -> Vec<Line> {
+    let mut folded: Vec<Line> = Vec::new();
+    let mut places = HashMap::new();
+    for line in lines {
+        let name = without_numbers(&line.tensor);
+        let kind = (line.dump.clone(), name, line.dtype.clone(), line.shape.clone());
+        match places.entry((kind, line.skipped.clone())) {
+            Entry::Vacant(place) => {
+                place.insert(folded.len());
+                folded.push(line);
+            }
+            Entry::Occupied(place) => {
+                let first = &mut folded[*place.get()];
+                first.tensor.clone_from(&place.key().0.1);
+                first.tensors = Some(first.tensors.unwrap_or(1) + 1);
+                first.images += line.images;
+                first.bytes = first.bytes.saturating_add(line.bytes);
+            }
+        }
+    }
+    folded
+}
+
+/// `#` for each number.
+fn without_numbers(name: &str) -> String {
+    let mut folded = String::with_capacity(name.len());
+    let mut in_number = false;
+    for c in name.chars() {
+        let is_digit = c.is_ascii_digit();
+        if !(is_digit && in_number) {
+            folded.push(if is_digit { '#' } else { c });
+        }
+        in_number = is_digit;
+    }
+    folded
 }
 
 fn table(out: &mut dyn io::Write, lines: &[Line], several: bool) -> io::Result<()> {
     let mut rows = vec![["DTYPE", "SHAPE", "IMAGES", "TENSOR"].map(str::to_owned)];
     for line in lines {
         let name = escaped(&line.tensor);
+        let name = match line.tensors {
+            Some(tensors) => format!("{name} ({tensors} tensors)"),
+            None => name,
+        };
         let name = if several { format!("{}: {name}", escaped(&line.dump)) } else { name };
         let images = match &line.skipped {
             None => line.images.to_string(),
