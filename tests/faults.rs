@@ -182,6 +182,7 @@ impl Job {
             let right = self.whole.get(name) == Some(bytes) || begun.get(name) == Some(bytes);
             assert!(!is_image || right, "{what}: {} is not whole: {told}", name.display());
         }
+        assert_eq!(self.beside(), ["d.safetensors", "plan.jsonl", "whole"], "{what}: {told}");
         if code == Some(0) {
             assert!(is_done(&found), "{what}: done, but it is not");
         } else if !loader {
@@ -193,6 +194,15 @@ impl Job {
             return true;
         }
         false
+    }
+
+    /// What there is beside the output folder.
+    fn beside(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != "out" && name != "log").collect();
+        names.sort();
+        names
     }
 
     /// What makes it good, whatever it was.
