@@ -23,7 +23,8 @@
 //! # The house
 //! One way leads through it: dump → source → plan → queue → backends → sink → record, report.
 //!
-//! - [`source`] lists tensors from headers alone and reads their bytes where it is asked to.
+//! - [`source`] lists tensors from headers alone and reads their bytes where it is asked to. Each
+//!   format of files is a module of its own there, which ends in a header and where the data lie.
 //! - [`plan`] works out which images there are, where their bytes lie, and what they are called.
 //!   It is pure, and holds no image.
 //! - [`backend`] has the [`queue`](backend::queue) of units that all backends pull from, the

@@ -3,6 +3,11 @@
 //! A source lists tensors from headers alone and answers one question, [`Source::read_at`]. It
 //! reads into buffers that the caller owns and never maps files into memory: a file that shrinks
 //! under a map kills the process, a short read is an error with a name.
+//!
+//! Files come through `dump_files`, which opens them by their `formats`: safetensors (`header`, and
+//! `index` for several files), NumPy's (`npy`, in `zip` archives), torch's (`pickle`, `torch`). What is
+//! not stored in C order and little-endian is read as if it were (`stored`). Parsers trust nothing:
+//! they have no unsafe, check every sum and product, and bound what they allocate and how deep they go.
 
 mod dump_files;
 mod formats;
