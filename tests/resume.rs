@@ -282,7 +282,7 @@ fn another_dump_or_other_options_are_refused_with_the_reason() {
 fn a_second_signal_does_not_wait_for_what_hangs() {
     let job = Job::new();
     let (whole, _) = job.whole();
-    for (signals, code, most) in [(&["-INT"][..], 130, 2500), (&["-TERM", "-TERM"], 143, 1000)] {
+    for (signals, code, most) in [(&["-INT"][..], 130, 3000), (&["-TERM", "-TERM"], 143, 1400)] {
         drop(fs::remove_dir_all(&job.out));
         // In the middle of the run a thread's write takes a minute.
         let mut strace = std::process::Command::new("strace")
@@ -304,10 +304,12 @@ fn a_second_signal_does_not_wait_for_what_hangs() {
         let children = format!("/proc/{0}/task/{0}/children", strace.id());
         let tool = fs::read_to_string(children).unwrap().trim().to_owned();
         let started = Instant::now();
-        for signal in signals {
+        for (at, signal) in signals.iter().enumerate() {
+            if at > 0 {
+                thread::sleep(Duration::from_millis(100));
+            }
             let kill = std::process::Command::new("kill").args([signal, tool.as_str()]).status();
             assert!(kill.unwrap().success());
-            thread::sleep(Duration::from_millis(200));
         }
         // strace itself waits for the call that it delays: whether the tool has ended is asked of
         // the system, which knows how, too.
