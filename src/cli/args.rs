@@ -306,25 +306,7 @@ pub(super) struct PlanArgs {
     pub(super) output: Option<PathBuf>,
 }
 
-#[derive(Debug, ClapArgs)]
-pub(super) struct StatusArgs {
-    /// The plan.
-    #[arg(value_name = "PLAN")]
-    pub(super) plan: PathBuf,
-
-    /// The folder of the images.
-    #[arg(value_name = "OUT")]
-    pub(super) output: PathBuf,
-
-    /// Where `merge` was told to write the manifest.
-    #[arg(long, value_name = "PATH")]
-    pub(super) manifest: Option<PathBuf>,
-
-    /// Print JSON, with the images of every shard.
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
+/// A plan, and where its images are.
 #[derive(Debug, ClapArgs)]
 pub(super) struct MergeArgs {
     /// The plan.
@@ -335,9 +317,19 @@ pub(super) struct MergeArgs {
     #[arg(value_name = "OUT")]
     pub(super) output: PathBuf,
 
-    /// Write the manifest to this file [default: manifest.jsonl in the folder].
+    /// The file of the manifest [default: manifest.jsonl in the folder].
     #[arg(long, value_name = "PATH")]
     pub(super) manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) of: MergeArgs,
+
+    /// Print JSON, with the images of every shard.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -152,21 +152,17 @@ fn store(shards: &Shards, path: &Path) -> Result<(), Error> {
 }
 
 /// A run by a plan in a folder.
-fn run_of<'w>(
-    work: &'w Work,
-    out: &Path,
-    manifest: Option<&Path>,
-) -> (FilesSink, Options, &'w Shards) {
+fn run_of<'w>(work: &'w Work, args: &MergeArgs) -> (FilesSink, Options, &'w Shards) {
     let record = Record {
-        manifest: manifest.map_or(Manifest::Folder, |path| Manifest::At(path.to_owned())),
+        manifest: args.manifest.clone().map_or(Manifest::Folder, Manifest::At),
         resume: Resume::Sizes,
         hash: work.hash,
         planned: work.planned.clone(),
-        ..Record::new(out)
+        ..Record::new(&args.output)
     };
     let options = Options { record: Some(record), ..work.options.clone() };
     let plan = work.plan.as_ref().expect("it was read from a plan");
-    (FilesSink::new(out, false), options, plan)
+    (FilesSink::new(&args.output, false), options, plan)
 }
 
 /// What is printed as JSON.
@@ -189,8 +185,8 @@ struct State {
 }
 
 pub(super) fn status(args: &StatusArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let work = Work::planned(&args.plan)?;
-    let (sink, options, plan) = run_of(&work, &args.output, args.manifest.as_deref());
+    let work = Work::planned(&args.of.plan)?;
+    let (sink, options, plan) = run_of(&work, &args.of);
     let ranges: Vec<Range<u64>> = plan.units.iter().map(Unit::range).collect();
     let states = shard_states(&work.source, &sink, &options, &ranges)?;
     let missing: Vec<&ShardState> = states.iter().filter(|state| !state.is_complete()).collect();
@@ -246,7 +242,7 @@ fn array(numbers: impl Iterator<Item = u64>) -> String {
 
 pub(super) fn merge_shards(args: &MergeArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     let work = Work::planned(&args.plan)?;
-    let (sink, options, _) = run_of(&work, &args.output, args.manifest.as_deref());
+    let (sink, options, _) = run_of(&work, args);
     let report = merge(&work.source, &sink, &options)?;
     if verbosity > Verbosity::Quiet {
         let images = report.there;
