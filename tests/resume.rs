@@ -325,6 +325,15 @@ fn a_second_signal_does_not_wait_for_what_hangs() {
         let took = started.elapsed();
         strace.kill().unwrap();
         strace.wait().unwrap();
+        // Its last thread goes, and the lock with it, a moment after strace.
+        let out = fs::File::open(&job.out).unwrap();
+        while out.try_lock().is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20), "the folder is locked yet");
+            thread::sleep(Duration::from_millis(5));
+        }
+        drop(out);
+        // A child that another test starts just now may have it until it is another program.
+        thread::sleep(Duration::from_millis(50));
         assert_eq!(ended, (code << 8).to_string(), "{signals:?}");
         assert!(took < Duration::from_millis(most), "{took:?} after {signals:?}");
         ends_with(0, &job.args(&["--resume", "-q"]));
