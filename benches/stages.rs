@@ -63,7 +63,11 @@ fn gpu(c: &mut Criterion) {
             oracle::normalize(Norm::MinMax, Dtype::F32, bytemuck::cast_slice(&samples));
         let before = || Stage {
             extents: vec![DeviceExtent::default()],
-            ranges: vec![DeviceRange::from(tensortiff::Range::of(Norm::MinMax, &found))],
+            ranges: vec![DeviceRange::from(tensortiff::Range::of(
+                &Norm::MinMax.into(),
+                &found.into(),
+                false,
+            ))],
             pixels: vec![0; size],
         };
         let batch = |role| {

@@ -56,3 +56,21 @@ torch.save({"c": torch.zeros(2, 2, dtype=torch.complex64), "x": base[0]}, HERE /
 torch.save({"x": base[0]}, HERE / "legacy.pt", _use_new_zipfile_serialization=False)
 torch.save(model, HERE / "module.pt")
 torch.save({"x": base[0], "when": np.float64(3)}, HERE / "numpy.pt")
+# What stands beside tensors and is none, under keys of all kinds.
+save("beside", {"count": collections.Counter([3, 3, 5]), "bytes": b"ab", "set": {1, 2}, "complex": 1j, "long": 2**4000, 1.5: 1, (1, 2): "x", None: [True], "w": torch.arange(6.0).reshape(2, 3)})
+save("protocol5", {"set": {1, 2}, "frozen": frozenset([1]), "bytes": b"ab", "w": torch.arange(6.0).reshape(2, 3)}, pickle_protocol=5)
+# Tensors whose storages do not hold their values, and tensors where none are expected.
+torch.save({"n": torch._neg_view(torch.ones(2, 3)), "c": torch.zeros(2, 2, dtype=torch.complex64).conj(), "w": torch.ones(2, 2)}, HERE / "lazy.pt")
+torch.save({"w": torch.ones(2, 2), "s": {"u": torch.ones(2, 2).untyped_storage()}}, HERE / "storage.pt")
+torch.save({1.5: torch.ones(2, 2)}, HERE / "key.pt")
+with_attribute = torch.nn.Parameter(torch.ones(2, 2))
+with_attribute.scale = torch.ones(3, 3)
+torch.save({"w": with_attribute}, HERE / "attribute.pt")
+ordered = collections.OrderedDict(w=torch.ones(2, 2))
+ordered.extra = torch.ones(3, 3)
+torch.save(ordered, HERE / "ordered-attribute.pt")
+torch.save({"w": torch.ones(2, 2)}, HERE / "legacy4.pt", _use_new_zipfile_serialization=False, pickle_protocol=4)
+# Every code of the types that torch has and that are of no other test, and what torch makes of them.
+codes = {kind: torch.arange(256, dtype=torch.uint8).view(getattr(torch, kind)).reshape(8, 32) for kind in ["float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]}
+wide = {f"{kind}-wide": torch.where(x.float().isnan(), torch.nan, x.float()) for kind, x in codes.items()}
+save("small", codes | wide | {f"{kind}-turned": x.t() for kind, x in codes.items()})

@@ -3,6 +3,7 @@
 // workgroup memory did not pay). Twin: src/backend/cpu/fused.rs.
 
 @group(0) @binding(4) var<storage, read_write> extents: array<Extent>;
+@group(0) @binding(5) var<storage, read_write> ranges: array<Range>;
 @group(0) @binding(6) var<storage, read_write> pixels: array<u32>;
 
 struct Found {
@@ -45,7 +46,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         atomicLoad(&found[row].neg_inf),
         atomicLoad(&found[row].visited),
     );
-    let range = range_of(params.norm, extent);
+    var range = range_of(params.norm, extent);
+    if image.ranged == GIVEN {
+        range = ranges[index];
+    }
     for (var i = lane; i < end; i += LANES) {
         pixels[image.first_pixel + i] = pixel(range, sample(params.dtype, image.first_byte, i));
     }

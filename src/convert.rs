@@ -5,12 +5,15 @@ mod desk;
 mod doubt;
 mod identify;
 mod known;
+mod limits;
 mod made;
 mod preview;
+mod ranges;
 mod recorder;
 mod run;
 mod shards;
 mod space;
+mod stats;
 mod workers;
 
 use std::num::NonZeroUsize;
@@ -22,10 +25,10 @@ use std::time::Instant;
 
 use crate::backend::choose::Devices;
 use crate::backend::cpu::Cpu;
-use crate::encode::Header;
+use crate::encode::{Encoding, Header};
 use crate::error::Error;
-use crate::normalize::Norm;
-use crate::plan::{Filter, Naming, Plan, Selection};
+use crate::normalize::{Rule, Scope};
+use crate::plan::{Filter, Naming, Plan, Scopes, Selection};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
@@ -34,8 +37,11 @@ pub use doubt::VerifySample;
 pub use preview::{Preview, preview};
 use recorder::Begun;
 use run::Run;
+#[cfg(feature = "cli")]
+pub(crate) use run::span;
 pub use shards::{ShardState, divide, merge, shard_states};
 pub use space::Need;
+pub use stats::{ScopeStats, stats};
 #[cfg(feature = "cli")]
 pub(crate) use workers::HEAD_START;
 use workers::Workers;
@@ -44,11 +50,15 @@ use workers::Workers;
 #[derive(Clone, Default)]
 pub struct Options {
     /// How samples become pixels.
-    pub norm: Norm,
+    pub rule: Rule,
+    /// Which samples share a range.
+    pub scope: Scope,
     /// Which tensors, and which of their planes.
     pub selection: Selection,
     /// What the images are called.
     pub naming: Naming,
+    /// How pixels are stored.
+    pub encoding: Encoding,
     /// Who works.
     pub devices: Devices,
     /// Number of CPU workers, and of threads that write a GPU's images, 1024 at most. `None`: all
@@ -89,7 +99,7 @@ pub struct Options {
 }
 
 /// How a run is recorded: in a journal while it works, in a manifest when it is done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// The folder that the run's own files are in: that of the images. A run locks it.
     pub folder: PathBuf,
@@ -106,12 +116,14 @@ pub struct Record {
 }
 
 /// What a plan says of its run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
     /// The plan's file.
     pub path: PathBuf,
     /// The run.
     pub identity: Identity,
+    /// The ranges of its scopes that are wider than an image.
+    pub ranges: Arc<[crate::normalize::Range]>,
 }
 
 impl Record {
@@ -148,7 +160,8 @@ pub enum Resume {
     /// Images that the journal or the manifest has, and that are there with the right size, are
     /// not made again. If there is nothing to go on with, the run begins anew.
     Sizes,
-    /// The same, but their pixels are read and must have the hash that was recorded.
+    /// The same, but their pixels are read and must have the hash that was recorded, and their headers
+    /// must say what was.
     Hashes,
 }
 
@@ -193,7 +206,7 @@ pub trait Watch: Send + Sync {
 pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Report, Error> {
     let started = Instant::now();
     let plan = planned(source, options)?;
-    let cpu = cpu(options)?;
+    let cpu = cpu(source, &plan, options)?;
     let workers = Workers::start(&cpu, source, &plan, options)?;
     let begun = match plan.images() {
         0 => Begun::empty(),
@@ -226,13 +239,14 @@ impl Options {
     }
 
     /// Least bytes that [`max_memory`](Options::max_memory) can be: the program itself, and one
-    /// worker.
+    /// worker. What a [source](Source::memory) takes to unpack comes on top.
     pub const LEAST_MEMORY: u64 = OWN_MEMORY + (8 << 20);
 
     /// What is left of the memory for a GPU, whose driver takes its part; `None`: enough.
     #[cfg(feature = "gpu")]
-    fn memory_of_a_gpu(&self) -> Option<u64> {
-        self.max_memory.map(|bytes| bytes.saturating_sub(OWN_MEMORY + DRIVER))
+    fn memory_of_a_gpu(&self, source: &dyn Source) -> Option<u64> {
+        let others = OWN_MEMORY + DRIVER + source.memory();
+        self.max_memory.map(|bytes| bytes.saturating_sub(others))
     }
 }
 
@@ -243,24 +257,66 @@ const OWN_MEMORY: u64 = 24 << 20;
 #[cfg(feature = "gpu")]
 const DRIVER: u64 = 512 << 20;
 
+/// Bytes that a range takes which is known before the images are made.
+const RANGE: u64 = 64;
+/// Most of them: a dump that is a hole can have any number.
+const MOST_RANGES: u64 = 1 << 24;
+
+/// How many ranges are known before the images are made.
+fn ranges(plan: &Plan, options: &Options) -> u64 {
+    match Scopes::new(options.scope, plan.rows()) {
+        Some(scopes) => scopes.count() as u64,
+        None if ranges::is_every_range_known_before(options) => plan.images(),
+        None => 0,
+    }
+}
+
 /// The CPU backend of a run.
-fn cpu(options: &Options) -> Result<Cpu, Error> {
+fn cpu(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Cpu, Error> {
     let cpu = Cpu::new(options.threads);
+    let (unpacking, ranges) = (source.memory(), ranges(plan, options));
+    let others = unpacking.saturating_add(ranges.saturating_mul(RANGE));
+    let cpu = match limits::open_files() {
+        None => cpu,
+        Some(files) => cpu.opening(files),
+    };
+    let cpu = match limits::left_to_map() {
+        None => cpu,
+        Some(bytes) => cpu.mapping(bytes.saturating_sub(OWN_MEMORY.saturating_add(others))),
+    };
+    let least = Options::LEAST_MEMORY.saturating_add(others);
     match options.max_memory {
         None => Ok(cpu),
-        Some(bytes) if bytes < Options::LEAST_MEMORY => Err(Error::Usage(format!(
-            "{bytes} bytes of memory are too few, {} are the least",
-            Options::LEAST_MEMORY
-        ))),
-        Some(bytes) => Ok(cpu.within(bytes - OWN_MEMORY)),
+        Some(bytes) if bytes < least => {
+            let to = match () {
+                () if unpacking > 0 => " to unpack or turn these dumps".to_owned(),
+                () if ranges > 1 => format!(" for {ranges} ranges"),
+                () => String::new(),
+            };
+            let problem = format!("{bytes} bytes of memory are too few{to}, {least} are the least");
+            Err(Error::Usage(problem))
+        }
+        Some(bytes) => Ok(cpu.within(bytes - OWN_MEMORY - others)),
     }
 }
 
 /// The images of a run, of which each can be made.
 fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
+    options.rule.check().map_err(Error::Usage)?;
     let refused = unsupported(source, &options.selection)?;
     if !refused.is_empty() {
         return Err(Error::of_all(refused));
+    }
+    match (options.scope, &options.selection.group_by) {
+        (Scope::Group, None) => {
+            let problem =
+                "--scope group needs --group-by, as '{layer}' by a group of --tensor-regex";
+            return Err(Error::Usage(problem.to_owned()));
+        }
+        (Scope::Group, Some(_)) | (_, None) => {}
+        (_, Some(_)) => {
+            return Err(Error::Usage("--group-by goes with --scope group".to_owned()));
+        }
     }
     if options.shard.is_some() && options.skip_existing {
         let problem = "the images of a shard cannot be skipped: others may be making them";
@@ -285,7 +341,14 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
     if resumes || options.skip_existing || options.shard.is_some() {
         options.check_marks(plan.images())?;
     }
-    check_headers(source, &plan, options.norm)?;
+    let ranges = ranges(&plan, options);
+    if ranges > MOST_RANGES {
+        return Err(Error::Usage(format!(
+            "{ranges} ranges are too many ({MOST_RANGES} are the most); --tensor takes some tensors, \
+             and a wider --scope has fewer"
+        )));
+    }
+    check_headers(source, &plan, options)?;
     Ok(plan)
 }
 
@@ -311,29 +374,37 @@ pub(crate) fn unsupported(source: &dyn Source, selection: &Selection) -> Result<
 }
 
 /// Fails if any image does not fit the format.
-fn check_headers(source: &dyn Source, plan: &Plan, norm: Norm) -> Result<(), Error> {
-    (0..plan.rows().len()).try_for_each(|row| header(source, plan, norm, row).map(drop))
+fn check_headers(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
+    (0..plan.rows().len()).try_for_each(|row| header(source, plan, options, row).map(drop))
 }
 
-fn header(source: &dyn Source, plan: &Plan, norm: Norm, row: usize) -> Result<Header, Error> {
+fn header(
+    source: &dyn Source,
+    plan: &Plan,
+    options: &Options,
+    row: usize,
+) -> Result<Header, Error> {
     let row = &plan.rows()[row];
     let tensor = &source.tensors()[row.tensor];
-    let axes = &tensor.shape[..tensor.shape.len().saturating_sub(2)];
-    Header::new((row.width, row.height), &tensor.name, axes, row.dtype, norm).map_err(|problem| {
-        Error::TooLarge {
-            dump: source.dumps()[tensor.dump].label.clone(),
-            tensor: tensor.name.clone(),
-            problem,
-        }
+    let axes = &row.index_axes();
+    let how = (&options.rule, options.scope);
+    let size = (row.width, row.height);
+    let header = Header::new(size, &tensor.name, axes, row.dtype, how, &options.encoding);
+    header.map_err(|problem| Error::TooLarge {
+        dump: source.dumps()[tensor.dump].label.clone(),
+        tensor: tensor.name.clone(),
+        problem,
     })
 }
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
-            .field("norm", &self.norm)
+            .field("rule", &self.rule)
+            .field("scope", &self.scope)
             .field("selection", &self.selection)
             .field("naming", &self.naming)
+            .field("encoding", &self.encoding)
             .field("devices", &self.devices)
             .field("threads", &self.threads)
             .field("block_samples", &self.block_samples)
@@ -353,6 +424,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::normalize::Norm;
     use crate::report::Stages;
     use crate::sink::{MemorySink, NullSink, Pending};
     use crate::source::MemorySource;
@@ -382,7 +454,11 @@ mod tests {
         for (norm, overflow) in [(Norm::MinMax, 0), (Norm::None, 2)] {
             let samples: Vec<u8> = [1e300, -1e300, 3.0, 4.0_f64].map(f64::to_le_bytes).concat();
             let source = MemorySource::new("m").with("a", Dtype::F64, &[2, 2], samples).unwrap();
-            let options = Options { norm, devices: "cpu".parse().unwrap(), ..Options::default() };
+            let options = Options {
+                rule: norm.into(),
+                devices: "cpu".parse().unwrap(),
+                ..Options::default()
+            };
             let report = convert(&source, &NullSink, &options).unwrap();
             assert_eq!(report.samples.overflow, overflow, "{norm}");
         }
@@ -584,6 +660,49 @@ mod tests {
             assert!((1..=64).contains(&blocks), "{blocks} blocks were tried");
             assert_eq!(commits, 0);
         }
+    }
+
+    /// Takes its time for every read.
+    struct SlowSource(MemorySource<'static>);
+
+    impl Source for SlowSource {
+        fn dumps(&self) -> &[crate::tensor::Dump] {
+            self.0.dumps()
+        }
+
+        fn tensors(&self) -> &[crate::tensor::TensorInfo] {
+            self.0.tensors()
+        }
+
+        fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            self.0.read_at(tensor, offset, buf)
+        }
+    }
+
+    /// Each by its own name.
+    #[test]
+    fn slow_reads_are_read_and_slow_writes_are_write() {
+        let options = Options {
+            timings: true,
+            devices: "cpu".parse().unwrap(),
+            threads: NonZeroUsize::new(1),
+            ..Options::default()
+        };
+        let slow = std::time::Duration::from_millis(400);
+        let source =
+            || MemorySource::new("m").with("a", Dtype::U8, &[7, 2, 2], vec![7; 28]).unwrap();
+        let of = |source: &dyn Source, sink: &dyn Sink| {
+            convert(source, sink, &options).unwrap().devices[0].stages
+        };
+        let told = of(&SlowSource(source()), &NullSink);
+        assert!(told.read >= slow && told.read > told.compute + told.write + told.wait, "{told:?}");
+        let cancel = options.cancel.clone();
+        let told = of(&source(), &Slow { cancel, at: u64::MAX, puts: AtomicU64::new(0) });
+        assert!(
+            told.write >= slow && told.write > told.read + told.compute + told.wait,
+            "{told:?}"
+        );
     }
 
     #[test]

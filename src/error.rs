@@ -3,10 +3,18 @@
 //! shown through [`shown`], so that control characters cannot disturb a terminal and no message is
 //! as long as a hostile name.
 
+pub(crate) mod nearest;
+
 use std::io;
 use std::path::PathBuf;
 
-use crate::tensor::Dtype;
+/// What helps with a type that is not converted.
+fn help_with(dtype: &str) -> &'static str {
+    match dtype {
+        "C64" | "<c8" | ">c8" | "complex64" => "--complex abs, re or im makes numbers of it, or ",
+        _ => "",
+    }
+}
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +65,20 @@ pub enum Error {
         /// Where the file ends now.
         end: u64,
     },
+    /// What a file holds is not what its own checksum or format says: what was read of it before may
+    /// be wrong as well.
+    #[error(
+        "{}: tensor {}: {problem}; images that were made of it are not to be trusted; leave the tensor out with --exclude",
+        shown(.dump), shown(.tensor)
+    )]
+    Damaged {
+        /// The dump.
+        dump: String,
+        /// The tensor.
+        tensor: String,
+        /// What was found.
+        problem: String,
+    },
     /// A file was written to while it was read.
     #[error(
         "{}: input changed: it was modified during the run, and nobody knows which images are of before; --overwrite starts again",
@@ -65,6 +87,16 @@ pub enum Error {
     Modified {
         /// The dump.
         dump: String,
+    },
+    /// An image has samples that are not finite, and is not to be made then.
+    #[error("{}: {nan} NaN and {inf} infinite samples (--nonfinite says what becomes of them)", shown(.name))]
+    Nonfinite {
+        /// The name that the image would have had.
+        name: String,
+        /// Number of NaN.
+        nan: u64,
+        /// Number of infinite samples.
+        inf: u64,
     },
     /// An output file or folder cannot be written.
     #[error("{}: {}", shown_path(.path), told(.source))]
@@ -177,8 +209,8 @@ pub enum Error {
     },
     /// A selected tensor has an element type that is not converted.
     #[error(
-        "{}: tensor {}: the dtype {} is not converted; leave the tensor out with --exclude",
-        shown(.dump), shown(.tensor), shown(.dtype)
+        "{}: tensor {}: the dtype {} is not converted; {}leave the tensor out with --exclude",
+        shown(.dump), shown(.tensor), shown(.dtype), help_with(.dtype)
     )]
     Dtype {
         /// The dump.
@@ -191,9 +223,9 @@ pub enum Error {
     /// No device of those asked for can be used.
     #[error("{0}")]
     Device(String),
-    /// A run restricted to GPUs met an element type that only the CPU computes.
+    /// A run restricted to GPUs met a tensor that only the CPU computes.
     #[error(
-        "{}: tensor {}: {dtype} is computed in f64, which no GPU backend takes; add cpu to --device, or leave the tensor out with --exclude",
+        "{}: tensor {}: {reason}; add cpu to --device, or leave the tensor out with --exclude",
         shown(.dump), shown(.tensor)
     )]
     CpuOnly {
@@ -201,8 +233,8 @@ pub enum Error {
         dump: String,
         /// The tensor.
         tensor: String,
-        /// Its element type.
-        dtype: Dtype,
+        /// Its element type or the option, and what follows from it.
+        reason: String,
     },
     /// A device failed during the run.
     #[error("{device}: {problem}")]
@@ -217,6 +249,8 @@ pub enum Error {
     Stopped {
         /// Why.
         cause: Box<Error>,
+        /// Images that had failed before, in a way that trying again does not help.
+        failed_for_good: u64,
         /// Images finished.
         done: u64,
         /// Images planned.
@@ -252,7 +286,10 @@ impl Error {
             Error::Open { source, .. }
             | Error::Read { source, .. }
             | Error::Write { source, .. } => is_transient(source),
-            Error::Stopped { cause, .. } => cause.is_transient(),
+            Error::Stopped { cause, failed_for_good, .. } => {
+                *failed_for_good == 0 && cause.is_transient()
+            }
+            Error::Space { .. } => true,
             Error::Inputs(all) => all.iter().all(Error::is_transient),
             _ => false,
         }
@@ -263,7 +300,7 @@ impl Error {
     #[must_use]
     pub fn stops_the_run(&self) -> bool {
         match self {
-            Error::Read { .. } => false,
+            Error::Read { .. } | Error::Nonfinite { .. } => false,
             Error::Write { source, .. } => !matches!(
                 source.kind(),
                 io::ErrorKind::AlreadyExists
@@ -445,13 +482,42 @@ mod tests {
             Error::Collision { name: long(), one: long(), other: long(), hint: "x" },
             Error::TooLarge { dump: dump.clone(), tensor: tensor.clone(), problem: "x".to_owned() },
             Error::Dtype { dump: dump.clone(), tensor: tensor.clone(), dtype: long() },
-            Error::CpuOnly { dump, tensor, dtype: Dtype::F64 },
+            Error::CpuOnly { dump, tensor, reason: "x".to_owned() },
+            Error::Nonfinite { name: long(), nan: 1, inf: 2 },
         ];
         for error in all {
-            let error = Error::Stopped { cause: Box::new(error), done: 1, images: 2 };
+            let error =
+                Error::Stopped { cause: Box::new(error), failed_for_good: 0, done: 1, images: 2 };
             let text = error.to_string();
             assert!(text.len() < 2000 && text.contains("bytes in all"), "{} bytes", text.len());
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_may_go_right_another_time_is_told_from_what_will_not() {
+        let write = |errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            Error::Write { path: "f".into(), source }
+        };
+        let transient = |error: Error| error.is_transient();
+        let [eio, eagain, ebusy, emfile, enfile, enospc, estale] = [5, 11, 16, 24, 23, 28, 116];
+        for errno in [eio, eagain, ebusy, emfile, enfile, enospc, estale] {
+            assert!(transient(write(errno)) || (errno == estale && !cfg!(target_os = "linux")));
+        }
+        let [eacces, eisdir, erofs] = [13, 21, 30];
+        assert!(![eacces, eisdir, erofs].into_iter().any(|errno| transient(write(errno))));
+        // No room is no room, before the run or in it.
+        let space = || Error::Space { path: "o".into(), needed: 2, free: 1, what: "bytes" };
+        let stopped = |cause, failed_for_good| Error::Stopped {
+            cause: Box::new(cause),
+            failed_for_good,
+            done: 1,
+            images: 3,
+        };
+        assert!(transient(space()) && transient(stopped(write(enospc), 0)));
+        assert!(!transient(stopped(write(enospc), 1)) && !transient(stopped(write(erofs), 0)));
+        assert!(!transient(Error::of_all(vec![write(eio), write(eacces)])));
     }
 
     #[test]

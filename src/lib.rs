@@ -15,7 +15,8 @@
 //! # Words
 //! *Dump*: what the user points at. *Tensor*: name, dtype, shape, bytes. *Image*: one H×W plane of
 //! a tensor. *Extent*: what a pass over samples finds out. *Range*: lo and hi that map to the
-//! output. *Backend*: a device that works: the CPU, or one GPU adapter. *Unit*: a run of images of
+//! output. *Scope*: the samples that share a range. *Rule*: how samples become pixels once it is
+//! known. *Backend*: a device that works: the CPU, or one GPU adapter. *Unit*: a run of images of
 //! one tensor, or one *block* of an image that is too large for a buffer (a *giant*). *Batch*: the
 //! units that a GPU does at once. *Sink*: where images go. *Shard*: consecutive images of a plan that
 //! one process makes, while others make the rest.
@@ -24,7 +25,8 @@
 //! One way leads through it: dump → source → plan → queue → backends → sink → record, report.
 //!
 //! - [`source`] lists tensors from headers alone and reads their bytes where it is asked to. Each
-//!   format of files is a module of its own there, which ends in a header and where the data lie.
+//!   format of files is a module of its own there, which ends in a header and where the data lie. A
+//!   [`View`] shows tensors as a [`Layout`] has them: other axes, some indices, reductions.
 //! - [`plan`] works out which images there are, where their bytes lie, and what they are called.
 //!   It is pure, and holds no image.
 //! - [`backend`] has the [`queue`](backend::queue) of units that all backends pull from, the
@@ -37,7 +39,8 @@
 //! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
 //!   what backends see as their [`Job`](backend::Job), `convert/recorder.rs` finds out what need not
 //!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/doubt.rs`
-//!   takes back what a wrong device made, `convert/space.rs` finds out what a run takes,
+//!   takes back what a wrong device made, `convert/ranges.rs` finds ranges that must be known before
+//!   pixels are made (`backend/cpu/survey.rs` looks for them, with GPUs where the CPU is not named), `convert/stats.rs` tells what they look at, `convert/space.rs` finds out what a run takes,
 //!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
 //! - `cli` (feature `cli`) is the command line, `cli/bench` what `tensortiff bench` measures;
@@ -55,7 +58,7 @@
 //! A CPU worker holds one small image (at most 1 Mi samples) and a step of 64 Ki samples, in 4 bytes
 //! each, or in 8 where their type has so many; a GPU three slots, each of at most 64 MiB of pixels
 //! four times over. Nothing grows with the number of images, but for one bit an image in a run that
-//! is continued or skips what exists; what grows with the number of tensors is their headers.
+//! is continued or skips what exists, and 64 bytes a range that is known before the images; what grows with the number of tensors is their headers.
 
 #[cfg(target_endian = "big")]
 compile_error!("tensortiff writes little-endian files straight from memory");
@@ -78,14 +81,15 @@ pub mod tensor;
 
 pub use backend::choose::{Device, Devices};
 pub use convert::{
-    Manifest, Need, Options, Planned, Preview, Record, Resume, ShardState, VerifySample, Watch,
-    convert, divide, merge, preview, shard_states,
+    Manifest, Need, Options, Planned, Preview, Record, Resume, ScopeStats, ShardState,
+    VerifySample, Watch, convert, divide, merge, preview, shard_states, stats,
 };
+pub use encode::{BigTiff, Encoding, EncodingText};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
-pub use normalize::{Extent, Norm, Range};
+pub use normalize::{Constant, Extent, Nonfinite, Norm, Range, Rule, Scope};
 pub use plan::{Naming, Selection};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
 pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space};
-pub use source::{DumpFiles, MemorySource, Source};
-pub use tensor::{Dtype, Dump, TensorInfo};
+pub use source::{Complex, DumpFiles, Layout, MemorySource, NpyV2, Raw, Reading, Source, View};
+pub use tensor::{Dtype, Dump, Leading, TensorInfo};

@@ -26,7 +26,7 @@ pub struct Report {
     pub failed_for_good: u64,
     /// Why, for the first of them.
     pub failures: Vec<Failure>,
-    /// Bytes of samples that became images.
+    /// Bytes of samples that became images, as [`Dtype::size`](crate::tensor::Dtype::size) counts them.
     pub bytes_in: u64,
     /// Bytes written, headers included.
     pub bytes_out: u64,
@@ -93,10 +93,13 @@ pub struct SampleReport {
     pub overflow: u64,
     /// Images with a sample that is not finite.
     pub nonfinite_images: u64,
-    /// Images whose finite samples are all equal.
+    /// Images whose finite samples are all equal, with those of their scope.
     pub constant_images: u64,
     /// Images without a finite sample.
     pub no_finite_images: u64,
+    /// Images whose samples differ, and whose range has no width all the same: one sample is at both
+    /// percentiles, or the deviation is 0.
+    pub degenerate_images: u64,
 }
 
 impl Stages {
@@ -125,6 +128,7 @@ impl AddAssign for SampleReport {
         self.nonfinite_images += other.nonfinite_images;
         self.constant_images += other.constant_images;
         self.no_finite_images += other.no_finite_images;
+        self.degenerate_images += other.degenerate_images;
     }
 }
 
@@ -137,6 +141,7 @@ impl SubAssign for SampleReport {
         self.nonfinite_images -= other.nonfinite_images;
         self.constant_images -= other.constant_images;
         self.no_finite_images -= other.no_finite_images;
+        self.degenerate_images -= other.degenerate_images;
     }
 }
 

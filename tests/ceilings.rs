@@ -5,12 +5,16 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 use std::fs::{self, File};
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{Cursor, Seek as _, SeekFrom, Write as _};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use tiff::decoder::Decoder;
+use tiff::tags::Tag;
 
 use tensortiff::{DumpFiles, Error, NullSink, Options, Pending, Sink, Source as _};
 
@@ -135,6 +139,34 @@ fn memory_stays_below_what_is_allowed() {
             fs::remove_dir_all(&out).unwrap();
         }
     }
+    // Where ranges come before the images.
+    let wide: [(&str, [u64; 3], &[&str]); 4] = [
+        ("giant", [2, 4200, 4200], &["--norm", "percentile"]),
+        ("giants", [2, 4200, 4200], &["--norm", "percentile", "--scope", "dump"]),
+        ("scores", [40, 1000, 1000], &["--norm", "zscore", "--scope", "tensor"]),
+        ("channels", [4000, 4, 4], &["--norm", "percentile", "--scope", "channel"]),
+    ];
+    for (name, shape, norm) in wide {
+        sparse_dump(&dump, shape);
+        for threads in ["1", "64"] {
+            let out = dir.path().join(name);
+            let more = ["-j", threads, "--device", "cpu", "--max-memory", "40M"];
+            let more = [&more[..], norm].concat();
+            let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+            assert!(most <= 40 << 20, "{name}, {threads} threads: {most} of 40M were resident");
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+    sparse_dump(&dump, [200_000, 1, 1]);
+    let out = dir.path().join("ranges");
+    let few = convert(&dump, &out, &["--scope", "channel", "--max-memory", "40M", "-q"])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&few.stderr).into_owned();
+    assert_eq!(few.status.code(), Some(2), "{told}");
+    assert!(told.contains("too few for 200000 ranges"), "{told}");
+    sparse_dump(&dump, [1, 6000, 4000]);
     let out = dir.path().join("limited");
     let status = Command::new("prlimit")
         .args(["--as=600000000", env!("CARGO_BIN_EXE_tensortiff"), "convert"])
@@ -149,7 +181,161 @@ fn memory_stays_below_what_is_allowed() {
     assert_eq!(few.code(), Some(2));
 }
 
-/// Ten million images, or a place that takes its time for each: a child process, so that what is
+/// Holes of gigabytes in the places of a run's own files, which are no manifest and no journal.
+#[test]
+fn records_that_are_holes_take_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("d.safetensors");
+    sparse_dump(&dump, [50, 16, 16]);
+    let out = dir.path().join("out");
+    ends_well(convert(&dump, &out, &["-q", "--device", "cpu"]).spawn().unwrap());
+    let begins = ["", "{", "{\"tensortiff\":\"0\"}\n", "{\"tensortiff\":\"0\"}\n{"];
+    for (name, begin) in begins.map(|begin| ("manifest.jsonl", begin)) {
+        for more in ["--resume", "--overwrite"] {
+            fs::write(out.join(name), begin).unwrap();
+            File::options().write(true).open(out.join(name)).unwrap().set_len(3 << 30).unwrap();
+            let more = ["-q", "--device", "cpu", "--max-memory", "40M", more];
+            let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+            assert!(most <= 40 << 20, "{name} {begin:?} {more:?}: {most} bytes were resident");
+            assert_eq!(fs::read_to_string(out.join("manifest.jsonl")).unwrap().lines().count(), 51);
+        }
+    }
+    let plan = dir.path().join("plan.jsonl");
+    fs::write(&plan, "{").unwrap();
+    File::options().write(true).open(&plan).unwrap().set_len(3 << 30).unwrap();
+    // Of a plan there is nothing to be made: it is refused, and not ended by a signal.
+    let output = Command::new("prlimit")
+        .args(["--as=200000000", env!("CARGO_BIN_EXE_tensortiff"), "convert"])
+        .args([plan.as_os_str(), "-o".as_ref(), out.as_os_str()])
+        .args(["-q", "--device", "cpu", "--shard", "0", "-j", "1"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("ends in the middle of a line"), "{told}");
+    let head = [&b"tensortiff jrn 1"[..], &(60_u64 << 20).to_le_bytes(), &[0; 8]].concat();
+    let journal = out.join(".tensortiff-0123456789abcdef.journal");
+    fs::write(&journal, head).unwrap();
+    File::options().write(true).open(&journal).unwrap().set_len(1 << 30).unwrap();
+    fs::remove_file(out.join("manifest.jsonl")).unwrap();
+    fs::remove_dir_all(out.join("d")).unwrap();
+    let more = ["-q", "--device", "cpu", "--max-memory", "40M", "--resume"];
+    let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+    assert!(most <= 40 << 20, "{most} bytes were resident");
+}
+
+/// Of threads there are as many as can be had within what may be mapped, whatever is wished: each takes
+/// its stack, and the allocator sets address space aside for it.
+#[test]
+fn many_threads_work_within_a_limit_on_what_is_mapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("d.safetensors");
+    sparse_dump(&dump, [1000, 64, 64]);
+    for limit in ["80000000", "200000000", "500000000"] {
+        for (k, more) in [&[][..], &["--max-memory", "40M"]].into_iter().cycle().take(6).enumerate()
+        {
+            let out = dir.path().join(format!("{limit}-{k}"));
+            let output = Command::new("prlimit")
+                .args([&format!("--as={limit}"), env!("CARGO_BIN_EXE_tensortiff"), "convert", "-q"])
+                .args(["-j", "64", "-o", out.to_str().unwrap()])
+                .args(more)
+                .arg(&dump)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(0), "{limit} {more:?}: {output:?}");
+        }
+    }
+}
+
+/// Of threads there are as many as can have their files open.
+#[test]
+fn many_threads_work_within_a_limit_on_open_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let dumps = dir.path().join("dumps");
+    fs::create_dir(&dumps).unwrap();
+    for k in 0..40 {
+        sparse_dump(&dumps.join(format!("{k}.safetensors")), [40, 128, 128]);
+    }
+    for (threads, slow) in [("64", false), ("1000", false), ("32", true)] {
+        let out = dir.path().join(format!("out{threads}"));
+        let held_up = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=writev"];
+        let held_up = [&held_up[..], &["-e", "inject=writev:delay_enter=3000"]].concat();
+        let output = Command::new("prlimit")
+            .arg("--nofile=64")
+            .args(if slow { &held_up[..] } else { &[] })
+            .args([env!("CARGO_BIN_EXE_tensortiff"), "convert", "-q", "-j", threads])
+            .args(["--device", "cpu", "-o", out.to_str().unwrap()])
+            .arg(&dumps)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{threads} {slow}: {output:?}");
+    }
+}
+
+/// What is deflated is unpacked in bounded memory, however well it was packed: 384 MiB of zeros in 375 KB, and
+/// too little memory for that is told.
+#[test]
+fn memory_to_unpack_is_part_of_what_is_allowed() {
+    const WRITE: &str = "import sys, numpy as np\n\
+        np.savez_compressed(sys.argv[1], z=np.zeros((24, 2000, 2000), '<f4'))";
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("d.npz");
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let written = Command::new(python).args(["-c", WRITE]).arg(&dump).status().unwrap();
+    assert!(written.success() && fs::metadata(&dump).unwrap().len() < 1 << 20);
+    for threads in ["1", "16"] {
+        let out = dir.path().join("out");
+        let more = ["-j", threads, "--device", "cpu", "--max-memory", "72M"];
+        let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+        assert!(most <= 72 << 20, "{threads} threads: {most} bytes were resident");
+        fs::remove_dir_all(&out).unwrap();
+    }
+    let few = convert(&dump, &dir.path().join("out"), &["--max-memory", "40M"])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&few.stderr).into_owned();
+    assert_eq!(few.status.code(), Some(2), "{told}");
+    assert!(told.contains("too few to unpack or turn these dumps"), "{told}");
+}
+
+/// Images that lie among each other are made together as far as memory allows.
+#[test]
+fn images_that_are_turned_fit_what_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("d.npy");
+    let write = "import sys, numpy as np\n\
+        x = np.arange(2 * 300 * 310 * 160, dtype='<u4').reshape(2, 300, 310, 160)\n\
+        np.save(sys.argv[1], (x * 2654435761 >> 16).astype('<f4'))";
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    assert!(Command::new(python).args(["-c", write]).arg(&dump).status().unwrap().success());
+    let [few, many] = ["few", "many"].map(|name| dir.path().join(name));
+    let turned = ["--layout", "NHWC", "--device", "cpu", "-j", "2"];
+    let more = [&turned[..], &["--max-memory", "40M"]].concat();
+    let most = most_memory(convert(&dump, &few, &more).spawn().unwrap());
+    assert!(most <= 40 << 20, "{most} bytes were resident");
+    assert!(convert(&dump, &many, &turned).status().unwrap().success());
+    let images = |out: &Path| -> Vec<(PathBuf, Vec<u8>)> {
+        let (mut folders, mut images) = (vec![out.to_owned()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "tif") {
+                    let name = path.strip_prefix(out).unwrap().to_owned();
+                    images.push((name, fs::read(path).unwrap()));
+                }
+            }
+        }
+        images.sort();
+        images
+    };
+    assert_eq!(images(&few).len(), 2 * 160);
+    assert!(images(&few) == images(&many));
+}
+
+/// Ten million images, a place that takes its time for each, or one image beyond 4 GiB: a child process, so that what is
 /// resident is its own.
 const WHAT: &str = "TENSORTIFF_CEILINGS_CHILD";
 
@@ -172,12 +358,65 @@ impl Sink for Slow {
     }
 }
 
+/// Keeps the head of one image, and how much of it came in pieces.
+#[derive(Default)]
+struct Head {
+    len: AtomicU64,
+    came: AtomicU64,
+    head: Mutex<Vec<u8>>,
+}
+
+impl Sink for Head {
+    fn prepare(&self, _: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn put(&self, name: &str, _: &[u8], _: &[u8]) -> Result<(), Error> {
+        panic!("{name} comes in pieces")
+    }
+
+    fn begin(&self, _: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+        self.len.store(len, Ordering::Relaxed);
+        Ok(Box::new(self))
+    }
+}
+
+impl Pending for &Head {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let end = self.came.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        assert!(offset + bytes.len() as u64 <= self.len.load(Ordering::Relaxed), "{end}");
+        if offset == 0 {
+            *self.head.lock().unwrap() = bytes.to_vec();
+        }
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The header of an image of 4.8 GB says where its pixels are, by an outside reader.
+fn check_giant(sink: Head) {
+    let (len, came) = (sink.len.into_inner(), sink.came.into_inner());
+    assert_eq!(len, came);
+    let mut decoder = Decoder::new(Cursor::new(sink.head.into_inner().unwrap())).unwrap();
+    let [offsets, counts] =
+        [Tag::StripOffsets, Tag::StripByteCounts].map(|tag| decoder.get_tag_u64_vec(tag).unwrap());
+    let end = offsets.iter().zip(&counts).try_fold(offsets[0], |end, (at, strip)| {
+        assert!(*strip <= 16 << 20);
+        (*at == end).then_some(at + strip)
+    });
+    assert_eq!((offsets[0] + 4 * 40_000 * 30_000, end), (len, Some(len)));
+}
+
 #[test]
 #[ignore = "the other tests run it in a child process"]
 fn the_child() {
     let what = std::env::var(WHAT).unwrap();
     let (what, dump) = what.split_once(' ').unwrap();
     let source = DumpFiles::open(&[dump]).unwrap();
+    let head = Head::default();
     let options = Options {
         devices: "cpu".parse().unwrap(),
         threads: NonZeroUsize::new(2),
@@ -187,24 +426,34 @@ fn the_child() {
     let images = source.tensors()[0].shape[0];
     let report = match what {
         "many" => tensortiff::convert(&source, &NullSink, &options),
+        "giant" => tensortiff::convert(&source, &head, &options),
         _ => tensortiff::convert(&source, &Slow(AtomicU64::new(0)), &options),
     };
     assert_eq!(report.unwrap().images, images);
+    if what == "giant" {
+        check_giant(head);
+    }
+}
+
+/// A dump of one tensor of bytes, which are zeros that take no room on disk.
+fn sparse_bytes(path: &Path, shape: [u64; 3]) {
+    let bytes = shape.iter().product::<u64>();
+    let header =
+        format!("{{\"t\":{{\"dtype\":\"U8\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}");
+    fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat())
+        .unwrap();
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(8 + header.len() as u64 + bytes).unwrap();
 }
 
 #[test]
-fn memory_grows_neither_with_images_nor_with_a_slow_disk() {
+fn memory_grows_neither_with_images_nor_with_a_slow_disk_nor_with_their_size() {
     let dir = tempfile::tempdir().unwrap();
     let dump = dir.path().join("d.safetensors");
-    for (what, shape) in [("many", [10_000_000, 1, 1]), ("slow", [3000, 128, 128])] {
-        let bytes = shape.iter().product::<u64>();
-        let header = format!(
-            "{{\"t\":{{\"dtype\":\"U8\",\"shape\":{shape:?},\"data_offsets\":[0,{bytes}]}}}}"
-        );
-        fs::write(&dump, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat())
-            .unwrap();
-        let file = fs::OpenOptions::new().write(true).open(&dump).unwrap();
-        file.set_len(8 + header.len() as u64 + bytes).unwrap();
+    for (what, shape) in
+        [("many", [10_000_000, 1, 1]), ("slow", [3000, 128, 128]), ("giant", [1, 40_000, 30_000])]
+    {
+        sparse_bytes(&dump, shape);
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["the_child", "--exact", "--ignored", "--quiet"])
             .env(WHAT, format!("{what} {}", dump.display()))
@@ -214,4 +463,54 @@ fn memory_grows_neither_with_images_nor_with_a_slow_disk() {
         let most = most_memory(child);
         assert!(most <= 32 << 20, "{what}: {most} bytes were resident");
     }
+}
+
+/// One image of 20 GiB, into a file: with `TENSORTIFF_LONG=1` all of it, killed and gone on with, read
+/// back by tifffile; else only refused where no BigTIFF is allowed, before any work.
+#[test]
+fn an_image_of_20_gib_is_one_file() {
+    const READ: &str = "import sys, numpy as np, tifffile\n\
+        with tifffile.TiffFile(sys.argv[1]) as f:\n\
+        \x20   assert f.is_bigtiff and len(f.pages) == 1, f\n\
+        pixels = tifffile.memmap(sys.argv[1], mode='r')\n\
+        assert pixels.shape == (81920, 65536) and pixels.dtype == np.float32, pixels.shape\n\
+        found = {}\n\
+        for y in range(0, 81920, 1024):\n\
+        \x20   rows = pixels[y:y + 1024]\n\
+        \x20   at = np.argwhere(rows)\n\
+        \x20   found.update({(y + int(i), int(j)): float(rows[i, j]) for i, j in at})\n\
+        assert found == {(0, 0): 0.5, (81919, 65535): 1.0, (40000, 7): 1.0}, found";
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dump = dir.path().join("d.safetensors");
+    let shape = [1, 81_920, 65_536];
+    sparse_bytes(&dump, shape);
+    let start = fs::metadata(&dump).unwrap().len() - shape.iter().product::<u64>();
+    let mut file = fs::OpenOptions::new().write(true).open(&dump).unwrap();
+    for (y, x, value) in [(0, 0, 100_u8), (81_919, 65_535, 200), (40_000, 7, 200)] {
+        file.seek(SeekFrom::Start(start + y * 65_536 + x)).unwrap();
+        file.write_all(&[value]).unwrap();
+    }
+    drop(file);
+    let out = dir.path().join("out");
+    let refused = convert(&dump, &out, &["--bigtiff", "no"]).stderr(Stdio::piped()).output();
+    let refused = refused.unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("--bigtiff no") && told.contains("tensor t"), "{told}");
+    assert!(!out.exists());
+    if std::env::var_os("TENSORTIFF_LONG").is_none() {
+        return;
+    }
+    let more = ["--device", "cpu", "--max-memory", "64M", "--resume"];
+    let mut killed = convert(&dump, &out, &more).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let image = out.join("d/t/0.tif");
+    assert!(!image.exists(), "it was done, or there though it was not");
+    let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+    assert!(most <= 64 << 20, "{most} bytes were resident");
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let read = Command::new(python).args(["-c", READ]).arg(&image).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
 }

@@ -16,7 +16,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tool::{dump, ends_with, files, folder, join, sample, sparse_dump, text, tool, until_at_work};
+use tool::{
+    dump, ends_with, files, folder, join, sample, sparse_dump, text, tool, unsupported_dump,
+    until_at_work,
+};
 
 #[test]
 fn the_main_job_writes_one_file_an_image_and_one_summary_line() {
@@ -239,9 +242,9 @@ fn channels_names_and_templates_do_what_they_say() {
 fn all_that_is_wrong_with_inputs_is_told_at_once() {
     let (dir, out) = folder();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let [one, two, cut, list] = ["one", "two", "cut", "list"].map(path);
+    let [one, two, cut, list] = ["one.npz", "two.npz", "cut", "list"].map(path);
     for unsupported in [&one, &two] {
-        dump(Path::new(unsupported), &[("a", "U8", &[1, 1], 1), ("q", "F4", &[2, 2], 2)]);
+        unsupported_dump(Path::new(unsupported));
     }
     fs::write(&cut, "short").unwrap();
     let args = ["convert", &one, &cut, sample(), &two, "-o", &out, "--names-from", &list];
@@ -249,8 +252,8 @@ fn all_that_is_wrong_with_inputs_is_told_at_once() {
     for part in [
         format!("error: {list}: No such file"),
         format!("error: {cut}: not a valid safetensors file"),
-        format!("error: {one}: tensor q: the dtype F4 is not converted"),
-        format!("error: {two}: tensor q: the dtype F4 is not converted"),
+        format!("error: {one}: tensor q: the dtype <f16 is not converted"),
+        format!("error: {two}: tensor q: the dtype <f16 is not converted"),
     ] {
         assert!(told.contains(&part), "no {part} in {told}");
     }
@@ -327,25 +330,47 @@ fn hostile_names_stay_inside_and_are_shown_escaped() {
     assert!(!stdout.contains('\u{1b}'), "{stdout:?}");
 }
 
+/// A list is about files; what runs read is counted in samples, a byte each.
+#[test]
+fn packed_tensors_are_listed_by_what_they_take_in_files() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    dump(&path, &[("a", "F4", &[2, 3, 4], 12), ("b", "F6_E3M2", &[4, 8], 24)]);
+    let path = path.to_str().unwrap();
+    let (stdout, stderr) = ends_with(0, &["ls", path]);
+    assert!(stdout.contains("F4       [2, 3, 4]  2       a"), "{stdout}");
+    assert!(stdout.contains("F6_E3M2  [4, 8]     1       b"), "{stdout}");
+    assert!(stderr.contains("2 tensors, 36 B, 3 images"), "{stderr}");
+    let (stdout, _) = ends_with(0, &["ls", path, "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&list[0]["bytes"], &list[1]["bytes"]), (&12.into(), &24.into()));
+    let take = ["convert", path, "-o", &out, "--device", "cpu"];
+    let (stdout, _) = ends_with(0, &join(&take, &["-n", "--json"]));
+    let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&told["images"], &told["bytes_read"]), (&3.into(), &56.into()), "{told}");
+    ends_with(0, &take);
+    assert_eq!(files(Path::new(&out)).len(), 3);
+}
+
 #[test]
 fn tensors_of_unknown_future_types_are_an_error_unless_left_out() {
     let (dir, out) = folder();
-    let path = dir.path().join("d.safetensors");
-    dump(&path, &[("a", "U8", &[1, 1], 1), ("q", "F4", &[2, 2], 2)]);
+    let path = dir.path().join("d.npz");
+    unsupported_dump(&path);
     let path = path.to_str().unwrap();
     let (_, stderr) = ends_with(1, &["convert", path, "-o", &out]);
-    assert!(stderr.contains("tensor q: the dtype F4 is not converted"), "{stderr}");
+    assert!(stderr.contains("tensor q: the dtype <f16 is not converted"), "{stderr}");
     let (stdout, _) = ends_with(0, &["ls", path]);
-    assert!(stdout.contains("F4     [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
+    assert!(stdout.contains("<f16   [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
     ends_with(0, &["convert", "-q", path, "-o", &out, "--exclude", "q"]);
 
     // Asked for by name: that is no slip in the name.
     for pattern in ["q", "q*"] {
         let (stdout, _) = ends_with(0, &["ls", path, "-t", pattern]);
         assert_eq!(stdout.lines().count(), 2, "{stdout}");
-        assert!(stdout.contains("F4     [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
+        assert!(stdout.contains("<f16   [2, 2]  - (this dtype is not converted)  q"), "{stdout}");
         let (_, stderr) = ends_with(1, &["convert", path, "-o", &out, "-t", pattern, "-t", "a"]);
-        assert!(stderr.contains("tensor q: the dtype F4 is not converted"), "{stderr}");
+        assert!(stderr.contains("tensor q: the dtype <f16 is not converted"), "{stderr}");
         let (_, stderr) =
             ends_with(0, &["convert", path, "-o", &out, "-t", pattern, "--exclude", "q"]);
         assert!(stderr.contains("no images"), "{stderr}");
@@ -430,7 +455,7 @@ fn an_image_that_no_tiff_holds_names_the_way_round() {
         let path = dir.path().join("d.safetensors");
         sparse_dump(&path, &shape);
         let path = path.to_str().unwrap();
-        let (_, stderr) = ends_with(1, &["convert", path, "-o", &out]);
+        let (_, stderr) = ends_with(1, &["convert", path, "-o", &out, "--bigtiff", "no"]);
         assert!(stderr.contains("tensor t") && stderr.contains("--exclude"), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
@@ -518,6 +543,41 @@ fn an_input_that_is_written_to_fails_the_run() {
     assert!(!Path::new(&out).join("manifest.jsonl").exists());
     let (_, stderr) = ends_with(1, &join(&args, &["--resume"]));
     assert!(stderr.contains("was modified since"), "{stderr}");
+}
+
+/// The same while its header is read: what is said of it was true of another file.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_input_that_is_written_to_while_its_header_is_read_fails_the_run() {
+    use std::os::unix::fs::FileExt as _;
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    let dump = path.to_str().unwrap();
+    sparse_dump(&path, &[20, 64, 64]);
+    // Two seconds between the header's length and the header.
+    let args = ["convert", dump, "-o", &out, "--device", "cpu", "-j", "1"];
+    let mut child = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-P", dump, "-e", "trace=pread64"])
+        .args(["-e", "inject=pread64:delay_exit=2000000:when=1"])
+        .arg(env!("CARGO_BIN_EXE_tensortiff"))
+        .args(args)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("strace is there: install it");
+    let is_open = |process: fs::DirEntry| {
+        let files = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        files.map(|file| fs::read_link(file.path())).any(|file| file.is_ok_and(|to| to == path))
+    };
+    while !fs::read_dir("/proc").unwrap().flatten().any(is_open) {
+        assert!(child.try_wait().unwrap().is_none(), "it was never open");
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0x40; 8], 200_000).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("d.safetensors: input changed: it was modified"), "{stderr}");
 }
 
 /// The Vulkan loader opens the file that names a driver; this one never answers.

@@ -70,6 +70,38 @@ fn a_full_disk_ends_the_run_with_whole_files_and_a_line_that_says_so() {
     assert!(stderr.contains(&format!("stopped after {} of 1000", written.len())), "{stderr}");
 }
 
+/// A dry run finds what a run finds that is restricted to devices which cannot do it.
+#[test]
+fn a_dry_run_refuses_the_devices_that_a_run_refuses() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    let dump_at = path.to_str().unwrap();
+    dump(&path, &[("a", "U8", &[4, 4], 16), ("d", "F64", &[2, 2], 32)]);
+    for more in [
+        &["--device", "there is none"][..],
+        &["--device", "gpu"],
+        &["--device", "gpu", "--exclude", "d", "--max-memory", "32M"],
+    ] {
+        let args = [&["convert", dump_at, "-o", &out], more].concat();
+        let output = tool::run(&args);
+        let told = text(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{more:?}: {told}");
+        let dry = tool::run(&[&args[..], &["-n", "--json"]].concat());
+        assert_eq!(dry.status.code(), Some(1), "{more:?}: {}", text(&dry.stderr));
+        assert!(text(&dry.stderr).contains(&told), "{more:?}: {} and {told}", text(&dry.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+        assert!(told.contains(json["refused"].as_str().unwrap()), "{json}");
+        assert_eq!(json["devices"], serde_json::json!([]), "{json}");
+    }
+    assert!(!Path::new(&out).exists());
+    // Beside the CPU it is not used.
+    let args = ["convert", dump_at, "-o", &out, "-n", "--max-memory", "32M", "--json"];
+    let (told, _) = tool::ends_with(0, &[&args[..], &["--device", "cpu,gpu"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(json["devices"], serde_json::json!(["cpu"]), "{json}");
+    assert!(told.contains("more memory than --max-memory allows"), "{told}");
+}
+
 /// Bytes, or files, that a small file system lacks are told before the first is taken.
 #[test]
 fn too_little_room_is_told_before_any_work() {
@@ -99,6 +131,34 @@ fn too_little_room_is_told_before_any_work() {
     let (code, err, _) = told("size=19m", &["-n"]);
     assert!(code == Some(1) && err.contains("--no-space-check"), "{err}");
     assert_eq!(told("size=24m,nr_inodes=1010", &[]).0, Some(0));
+}
+
+/// A bench looks for no room: what it cannot write is named, and nothing of it stays.
+#[test]
+fn a_bench_that_fills_a_disk_says_where_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, out] = ["d.safetensors", "out"].map(|name| dir.path().join(name));
+    sparse_dump(&path, &[1000, 64, 64]);
+    let large = dir.path().join("large.safetensors");
+    sparse_dump(&large, &[2, 2048, 2048]);
+    fs::create_dir(&out).unwrap();
+    let [path, large, out] = [&path, &large, &out].map(|path| path.to_str().unwrap());
+    for (size, dump) in [
+        ("size=1m", path),
+        ("size=1m", large),
+        ("size=40m,nr_inodes=3", path),
+        ("size=40m,nr_inodes=900", path),
+    ] {
+        let output = with_mount(
+            &format!("mount -t tmpfs -o {size} none {out}"),
+            &format!("ls -A {out} | wc -l"),
+            &["bench", dump, "-o", out, "--device", "cpu", "--rounds", "1", "-q"],
+        );
+        let (err, left) = (text(&output.stderr), text(&output.stdout));
+        assert_eq!((output.status.code(), left.trim()), (Some(1), "0"), "{size}: {err}");
+        let named = err.contains(&format!("{out}/tensortiff-bench-"));
+        assert!(named && err.lines().count() == 1, "{size}: {err}");
+    }
 }
 
 /// A run that filled a disk is continued when there is room.
@@ -286,6 +346,139 @@ fn a_full_standard_output_is_named() {
             "tensortiff: error: standard output: No space left on device (os error 28)\n"
         );
     }
+}
+
+/// A limit on the length of files is an error that names the file, of whatever command, and no death by
+/// a signal.
+#[test]
+fn files_that_may_not_be_so_long_are_errors_of_every_command() {
+    let (dir, out) = folder();
+    let [dump_at, plan, short] =
+        ["d.safetensors", "plan.jsonl", "short.jsonl"].map(|name| dir.path().join(name));
+    let names: Vec<String> = (0..250).map(|i| format!("tensor{i:03}")).collect();
+    let one: &[u64] = &[1, 1];
+    let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), "U8", one, 1)).collect();
+    dump(&dump_at, &tensors);
+    let [dump, plan, short] = [&dump_at, &plan, &short].map(|path| path.to_str().unwrap());
+    tool::ends_with(0, &["plan", dump, "-q", "--shards", "100", "-o", plan]);
+    tool::ends_with(0, &["convert", dump, "-q", "-o", &out, "--device", "cpu"]);
+    let shards = format!("{out}-shards");
+    tool::ends_with(0, &["plan", dump, "-q", "--shards", "1", "-o", &format!("{plan}.1.jsonl")]);
+    let of_one = format!("{plan}.1.jsonl");
+    tool::ends_with(0, &["convert", &of_one, "-q", "-o", &shards, "--shard", "0"]);
+    let results = format!("exec \"$0\" \"$@\" > {}/results", dir.path().display());
+    let commands: [(&[&str], &str); 6] = [
+        (&["ls", dump], "standard output"),
+        (&["plan", dump, "--shards", "100"], "standard output"),
+        (&["plan", dump, "--shards", "100", "-o", short], short),
+        (&["manifest", &out], "standard output"),
+        (&["manifest", &out, "--csv"], "standard output"),
+        (&["merge", &of_one, &shards], &shards),
+    ];
+    for (args, about) in commands {
+        // Of 512 bytes each, or of 1024.
+        let output = from_shell(&format!("ulimit -f 4; {results}"), args);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {told}");
+        assert!(told.starts_with("tensortiff: error: ") && told.lines().count() == 1, "{told}");
+        assert!(told.contains(about) && told.contains("File too large"), "{args:?}: {told}");
+    }
+    let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+    left.sort();
+    let all = ["d.safetensors", "out", "out-shards", "plan.jsonl", "plan.jsonl.1.jsonl", "results"];
+    assert_eq!(left, all);
+    tool::ends_with(0, &["merge", &of_one, &shards]);
+}
+
+/// Where the system gives no thread, others do its work.
+#[test]
+fn threads_that_cannot_be_had_are_not_missed() {
+    let (_dir, out) = folder();
+    for when in ["2", "3", "4", "2+", "3+", "4+"] {
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3"])
+            .args(["-e", &format!("inject=clone,clone3:error=EAGAIN:when={when}")])
+            .args([TOOL, "convert", sample(), "-o", &out, "-j", "4", "-q"])
+            .output()
+            .expect("strace is there; scripts/test installs it");
+        assert_eq!(output.status.code(), Some(0), "{when}: {}", text(&output.stderr));
+        assert_eq!(files(Path::new(&out)).len(), 317);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+/// Nobody listens: the images are made all the same.
+#[test]
+fn closed_streams_cost_no_image() {
+    for streams in [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full 2>/dev/full"] {
+        let (_dir, out) = folder();
+        let shell = format!("exec \"$0\" \"$@\" {streams}");
+        let output = from_shell(&shell, &["convert", sample(), "-o", &out, "--device", "cpu"]);
+        assert_eq!(output.status.code(), Some(0), "{streams}");
+        assert_eq!(files(Path::new(&out)).len(), 317, "{streams}");
+        let mut child =
+            tool().args(["convert", "-o", &out, sample()]).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stderr.take());
+        assert_eq!(child.wait().unwrap().code(), Some(1), "they exist, which nobody reads");
+    }
+}
+
+/// A manifest takes the place of one of the same images, and of nothing else; that it cannot be where
+/// it is wanted is told before any work.
+#[test]
+fn a_manifest_takes_nothings_place() {
+    let (dir, out) = folder();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (dump_at, other, theirs) = (at("d.safetensors"), at("other.jsonl"), at("theirs"));
+    dump(Path::new(&dump_at), &[("a", "U8", &[1, 2], 2), ("b", "U8", &[1, 2], 2)]);
+    tool::ends_with(0, &["convert", sample(), "-o", &at("o"), "-q", "--manifest", &other]);
+    fs::write(&theirs, "theirs").unwrap();
+    std::os::unix::fs::symlink(&theirs, at("link")).unwrap();
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    let image = format!("{out}/d/a.tif");
+    let convert = |more: &[&str]| {
+        tool::run(&[&["convert", &dump_at, "-o", &out, "-q", "--device", "cpu"], more].concat())
+    };
+    let refused = |path: &str, why: &str| {
+        for more in [&[][..], &["--overwrite"], &["--resume"], &["-n"]] {
+            let before = fs::symlink_metadata(path).ok().map(|found| found.modified().unwrap());
+            let output = convert(&[more, &["--manifest", path]].concat());
+            let told = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{path} {more:?}: {told}");
+            assert!(told.contains(path) && told.contains(why), "{path}: {told}");
+            assert!(!Path::new(&out).exists(), "{path} {more:?}");
+            let after = fs::symlink_metadata(path).ok().map(|found| found.modified().unwrap());
+            assert_eq!(after, before, "{path} {more:?}");
+        }
+    };
+    refused(&dump_at, "something else than a manifest");
+    refused(&theirs, "something else than a manifest");
+    refused(&other, "a manifest of other images");
+    ["link", "pipe", "o"].iter().for_each(|name| refused(&at(name), "not a file"));
+    refused(&at("missing/m.jsonl"), "no such folder");
+    refused(&image, "no such folder");
+    fs::create_dir_all(format!("{out}/d")).unwrap();
+    let told = text(&convert(&["--manifest", &image]).stderr);
+    assert!(told.contains("an image, or a folder of images, is to be here"), "{told}");
+    // Of their folder, whether it is there or not, and of what a run takes away.
+    fs::remove_dir_all(&out).unwrap();
+    for (name, why) in [("d", "a folder of images"), (".tensortiff-1.tmp", "a run's own")] {
+        let path = format!("{out}/{name}");
+        let output = convert(&["--manifest", &path]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(&path) && told.contains(why), "{told}");
+        assert!(!Path::new(&out).exists(), "{name}");
+    }
+    // Beside the images, and again.
+    for more in [&[][..], &["--overwrite"], &["--resume"]] {
+        let inside = format!("{out}/m.jsonl");
+        assert_eq!(convert(&[more, &["--manifest", &inside]].concat()).status.code(), Some(0));
+        assert_eq!(fs::read_to_string(inside).unwrap().lines().count(), 3);
+    }
+    fs::remove_dir_all(&out).unwrap();
+    assert_eq!(convert(&["--manifest", &format!("{out}/m.jsonl")]).status.code(), Some(0));
 }
 
 /// A bar that is drawn over and over, and taken away at the end.

@@ -13,14 +13,20 @@ use std::collections::BTreeMap;
 
 use common::{Random, files, fleets};
 use tensortiff::normalize::oracle;
-use tensortiff::{Dtype, MemorySource, Norm, Options, Source as _};
+use tensortiff::{Dtype, MemorySource, Norm, Options, Rule, Source as _};
 
-const NARROW: [Dtype; 10] = [
+const NARROW: [Dtype; 16] = [
     Dtype::Bool,
+    Dtype::F4,
+    Dtype::F6E2m3,
+    Dtype::F6E3m2,
     Dtype::U8,
     Dtype::I8,
     Dtype::F8E4m3,
     Dtype::F8E5m2,
+    Dtype::F8E8m0,
+    Dtype::F8E4m3Fnuz,
+    Dtype::F8E5m2Fnuz,
     Dtype::U16,
     Dtype::I16,
     Dtype::F16,
@@ -71,13 +77,13 @@ fn check_on(fleets: Vec<common::Fleet>, tensors: &[Tensor], options: &Options) {
         }
         for (number, t) in tensors.iter().enumerate() {
             assert_eq!(source.tensors()[number].name, t.name);
-            check_against_oracle(t, options.norm, &files, fleet.label);
+            check_against_oracle(t, options.rule, &files, fleet.label);
         }
         first = Some(files);
     }
 }
 
-fn check_against_oracle(t: &Tensor, norm: Norm, files: &BTreeMap<String, Vec<u8>>, label: &str) {
+fn check_against_oracle(t: &Tensor, rule: Rule, files: &BTreeMap<String, Vec<u8>>, label: &str) {
     let samples = t.shape.iter().rev().take(2).product::<u64>();
     let size = usize::try_from(samples).unwrap() * t.dtype.size();
     let prefix = format!("m/{}", t.name);
@@ -91,7 +97,7 @@ fn check_against_oracle(t: &Tensor, norm: Norm, files: &BTreeMap<String, Vec<u8>
         .collect();
     assert_eq!(mine.len(), t.bytes.len() / size, "images of {}", t.name);
     for (k, (raw, file)) in t.bytes.chunks(size).zip(mine).enumerate() {
-        let (_, expected) = oracle::normalize(norm, t.dtype, raw);
+        let (_, expected) = oracle::normalize(rule, t.dtype, raw);
         let pixels = common::bits(&file[file.len() - 4 * expected.len()..]);
         if let Some(i) = (0..pixels.len()).find(|&i| pixels[i] != expected[i].to_bits()) {
             panic!(
@@ -107,7 +113,7 @@ fn check_against_oracle(t: &Tensor, norm: Norm, files: &BTreeMap<String, Vec<u8>
 
 fn both_norms(tensors: &[Tensor], options: &Options) {
     for norm in [Norm::MinMax, Norm::None] {
-        check(tensors, &Options { norm, ..options.clone() });
+        check(tensors, &Options { rule: norm.into(), ..options.clone() });
     }
 }
 
@@ -178,7 +184,7 @@ fn adversarial_values_are_the_oracles() {
         tensors.push(tensor(format!("{name} late"), Dtype::F32, &[4, 1251], bits(&large)));
     }
     for code in 0..=255_u8 {
-        for dtype in [Dtype::F8E4m3, Dtype::F8E5m2, Dtype::I8, Dtype::U8, Dtype::Bool] {
+        for dtype in NARROW.into_iter().filter(|dtype| dtype.size() == 1) {
             let bytes = vec![code, 0x38, code, 0x3C];
             tensors.push(tensor(format!("{dtype} {code}"), dtype, &[2, 2], bytes));
         }
@@ -370,7 +376,11 @@ fn random_families_of_f64_are_the_oracles() {
         let tensors = ten_million(&format!("f{number}"), Dtype::F64, image);
         // The last is about the one rounding, which normalization hides.
         let norm = if number == 6 { Norm::None } else { Norm::MinMax };
-        check_on(vec![common::cpu()], &tensors, &Options { norm, ..Options::default() });
+        check_on(
+            vec![common::cpu()],
+            &tensors,
+            &Options { rule: norm.into(), ..Options::default() },
+        );
     }
 }
 
@@ -426,9 +436,15 @@ fn finite(dtype: Dtype, value: i8) -> Vec<u8> {
             let sign = if value < 0 { 0x8000 } else { 0 };
             (sign | (u16::from(value.unsigned_abs()) << 8)).to_le_bytes().to_vec()
         }
-        Dtype::F8E4m3 | Dtype::F8E5m2 => {
+        Dtype::F8E4m3 | Dtype::F8E5m2 | Dtype::F8E4m3Fnuz | Dtype::F8E5m2Fnuz => {
             vec![(value as u8 & 0x80) | value.unsigned_abs()]
         }
+        Dtype::F8E8m0 => vec![shifted],
+        // The sign and what there is of the magnitude's highest bits.
+        Dtype::F6E2m3 | Dtype::F6E3m2 => {
+            vec![(value as u8 >> 7 << 5) | (value.unsigned_abs() >> 2)]
+        }
+        Dtype::F4 => vec![(value as u8 >> 7 << 3) | (value.unsigned_abs() >> 4)],
         Dtype::Bool => vec![u8::from(value > 0)],
         Dtype::I8 => vec![value as u8],
         Dtype::U8 => vec![shifted],

@@ -30,7 +30,7 @@ fn tree(root: &str) -> Tree {
 }
 
 /// Calls that open, make, fill, name, look at and remove files, by all the names that they have.
-const CALLS: [&str; 24] = [
+const CALLS: [&str; 26] = [
     "openat",
     "?open",
     "read",
@@ -54,6 +54,8 @@ const CALLS: [&str; 24] = [
     "fstatfs",
     "getdents64",
     "flock",
+    "fsync",
+    "fdatasync",
     "syncfs",
 ];
 const ERRORS: [&str; 4] = ["EIO", "ENOSPC", "EMFILE", "EDQUOT"];
@@ -91,34 +93,44 @@ struct Job {
     dump: String,
     plan: String,
     out: String,
+    /// How the dump is read, and its images normalized.
+    how: &'static [&'static str],
     whole: Tree,
 }
 
 impl Job {
     fn new() -> Job {
-        let dir = folder();
-        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let (dump, plan, out, whole) =
-            (path("d.safetensors"), path("plan.jsonl"), path("out"), path("whole"));
         // Three small images, one that comes in steps, one more.
         let large = 1 << 21;
-        tool::dump(
-            Path::new(&dump),
-            &[
-                ("a", "U8", &[3, 8, 8], 192),
-                ("b", "F16", &[1, 1024, 1024], large),
-                ("c", "U8", &[1025, 1025], 1025 * 1025),
-            ],
-        );
-        ends_with(0, &["convert", &dump, "-o", &whole, "--device", "cpu", "-j", "1", "-q"]);
-        ends_with(0, &["plan", &dump, "-o", &plan, "--shards", "2", "-q"]);
+        Job::of("d.safetensors", &[], |dump| {
+            tool::dump(
+                dump,
+                &[
+                    ("a", "U8", &[3, 8, 8], 192),
+                    ("b", "F16", &[1, 1024, 1024], large),
+                    ("c", "U8", &[1025, 1025], 1025 * 1025),
+                ],
+            );
+        })
+    }
+
+    /// Of a dump of that name.
+    fn of(name: &str, how: &'static [&'static str], write: impl FnOnce(&Path)) -> Job {
+        let dir = folder();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (dump, plan, out, whole) = (path(name), path("plan.jsonl"), path("out"), path("whole"));
+        write(Path::new(&dump));
+        let convert = ["convert", &dump, "-o", &whole, "--device", "cpu", "-j", "1", "-q"];
+        ends_with(0, &tool::join(&convert, how));
+        ends_with(0, &tool::join(&["plan", &dump, "-o", &plan, "--shards", "2", "-q"], how));
         let whole = tree(&whole);
-        Job { dir, dump, plan, out, whole }
+        Job { dir, dump, plan, out, how, whole }
     }
 
     /// A run of the dump or the plan.
     fn convert<'a>(&'a self, of: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        [&["convert", of, "-o", &self.out, "--device", "cpu", "-j", "1", "-q"], more].concat()
+        let how = if of == self.dump { self.how } else { &[] };
+        [&["convert", of, "-o", &self.out, "--device", "cpu", "-j", "1", "-q"], how, more].concat()
     }
 
     fn merge(&self) -> Vec<&str> {
@@ -182,7 +194,8 @@ impl Job {
             let right = self.whole.get(name) == Some(bytes) || begun.get(name) == Some(bytes);
             assert!(!is_image || right, "{what}: {} is not whole: {told}", name.display());
         }
-        assert_eq!(self.beside(), ["d.safetensors", "plan.jsonl", "whole"], "{what}: {told}");
+        let dump = Path::new(&self.dump).file_name().unwrap().to_str().unwrap();
+        assert_eq!(self.beside(), [dump, "plan.jsonl", "whole"], "{what}: {told}");
         if code == Some(0) {
             assert!(is_done(&found), "{what}: done, but it is not");
         } else if !loader {
@@ -226,7 +239,8 @@ fn every_call_of_a_new_run_may_fail_once() {
     let job = Job::new();
     let after = [job.convert(&job.dump, &["--resume"])];
     let is_done = |found: &Tree| *found == job.whole;
-    job.sweep(&job.convert(&job.dump, &[]), &|| {}, &is_done, &after);
+    let args = job.convert(&job.dump, &["--fsync", "file"]);
+    job.sweep(&args, &|| {}, &is_done, &after);
 }
 
 #[test]
@@ -243,6 +257,26 @@ fn every_call_of_a_run_that_replaces_files_may_fail_once() {
     let is_done = |found: &Tree| *found == job.whole;
     let args = job.convert(&job.dump, &["--overwrite", "--fsync", "end"]);
     job.sweep(&args, &before, &is_done, &after);
+}
+
+/// What is read in another way: unpacked, with a pass for ranges before; turned, by images that are read
+/// together.
+#[test]
+fn every_call_of_a_run_that_reads_otherwise_may_fail_once() {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/numpy/packed.npz");
+    let copied = |dump: &Path| assert!(fs::copy(&packed, dump).unwrap() > 0);
+    let raw = |dump: &Path| {
+        let bytes: Vec<u8> = (0..2_u32 * 40 * 50 * 3).map(|k| (k * k % 251) as u8).collect();
+        fs::write(dump, bytes).unwrap();
+    };
+    let packed_how: &[&str] = &["--npy-v2", "bf16", "--scope", "tensor", "--norm", "percentile"];
+    let turned: &[&str] = &["--raw", "u8:2x40x50x3", "--layout", "NHWC", "--scope", "channel"];
+    let jobs = [Job::of("d.npz", packed_how, copied), Job::of("d.bin", turned, raw)];
+    for job in jobs {
+        let after = [job.convert(&job.dump, &["--resume"])];
+        let is_done = |found: &Tree| *found == job.whole;
+        job.sweep(&job.convert(&job.dump, &[]), &|| {}, &is_done, &after);
+    }
 }
 
 #[test]

@@ -237,7 +237,8 @@ fn an_index_is_one_dump_of_several_files() {
         .iter()
         .map(|name| fs::metadata(at(name)).unwrap().len())
         .sum();
-    assert_eq!(source.origin(0).unwrap().bytes, sizes);
+    let found: Vec<u64> = source.origins(0).iter().map(|file| file.bytes).collect();
+    assert_eq!((found.len(), found.iter().sum()), (2, sizes));
     let made = |source: &dyn tensortiff::Source| {
         let sink = MemorySink::default();
         drop(convert(source, &sink, &Options::default()).unwrap());
@@ -353,7 +354,7 @@ fn dumps_are_named_in_many_ways() {
 }
 
 /// Archives that NumPy writes: of several arrays, with a comment, of so many that only ZIP64 counts
-/// them; compressed ones, encrypted ones, others.
+/// them; others. (`tests/deflated.rs` has compressed ones.)
 const ARCHIVES: &str = r#"
 import io, sys, zipfile
 import numpy as np
@@ -361,7 +362,6 @@ out = sys.argv[1]
 a = np.arange(24, dtype="<f4").reshape(2, 3, 4)
 b = np.asfortranarray(np.arange(30, dtype=">i2").reshape(5, 6))
 np.savez(f"{out}/good.npz", a, b, named=a[0], **{"with/folder": b})
-np.savez_compressed(f"{out}/compressed.npz", a)
 array = io.BytesIO()
 np.save(array, np.arange(4, dtype="u1").reshape(2, 2))
 with zipfile.ZipFile(f"{out}/many.npz", "w") as archive:
@@ -399,7 +399,6 @@ fn archives_of_arrays_are_one_dump() {
     many.read_at(65_999, 0, &mut last).unwrap();
     assert_eq!(last, [0, 1, 2, 3]);
     for (name, part) in [
-        ("compressed.npz", "arr_0.npy: is compressed, and cannot be read in place; numpy.savez"),
         ("other.npz", "notes.txt is no array"),
         ("broken.npz", "a.npy: it does not begin as .npy files do"),
     ] {

@@ -111,7 +111,12 @@ fn the_scripts_checks_are_errors() {
 fn the_oracle_is_numpy_for_every_dtype() {
     let inputs = read_safetensors(&golden("dtypes.safetensors"));
     let expected = read_safetensors(&golden("dtypes_expected.safetensors"));
-    assert_eq!(inputs.len(), Dtype::ALL.len(), "a tensor for every dtype");
+    // The others are held in tests/small_floats.rs.
+    let small = read_safetensors(&golden("small.safetensors"));
+    for dtype in Dtype::ALL {
+        let is_there = inputs.contains_key(dtype.name());
+        assert!(is_there != small.contains_key(&format!("{dtype}.codes")), "{dtype}");
+    }
     for (name, (dtype, shape, bytes)) in &inputs {
         let dtype = Dtype::from_name(dtype).unwrap();
         let expected = bits(&expected[name].2);

@@ -14,7 +14,7 @@ mod trees;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Random;
@@ -25,7 +25,8 @@ use tensortiff::backend::gpu::tuning::Tuning;
 use tensortiff::backend::gpu::{Gpu, adapters};
 use tensortiff::{
     Device, Devices, Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, NullSink, Options,
-    Record, Report, Resume, SampleReport, Source, TensorInfo, VerifySample, Watch, convert,
+    Record, Report, Resume, SampleReport, Source, TensorInfo, VerifySample, Watch, convert, merge,
+    shard_states,
 };
 
 use trees::{same, tree};
@@ -125,6 +126,52 @@ fn a_device_that_fails_at_any_stage_costs_no_image() {
     }
 }
 
+/// Bytes of one tensor that cannot be read, or not the first two times: with its neighbours, and
+/// alone.
+struct Unreadable(MemorySource<'static>, std::ops::Range<u64>, AtomicU64);
+
+impl Source for Unreadable {
+    fn dumps(&self) -> &[Dump] {
+        self.0.dumps()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.0.tensors()
+    }
+
+    fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let meets = offset < self.1.end && self.1.start < offset + buf.len() as u64;
+        let take = |left: u64| left.checked_sub(1);
+        if tensor == 0
+            && meets
+            && self.2.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        {
+            let source = std::io::Error::other("planted");
+            return Err(Error::Read { dump: "m".into(), tensor: "a".into(), source });
+        }
+        self.0.read_at(tensor, offset, buf)
+    }
+}
+
+/// Whoever does its neighbours again.
+#[test]
+fn an_image_that_cannot_be_read_fails_once_though_its_device_is_lost() {
+    let (mut expected, samples) = expected(&source());
+    expected.remove("m/a/0001.tif").unwrap();
+    for (times, losses) in [(u64::MAX, 1), (u64::MAX, 2), (2, 1)] {
+        let image = 4 * 900..2 * 4 * 900;
+        let source = Unreadable(source(), image, AtomicU64::new(times));
+        let gpu = open(&Hooks { submissions: 0, losses, ..Hooks::NONE });
+        let (files, report) = run(gpu, false, &source, &options(VerifySample::default()));
+        let what = format!("{times} times, {losses}: {:?}", report.notes);
+        assert_eq!((report.images, report.failed), (IMAGES - 1, 1), "{what}");
+        assert_eq!(report.failures.len(), 1, "{what}");
+        assert_eq!(report.failures[0].name, "m/a/0001.tif", "{what}");
+        assert!(files == expected, "{what}");
+        assert!(report.samples.nan <= samples.nan, "{what}");
+    }
+}
+
 static OPENED: AtomicBool = AtomicBool::new(false);
 
 /// The second time a kernel does not compile.
@@ -148,6 +195,43 @@ fn a_device_whose_successor_has_no_pipelines_costs_no_image() {
     assert!(noted(&found.1, "the CPU does what is left"), "{notes:?}");
 }
 
+static AT_WORK: AtomicBool = AtomicBool::new(false);
+
+/// The second one is lost before it has pipelines.
+const LOST_OPENING: Hooks = Hooks {
+    opening: |device| {
+        if AT_WORK.load(Ordering::Relaxed) {
+            device.destroy();
+        }
+    },
+    submissions: 1,
+    ..Hooks::NONE
+};
+
+#[test]
+fn a_device_that_is_lost_while_it_is_opened_costs_no_image() {
+    let source = source();
+    let expected = expected(&source);
+    let gpu = open(&LOST_OPENING);
+    AT_WORK.store(true, Ordering::Relaxed);
+    let found = run(gpu, false, &source, &options(VerifySample::default()));
+    is_whole(&found, &expected, "lost while it is opened");
+    let notes = &found.1.notes;
+    assert!(noted(&found.1, "again; its images are done by others"), "{notes:?}");
+    // And the first: where others work it is a note, and else the run's error.
+    let hooked = Device::Hooked(common::wanted(), &LOST_OPENING);
+    let sink = MemorySink::default();
+    let alone = Options { devices: Devices::List(vec![hooked.clone()]), ..Options::default() };
+    let error = convert(&source, &sink, &alone).unwrap_err();
+    assert!(matches!(error, Error::Device(_)), "{error}");
+    let beside = Options {
+        devices: Devices::List(vec![Device::Cpu, hooked]),
+        ..options(VerifySample::default())
+    };
+    let report = convert(&source, &sink, &beside).unwrap();
+    is_whole(&(sink.into_files(), report), &expected, "lost while it is opened, and the CPU");
+}
+
 /// Zeros, as many as one likes.
 struct Zeros([Dump; 1], [TensorInfo; 1]);
 
@@ -169,8 +253,7 @@ impl Source for Zeros {
 /// Buffers that the device cannot have: too large to be made, or to be bound.
 #[test]
 fn a_device_without_enough_memory_is_replaced() {
-    let info =
-        TensorInfo { name: "t".into(), dump: 0, dtype: Dtype::F32, shape: vec![300, 1024, 1024] };
+    let info = TensorInfo::new("t", 0, Dtype::F32, vec![300, 1024, 1024]);
     let source = Zeros([Dump { label: "z".into(), stem: "z".into() }], [info]);
     for batch_pixels in [40 << 20, 256 << 20] {
         let tuning = Tuning { batch_pixels, ..Tuning::CHOSEN };
@@ -191,7 +274,7 @@ const PATIENCE: Duration = Duration::from_millis(700);
 /// proof does not have.
 const HANGING: Hooks = Hooks {
     rewrite: |kernel, text| {
-        let line = "    let range = range_of(params.norm, extent);";
+        let line = "    var range = range_of(params.norm, extent);";
         assert!(kernel != Kernel::Fused || text.contains(line));
         // llvmpipe lets no invocation go round more than 65,535 times in all.
         let spin = "
@@ -351,6 +434,16 @@ fn images_that_a_wrong_device_made_before_are_made_again_in_their_files() {
     let is_wrong = |(name, file): &(_, _)| whole.get(*name).is_some_and(|right| right != *file);
     let left = tree(at("stopped"));
     assert!(left.iter().any(|found| is_wrong(&found)), "nothing that is wrong was left");
+    // Nor does a merge take them for images that failed.
+    let sink = FilesSink::new(at("stopped"), false);
+    let record = Some(Record { resume: Resume::Sizes, ..Record::new(at("stopped")) });
+    let to_merge = Options { record, ..on_cpu() };
+    let all = std::slice::from_ref(&(0..IMAGES));
+    let there = shard_states(&source, &sink, &to_merge, all).unwrap()[0].there;
+    match merge(&source, &sink, &to_merge) {
+        Err(Error::Incomplete { missing, .. }) => assert_eq!(missing, IMAGES - there),
+        other => panic!("{other:?}"),
+    }
     drop(convert_to("stopped", on_cpu()).unwrap());
     same(&tree(at("stopped")), &whole, "after a run that was stopped");
 }
@@ -364,6 +457,8 @@ fn a_device_that_computes_rightly_is_believed() {
         (VerifySample::ALL, IMAGES + 6, IMAGES + 20),
         (VerifySample::one_of(50), 30, 200),
         (VerifySample::default(), 1, 60),
+        // The first of each of its two threads, whatever is asked for.
+        (VerifySample::one_of(1 << 40), 1, 2),
         (VerifySample::NONE, 0, 0),
     ] {
         let found = run(gpu.clone(), false, &source, &options(sample));

@@ -139,7 +139,8 @@ fn extremes_are_found_wherever_they_are() {
 #[test]
 fn bytes_are_found_at_every_alignment() {
     let gpu = gpu();
-    for dtype in [Dtype::U8, Dtype::I8, Dtype::F8E4m3, Dtype::Bool, Dtype::I16, Dtype::F16] {
+    let kinds = [Dtype::U8, Dtype::I8, Dtype::F8E4m3, Dtype::Bool, Dtype::I16, Dtype::F16];
+    for dtype in kinds.into_iter().chain([Dtype::F4, Dtype::F8E8m0]) {
         let mut set = Set::new(Norm::MinMax, dtype);
         for (seed, samples) in (0..).zip([1, 3, 255, 257, 4096, 4097, 16_385]) {
             for shift in (0..4).step_by(dtype.size()) {
@@ -218,7 +219,7 @@ fn ranges_are_those_of_the_twin() {
         ranged.batch.push(Role::Whole, 0, u64::from(SMALL) + 1);
         ranged.images.push((0..0, 0..0));
     }
-    let unused = DeviceRange { mode: 9, lo: 9, divisor_mantissa: 9, divisor_exponent: 9 };
+    let unused = DeviceRange { mode: 9, lo: 9, hi: 9, divisor_mantissa: 9, divisor_exponent: 9 };
     let start =
         Stage { extents: before.clone(), ranges: vec![unused; before.len()], pixels: vec![0] };
     let stage = ranged.run(&gpu, Kernel::Range, &start);

@@ -342,6 +342,30 @@ fn more_images_than_there_are_bits() {
     assert!(!place.out.exists());
 }
 
+/// The same of ranges that images share two by two.
+#[test]
+fn more_ranges_than_memory_holds() {
+    let place = Place::new();
+    let channels = 1_u64 << 40;
+    let json = format!(
+        "{{\"t\":{{\"dtype\":\"U8\",\"shape\":[2,{channels},1,1],\"data_offsets\":[0,{}]}}}}",
+        2 * channels
+    );
+    place.dump(json.as_bytes(), 2 * channels);
+    let on_cpu = ["-o", "out", "--device", "cpu", "--no-space-check"];
+    let commands: [&[&str]; 4] = [
+        &["stats", "d.safetensors", "--by", "channel"],
+        &["plan", "d.safetensors", "--shards", "3", "--scope", "channel"],
+        &[&["convert", "d.safetensors", "--scope", "channel"], &on_cpu[..]].concat(),
+        &[&["convert", "d.safetensors", "--scope", "channel", "-n"], &on_cpu[..]].concat(),
+    ];
+    for args in commands {
+        let told = text(&place.run(args, &[2]).stderr);
+        assert!(told.contains("ranges are too many"), "{args:?}: {told}");
+    }
+    assert!(!place.out.exists());
+}
+
 /// Links in the output folder that lead outside: to a folder, to a file, to nothing, in the place of a
 /// folder of images, of an image, of the run's own files.
 #[test]
@@ -390,7 +414,7 @@ fn an_output_folder_that_is_a_link() {
     assert!(real.join("d/t.tif").is_file());
 }
 
-/// A dump that is no file, or is another thing by the time that it is read.
+/// A dump, or a plan, that is no file, or is another thing by the time that it is read.
 #[test]
 fn dumps_that_are_no_files() {
     let place = Place::new();
@@ -400,20 +424,31 @@ fn dumps_that_are_no_files() {
     symlink(path("loop.safetensors"), path("loop.safetensors")).unwrap();
     symlink("/dev/zero", path("zero.safetensors")).unwrap();
     for name in ["folder", "pipe", "loop", "zero", "missing"] {
+        let dump = format!("{name}.safetensors");
+        // By its name it is a plan.
+        let plan = format!("{name}.jsonl");
+        if name != "missing" {
+            symlink(path(&dump), path(&plan)).unwrap();
+        }
         // Nothing of these is compared: a pipe cannot be.
-        for command in ["ls", "convert"] {
-            let out = ["-o", "out"];
-            let more = if command == "ls" { &[][..] } else { &out };
+        for (command, file, more) in [
+            ("ls", &dump, &[][..]),
+            ("convert", &dump, &["-o", "out"]),
+            ("convert", &plan, &["-o", "out", "--shard", "0"]),
+            ("status", &plan, &["out"]),
+            ("merge", &plan, &["out"]),
+        ] {
             let output = Command::new("timeout")
-                .args(["-s", "KILL", "20", env!("CARGO_BIN_EXE_tensortiff"), command])
-                .arg(path(&format!("{name}.safetensors")))
+                .args(["-s", "KILL", "20", "prlimit", "--as=536870912"])
+                .args([env!("CARGO_BIN_EXE_tensortiff"), command])
+                .arg(path(file))
                 .args(more)
                 .current_dir(place.dir.path())
                 .output()
                 .unwrap();
             let told = text(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{name}: {told}");
-            assert!(told.contains(&format!("{name}.safetensors")), "{told}");
+            assert_eq!(output.status.code(), Some(1), "{command} {file}: {told}");
+            assert!(told.contains(file), "{told}");
             assert_eq!(told.lines().count(), 1, "{told}");
         }
     }

@@ -23,7 +23,7 @@ fn dump(stem: &str) -> Dump {
 }
 
 fn tensor(dump: usize, name: &str, shape: &[u64]) -> TensorInfo {
-    TensorInfo { name: name.to_owned(), dump, dtype: Dtype::F16, shape: shape.to_vec() }
+    TensorInfo::new(name.to_owned(), dump, Dtype::F16, shape.to_vec())
 }
 
 fn plan(tensors: &[TensorInfo], template: &str) -> Result<Plan, Error> {
@@ -75,8 +75,13 @@ fn by_name(plan: &Plan) -> HashMap<String, Vec<(usize, u64)>> {
     names
 }
 
+/// So many every day, a million with `TENSORTIFF_LONG=1`.
+fn cases(few: u32) -> u32 {
+    std::env::var_os("TENSORTIFF_LONG").map_or(few, |_| 1_000_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(20_000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn names_are_distinct_and_stay_inside(tensors in tensors(), template in templates()) {
@@ -238,7 +243,8 @@ fn patterns_choose_and_slips_are_told() {
     ];
     let chosen = |take: &[&str], leave: &[&str]| {
         let own = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect();
-        let selection = Selection { tensors: own(take), exclude: own(leave), channel: None };
+        let selection =
+            Selection { tensors: own(take), exclude: own(leave), ..Selection::default() };
         Plan::new(&[dump("s")], &tensors, &[], &selection, &Naming::default()).map(|plan| {
             let rows = plan.rows().iter().map(|r| r.tensor).collect::<Vec<_>>();
             (rows, plan.skipped().len())

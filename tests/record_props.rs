@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use std::fs;
 
 use common::Random;
+use tensortiff::normalize::{Kept, Range};
 use tensortiff::record::entry::{Doing, Entry, Failure, Found, SIZE};
 use tensortiff::record::identity::{Asked, Hash, Identity, Origin};
 use tensortiff::record::journal::{About, Journal, Opened};
@@ -32,14 +33,20 @@ fn inputs() -> u64 {
 
 fn identity() -> Identity {
     let asked = Asked {
+        raw: Some("F32:?x2:7".to_owned()),
+        npy_v2: Some("bf16".to_owned()),
+        more: [("layout".to_owned(), vec!["NHWC".to_owned(), "a=auto".to_owned()])].into(),
         norm: "minmax".to_owned(),
+        rule: [("constant".to_owned(), "half".to_owned())].into(),
+        encoding: [("bigtiff".to_owned(), "yes".to_owned())].into(),
         names: "{stem}/{tensor}/{index}.tif".to_owned(),
         tensors: vec!["a*".to_owned()],
         exclude: Vec::new(),
         channel: Some(3),
         hash: true,
     };
-    let dump = Origin { path: "d.safetensors".to_owned(), bytes: 123_456, modified: Some(7) };
+    let dump =
+        Origin { path: "d.safetensors".to_owned(), bytes: 123_456, modified: Some(7), files: None };
     Identity::new(0xDEAD_BEEF_0123_4567, IMAGES, asked, vec![dump])
 }
 
@@ -131,6 +138,50 @@ fn a_damaged_journal_says_nothing_that_was_not_written() {
     assert!(torn * 50 > inputs() && partly * 50 > inputs() && said > 0, "{torn} {partly} {said}");
 }
 
+/// A head that is whole and says whatever: somebody else wrote it, or another version.
+#[test]
+fn a_journal_of_any_range_is_read_within_its_images() {
+    let dir = folder();
+    let path = dir.path().join("journal");
+    let mut random = Random(4);
+    let identity = identity();
+    let about = About { identity: identity.clone(), shard: Some(7..29) };
+    let json = serde_json::to_vec(&about).unwrap();
+    let entries: Vec<Entry> = (0..IMAGES).map(|_| entry(&mut random)).collect();
+    let (mut torn, mut read) = (0, 0);
+    for _ in 0..inputs() {
+        let mut json = confused(&mut random, &json);
+        json.truncate(4000);
+        let mut file = b"tensortiff jrn 1".to_vec();
+        file.extend((json.len() as u64).to_le_bytes());
+        file.extend(tensortiff::record::hash(&json).to_le_bytes());
+        file.extend(&json);
+        file.resize(4096, 0);
+        for (at, entry) in (0..).zip(&entries).skip(7).take(22) {
+            file.extend(entry.to_bytes(identity.plan.0, at));
+        }
+        fs::write(&path, file).unwrap();
+        match Journal::open(&path, false).unwrap() {
+            Opened::None => panic!("it is there"),
+            Opened::Torn => torn += 1,
+            Opened::Whole(journal, found) => {
+                let images = found.range();
+                assert!(images.start <= images.end && images.end <= found.identity.images);
+                let first = [0, 3, u64::MAX - 9, random.next()][random.next() as usize % 4];
+                let got = journal.read(first, 64).unwrap();
+                for (at, got) in (0..).zip(&got) {
+                    let number = first.saturating_add(at);
+                    let written = usize::try_from(number).ok().and_then(|at| entries.get(at));
+                    assert!(got.is_none() || *got == written.copied(), "{number} of {images:?}");
+                    assert!(got.is_none() || images.contains(&number), "{number} of {images:?}");
+                }
+                read += got.iter().flatten().count();
+            }
+        }
+    }
+    assert!(torn * 50 > inputs() && read as u64 > inputs(), "{torn} torn, {read} entries");
+}
+
 #[test]
 fn a_damaged_manifest_is_read_to_its_end() {
     let dir = folder();
@@ -153,6 +204,8 @@ fn a_damaged_manifest_is_read_to_its_end() {
         lo: (at != 5).then_some(-0.1),
         hi: (at != 5).then_some(1e300),
         norm: Cow::from("minmax"),
+        mean: (at == 6).then_some(-3.5),
+        std: (at == 6).then_some(0.1),
         nan: Some(at),
         inf: Some(0),
         bytes: Some(4608),
@@ -196,11 +249,19 @@ fn a_damaged_manifest_is_read_to_its_end() {
 
 /// A plan of so many shards.
 fn plan(count: u64) -> Shards {
+    let ranges = [
+        Range::Linear { lo: -0.1, hi: 1e300, clamp: count > 1 },
+        Range::Score { mean: 3.5, std: 1e-7, bounds: [-2.0, 1e9] },
+        Range::Keep(Kept::Degenerate(1.5, f64::INFINITY)),
+        Range::Keep(Kept::NoFinite),
+    ];
     let head = shards::Head {
         tensortiff: "0.1.0".to_owned(),
         shards: count,
         names: Hash(7),
         identity: identity(),
+        scopes: ranges.len() as u64,
+        ranges: shards::sum(&ranges),
         list: Some((0..IMAGES).map(|at| format!("n\u{e9}/{at}")).collect()),
     };
     let unit = |shard: u64| {
@@ -210,7 +271,7 @@ fn plan(count: u64) -> Shards {
         let (from, to) = (name(first), name(end.max(1) - 1));
         Unit { shard, first, images, read: 9 * images, written: u64::MAX, from, to }
     };
-    Shards { head, units: (0..count).map(unit).collect() }
+    Shards { head, units: (0..count).map(unit).collect(), ranges: ranges.to_vec() }
 }
 
 /// Lines doubled, left out, swapped; numbers that are others.
@@ -268,7 +329,7 @@ fn a_damaged_plan_is_refused_or_covers_all_images() {
                 assert!(told.contains("plan.jsonl") && told.lines().count() == 1, "{told}");
                 assert!(told.len() < 2000, "{told}");
             }
-            Ok(Shards { head, units }) => {
+            Ok(Shards { head, units, ranges }) => {
                 read += 1;
                 assert_eq!(units.len() as u64, head.shards);
                 let mut end = 0;
@@ -277,6 +338,9 @@ fn a_damaged_plan_is_refused_or_covers_all_images() {
                     end = unit.range().end;
                 }
                 assert_eq!(end, head.identity.images);
+                // Pixels come of them.
+                let written = [1, 3, 41].map(|count| plan(count).ranges);
+                assert!(ranges.is_empty() || written.contains(&ranges), "{ranges:?}");
             }
         }
     }

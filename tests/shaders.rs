@@ -61,12 +61,13 @@ fn structs_have_the_offsets_that_rust_gives_them() {
     let wanted: [(&str, (Fields<'_>, usize)); 5] = [
         (
             "Params",
-            fields!(Params: dtype norm images normalize_at small_at small unused_0 unused_1),
+            fields!(Params: dtype norm images normalize_at small_at small settled prefixes sums
+                unused_0 unused_1 unused_2),
         ),
         ("Image", fields!(Image: first_byte first_pixel samples ranged)),
         ("Tile", fields!(Tile: image first_sample)),
         ("Extent", fields!(DeviceExtent: max_key max_inverse_key nan pos_inf neg_inf visited)),
-        ("Range", fields!(DeviceRange: mode lo divisor_mantissa divisor_exponent)),
+        ("Range", fields!(DeviceRange: mode lo hi divisor_mantissa divisor_exponent)),
     ];
     for kernel in Kernel::ALL {
         let (module, _) = module(kernel);
@@ -90,7 +91,7 @@ fn constants_are_those_of_rust() {
         layout::dtype_code(dtype).map(|code| (name, code))
     });
     let mut wanted: Vec<(String, u32)> = dtypes.collect();
-    assert_eq!(wanted.len(), 10);
+    assert_eq!(wanted.len(), 16);
     wanted.extend(
         [
             ("WORKGROUP", layout::WORKGROUP),
@@ -99,6 +100,8 @@ fn constants_are_those_of_rust() {
             ("LANES", layout::LANES),
             ("KEEP", range::KEEP),
             ("MINMAX", range::MINMAX),
+            ("CLAMPED", range::CLAMPED),
+            ("GIVEN", layout::GIVEN),
             ("INF", widen::INF),
             ("NAN", tensortiff::tensor::decode::NAN),
         ]
@@ -120,13 +123,26 @@ fn constants_are_those_of_rust() {
         for want in &wanted {
             assert!(found.contains(want), "{}: {want:?} in {found:?}", kernel.stem());
         }
+        if kernel == Kernel::Gather {
+            for (name, value) in [
+                ("ZEROS", layout::ZEROS_AT),
+                ("SUMS", layout::SUMS_AT),
+                ("PARTS", layout::SUM_PARTS),
+                ("WORDS", layout::GATHERED_WORDS),
+                ("PREFIXES", layout::MOST_PREFIXES),
+                ("BINS", layout::BINS),
+            ] {
+                assert!(found.contains(&(name.to_owned(), value)), "{name}");
+            }
+        }
         if kernel == Kernel::Extent {
             let words = size_of::<DeviceExtent>() as u32 / 4;
             assert!(found.contains(&("EXTENT_WORDS".to_owned(), words)));
         }
     }
-    // norm is compared with 0 for none.
-    assert_eq!((layout::norm_code(Norm::None), layout::norm_code(Norm::MinMax)), (0, 1));
+    // norm is compared with 0 for none and 2 for symmetric.
+    let codes = [Norm::None, Norm::MinMax, Norm::Symmetric].map(layout::norm_code);
+    assert_eq!(codes, [0, 1, 2]);
 }
 
 #[test]
@@ -169,9 +185,16 @@ fn no_invocation_loops_more_than_twenty_thousand_times() {
     let by_tile = "    for (var i = tile.first_sample + local; i < end; i += WORKGROUP) {";
     let few = "    let end = select(0u, min(image.samples, SMALL), is_there);";
     let by_lane = "    for (var i = lane; i < end; i += LANES) {";
+    let listed = "    let count = min(params.prefixes, PREFIXES);";
+    let by_prefix = "    for (var p = 0u; p < count; p += 1u) {";
+    let words = "const WORDS: u32 = 2312u;";
+    let by_word = "    for (var word = local; word < WORDS; word += WORKGROUP) {";
     let kinds = [
         (by_tile, tiled, layout::TILE / layout::WORKGROUP),
         (by_lane, few, layout::SMALL / layout::LANES),
+        // For each of the samples.
+        (by_prefix, listed, layout::MOST_PREFIXES * (layout::TILE / layout::WORKGROUP)),
+        (by_word, words, layout::GATHERED_WORDS.div_ceil(layout::WORKGROUP)),
     ];
     for kernel in Kernel::ALL {
         let source = kernel.source();

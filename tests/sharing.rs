@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics says where")]
 
 use tensortiff::backend::Span;
-use tensortiff::backend::queue::{Appetite, Lease, Member, Pass, Queue, Unit};
+use tensortiff::backend::queue::{Appetite, Lease, Member, Queue, Unit};
 use tensortiff::normalize::Norm;
 use tensortiff::{Dtype, Extent};
 
@@ -38,8 +38,9 @@ fn samples(queue: &Queue, lease: &Lease<'_>) -> u64 {
 
 fn end(lease: Lease<'_>) {
     match lease.unit() {
-        Unit::Block { pass: Pass::Extent, .. } => lease.done_extent(Extent::EMPTY),
-        Unit::Block { .. } => drop(lease.done_block()),
+        Unit::Block { .. } => {
+            let _ = lease.done_block(Extent::EMPTY);
+        }
         Unit::Images { .. } => lease.done(),
     }
 }
@@ -90,7 +91,7 @@ fn time(spans: &[Span], block: u64, speed: f64) -> f64 {
 }
 
 fn span(samples: u64, images: u64) -> Span {
-    Span { dtype: Dtype::F32, samples, images, contiguous: true }
+    Span { dtype: Dtype::F32, samples, images, contiguous: true, wide: false, known: false }
 }
 
 fn cases() -> Vec<(&'static str, Vec<Span>)> {

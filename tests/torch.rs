@@ -36,6 +36,10 @@ fn torch_name(dtype: Dtype) -> &'static str {
         Dtype::I8 => "int8",
         Dtype::F8E4m3 => "float8_e4m3fn",
         Dtype::F8E5m2 => "float8_e5m2",
+        Dtype::F8E8m0 => "float8_e8m0fnu",
+        Dtype::F8E4m3Fnuz => "float8_e4m3fnuz",
+        Dtype::F8E5m2Fnuz => "float8_e5m2fnuz",
+        Dtype::F4 | Dtype::F6E2m3 | Dtype::F6E3m2 => panic!("torch has no {dtype}"),
         Dtype::U16 => "uint16",
         Dtype::I16 => "int16",
         Dtype::F16 => "float16",
@@ -49,7 +53,7 @@ fn torch_name(dtype: Dtype) -> &'static str {
     }
 }
 
-const WRITTEN: [&str; 12] = [
+const WRITTEN: [&str; 15] = [
     "state_dict",
     "nested",
     "list",
@@ -62,6 +66,9 @@ const WRITTEN: [&str; 12] = [
     "dtypes",
     "odd",
     "ordered",
+    "beside",
+    "protocol5",
+    "small",
 ];
 
 #[test]
@@ -105,10 +112,57 @@ fn what_torch_wrote_is_read_as_torch_has_it() {
     assert_eq!((source.tensors().len(), source.unsupported()[0].dtype.as_str()), (1, "complex64"));
 }
 
+/// The wide ones are float32, made by torch.
+#[test]
+fn every_code_of_torchs_small_floats_is_what_torch_says() {
+    let source = DumpFiles::open(&[golden("small.pt")]).unwrap();
+    let sink = MemorySink::default();
+    let options = Options {
+        rule: tensortiff::Norm::None.into(),
+        devices: "cpu".parse().unwrap(),
+        ..Options::default()
+    };
+    assert_eq!(convert(&source, &sink, &options).unwrap().images, 9);
+    let files = sink.into_files();
+    for kind in ["float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"] {
+        let dtype = source.tensors().iter().find(|t| t.name == kind).unwrap().dtype;
+        assert_ne!(dtype, Dtype::F32, "{kind}");
+        let pixels = |what: &str| common::pixels(&files[&format!("small/{kind}{what}.tif")]);
+        let (codes, turned) = (pixels(""), pixels("-turned"));
+        assert_eq!(codes, pixels("-wide"), "{kind}");
+        let at = |k: usize| codes[k % 8 * 32 + k / 8];
+        assert!(turned.iter().enumerate().all(|(k, pixel)| *pixel == at(k)), "{kind}");
+    }
+}
+
+/// torch turns the signs when it loads such: the bytes in the file are not the values.
+#[test]
+fn tensors_that_are_negated_when_they_are_read_are_not_converted() {
+    let source = DumpFiles::open(&[golden("lazy.pt")]).unwrap();
+    let unsupported: Vec<(&str, &str)> = source
+        .unsupported()
+        .iter()
+        .map(|tensor| (tensor.tensor.as_str(), tensor.dtype.as_str()))
+        .collect();
+    assert_eq!(source.tensors()[0].name, "w");
+    assert_eq!(
+        unsupported,
+        [
+            ("n", "F32 with torch's neg bit (see resolve_neg)"),
+            ("c", "complex64 with torch's conj or neg bit (see resolve_conj)"),
+        ]
+    );
+}
+
 #[test]
 fn what_is_no_dump_of_tensors_is_refused_by_name() {
     for (name, part) in [
         ("legacy.pt", "torch.save(x, path)"),
+        ("legacy4.pt", "torch.save(x, path)"),
+        ("storage.pt", "s.u is a storage, and no tensor"),
+        ("key.pt", "a tensor's key is neither text nor a whole number"),
+        ("attribute.pt", "has a tensor as its attribute"),
+        ("ordered-attribute.pt", "has a tensor as its attribute"),
         (
             "module.pt",
             "wants Python to load torch.nn.modules.container.Sequential, which is not done",
@@ -167,6 +221,23 @@ fn tensor(key: &str, count: &str, arguments: &str) -> Vec<u8> {
     .concat()
 }
 
+/// A pickle that holds a tensor 3^`times` times under a key.
+fn many(tensor: &[u8], times: u8, key: &str) -> Vec<u8> {
+    let tensor = &tensor[2..tensor.len() - 1];
+    let tripled = |at: u8| [b'h', at, b'h', at, b'h', at, 0x87, b'q', at + 1, b'0'];
+    [
+        &b"\x80\x02"[..],
+        tensor,
+        b"q\x000",
+        &(0..times).flat_map(tripled).collect::<Vec<u8>>(),
+        b"}X",
+        &(key.len() as u32).to_le_bytes(),
+        key.as_bytes(),
+        &[b'h', times, b's', b'.'],
+    ]
+    .concat()
+}
+
 #[test]
 fn hostile_pickles_execute_nothing_and_say_why() {
     let dir = trees::folder();
@@ -198,6 +269,7 @@ fn hostile_pickles_execute_nothing_and_say_why() {
     fs::write(&path, file(&with("0", b"K\x04", b"K\x00", two, b"K\x02K\x01\x86"))).unwrap();
     let source = DumpFiles::open(&[&path]).unwrap();
     assert_eq!((source.tensors()[0].name.as_str(), bytes(&source, 0)), ("h", vec![7; 16]));
+    let tensor = with("0", b"K\x04", b"K\x00", two, b"K\x02K\x01\x86");
     let huge = b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f";
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("os.system", system("os\nsystem"), "load os.system, which is not done"),
@@ -246,6 +318,20 @@ fn hostile_pickles_execute_nothing_and_say_why() {
             ]
             .concat(),
             "too many values",
+        ),
+        ("many opcodes", [&b"\x80\x02"[..], &b"N0".repeat(10_000_000)].concat(), "opcodes"),
+        ("many tensors", many(&tensor, 14, ""), "lists too many tensors"),
+        ("long names", many(&tensor, 8, &"k".repeat(1 << 20)), "lists too many tensors"),
+        (
+            "many axes",
+            with(
+                "0",
+                b"K\x04",
+                b"K\x00",
+                &[&b"("[..], &b"K\x01".repeat(65), b"t"].concat(),
+                &[&b"("[..], &b"K\x01".repeat(65), b"t"].concat(),
+            ),
+            "other arguments",
         ),
         (
             "no storage",
@@ -303,6 +389,32 @@ fn hostile_pickles_execute_nothing_and_say_why() {
         assert!(!witness.exists(), "{name}");
     }
     assert!(cases.len() > 30);
+}
+
+/// Expanded tensors may be of any size together.
+#[test]
+#[cfg(feature = "cli")]
+fn the_bytes_of_all_are_told_if_they_are_more_than_can_be_counted() {
+    let dir = trees::folder();
+    let path = dir.path().join("e.pt");
+    // Twice 2^63 bytes.
+    let arguments =
+        [&b"K\x00J\x00\x00\x00\x40\x8a\x05\x00\x00\x00\x80\x00\x86"[..], b"K\x00K\x00\x86"];
+    let mut one = tensor("0", "COUNT", "ARGUMENTS");
+    for (what, by) in [(&b"COUNT"[..], b"K\x04".to_vec()), (b"ARGUMENTS", arguments.concat())] {
+        let at = one.windows(what.len()).position(|window| window == what).unwrap();
+        one.splice(at..at + what.len(), by);
+    }
+    let one = &one[2..one.len() - 1];
+    let pickle = [&b"\x80\x02]"[..], one, b"q\x00ah\x00a."].concat();
+    fs::write(&path, file(&pickle)).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+        .arg("ls")
+        .arg(&path)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.contains("2 tensors, 1"), "{told}");
 }
 
 /// Whatever is done to a file, there is an answer.

@@ -2,7 +2,7 @@
 """Holds images that a program wrote for a dump against NumPy's: of each tensor the first two, one
 in the middle and the last.
 
-    compare.py DUMP OUT tensortiff|other minmax|none
+    compare.py DUMP OUT tensortiff|other minmax|none|wide|percentile
 
 Those of tensortiff must be the same bit for bit, those of others within 1e-6, as divisions may be
 ordered otherwise.
@@ -23,10 +23,22 @@ def samples(dump, dtype, begin, count):
     return (raw.astype("u4") << 16).view("f4") if dtype == "BF16" else raw.astype("f4")
 
 
-def normalized(image):
+def normalized(image, low, high):
     """The original script's arithmetic."""
-    low, high = image.min(), image.max()
     return (image - low) / (high - low) if high > low else image
+
+
+def wanted(norm, image, every):
+    """Pixels; `every` gives all samples of the tensor."""
+    if norm == "minmax":
+        return normalized(image, image.min(), image.max())
+    if norm == "wide":
+        whole = every()
+        return normalized(image, whole.min(), whole.max())
+    if norm == "percentile":
+        low, high = np.percentile(image.astype("f8"), [1, 99]).astype("f4")
+        return normalized(np.clip(image, low, high) if high > low else image, low, high)
+    return image
 
 
 def main():
@@ -42,8 +54,8 @@ def main():
             path = Path(out, place(program, dump, name, shape, index))
             image = tifffile.imread(path)
             want = samples(dump, dtype, begin + index * count * SIZE[dtype], count)
-            want = want.reshape(shape[-2:])
-            want = normalized(want) if norm == "minmax" else want
+            every = lambda: samples(dump, dtype, begin, count * number)
+            want = wanted(norm, want.reshape(shape[-2:]), every)
             if image.shape != want.shape or image.dtype != np.float32:
                 sys.exit(f"{path} holds {image.dtype} {image.shape}, not float32 {want.shape}")
             same = np.array_equal(image.view("u4"), want.view("u4"))

@@ -74,8 +74,8 @@ def torch_batched(dump, out, threads):
 
 
 def numpy_threads(dump, out, threads):
-    """A careful one: reads into a buffer of its own, float32 arithmetic in place, OpenCV's writer,
-    which lets go of the interpreter's lock."""
+    """A careful one: reads some images at once into a buffer of its own, float32 arithmetic in place
+    over all of them, OpenCV's writer, which lets go of the interpreter's lock."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -83,25 +83,29 @@ def numpy_threads(dump, out, threads):
     uncompressed = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
     kept = threading.local()
 
-    def work(folder, dtype, shape, begin, images):
+    def work(folder, dtype, shape, begin, indices):
         raw = getattr(kept, "raw", None)
-        size = math.prod(shape) * SIZE[dtype]
+        each = math.prod(shape) * SIZE[dtype]
+        size = each * len(indices)
         if raw is None or raw.size < size:
             raw = kept.raw = np.empty(size, np.uint8)
         raw = raw[:size]
-        for index in images:
-            if os.preadv(file, [raw], begin + index * size) != size:
-                raise OSError(f"{dump} ends early")
-            if dtype == "F32":
-                image = raw.view(np.float32)
-            elif dtype == "F16":
-                image = raw.view(np.float16).astype(np.float32)
-            else:
-                image = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            low, high = image.min(), image.max()
-            if high > low:
-                image -= low
-                image /= high - low
+        if os.preadv(file, [raw], begin + indices[0] * each) != size:
+            raise OSError(f"{dump} ends early")
+        if dtype == "F32":
+            images = raw.view(np.float32)
+        elif dtype == "F16":
+            images = raw.view(np.float16).astype(np.float32)
+        else:
+            images = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        images = images.reshape(len(indices), -1)
+        low = images.min(1, keepdims=True)
+        span = images.max(1, keepdims=True) - low
+        # (x - 0) / 1 of a constant image.
+        low[span == 0], span[span == 0] = 0, 1
+        images -= low
+        images /= span
+        for index, image in zip(indices, images):
             cv2.imwrite(f"{folder}/{index}.tif", image.reshape(shape), uncompressed)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -110,10 +114,11 @@ def numpy_threads(dump, out, threads):
             folder = Path(out, name)
             folder.mkdir(parents=True)
             count = math.prod(shape[:-2])
-            each = max(1, min(256, count // (4 * threads)))
+            at_once = (1 << 20) // (math.prod(shape[-2:]) * SIZE[dtype])
+            each = max(1, min(at_once, count // (4 * threads)))
             for first in range(0, count, each):
-                images = range(first, min(count, first + each))
-                jobs.append(pool.submit(work, folder, dtype, shape[-2:], begin, images))
+                indices = range(first, min(count, first + each))
+                jobs.append(pool.submit(work, folder, dtype, shape[-2:], begin, indices))
         for job in jobs:
             job.result()
 

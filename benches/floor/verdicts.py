@@ -5,13 +5,17 @@ from statistics import median
 TIMES = {"MEDIUM": 1.1, "BF16": 1.1, "F16": 1.1, "LARGE": 1.15, "TINY": 1.3, "MIXED": 1.3}
 # Time as a multiple of the plain program's; more where "whole or absent" costs system calls.
 PLAIN, PLAIN_MEMORY = 1.0, {"TINY": 1.1, "MIXED": 1.1}
-# `auto` as a multiple of the CPU alone: the same, but for what two runs differ by.
-AUTO = 1.05
+# `auto` as a multiple of the better of these: the same, but for what two runs differ by.
+AUTO, ALONE = 1.05, ["tensortiff-cpu", "tensortiff-gpu"]
 # Peak memory: this, and two images for each thread.
 MEMORY = 64 << 20
 # Seconds from the start to the first file. Large images are not done reading by then.
 FIRST, FIRST_NOT = 0.020, ["LARGE"]
 
+# That of a program whose images share a range: everything is read once before.
+AGAIN = "floor-again"
+# Time as a multiple of it.
+WIDE = 1.1
 # Floors that a program can reach which must know an image's extent before it writes.
 FLOORS = ["floor-whole", "floor-vector", "floor-twice"]
 # And those that it can reach where it need not.
@@ -49,6 +53,12 @@ def verdicts(name, figures, *, memory, threads, image):
         if any("threads" in row for row in figures[program]):
             continue  # of the scaling, which has no target
         mine = figures[program]
+        if program == "tensortiff-percentile":
+            continue  # it has no target
+        if program == "tensortiff-wide":
+            if AGAIN in figures and memory:
+                add(f"{program} / {AGAIN}", median(ratios(figures, program, AGAIN)), WIDE)
+            continue
         none = program == "tensortiff-none"
         for word, floor in floors.items():
             if none and word != "floor":
@@ -68,9 +78,11 @@ def verdicts(name, figures, *, memory, threads, image):
         if name not in FIRST_NOT and not none:
             first = median(row["first"] for row in mine)
             add(f"{program}, first file", 1000 * first, 1000 * FIRST, "ms")
-    if {"tensortiff-cpu", "tensortiff-auto"} <= figures.keys():
-        both = ratios(figures, "tensortiff-auto", "tensortiff-cpu")
-        add("tensortiff-auto / -cpu", median(both), AUTO)
+    alone = [program for program in ALONE if program in figures]
+    if alone and "tensortiff-auto" in figures:
+        better = best(figures, alone)
+        both = ratios(figures, "tensortiff-auto", better)
+        add(f"tensortiff-auto / {better}", median(both), AUTO)
     return found
 
 

@@ -12,7 +12,7 @@ const LANES: u32 = 32u;
 struct Params {
     // One of the DTYPE_ constants of widen.wgsl; a batch has one element type.
     dtype: u32,
-    // 0: pixels are the widened samples. 1: minmax.
+    // 0: pixels are the widened samples. 1: minmax. 2: symmetric.
     norm: u32,
     // Length of `images`.
     images: u32,
@@ -22,9 +22,15 @@ struct Params {
     small_at: u32,
     // Length of the fused kernel's list.
     small: u32,
+    // Of the gather kernel: bits of keys that are settled, 0 or 16; length of the list of those that
+    // others may begin as, which is in `tiles`; 1 where sums are wanted.
+    settled: u32,
+    prefixes: u32,
+    sums: u32,
     // A uniform struct's size is a multiple of 16.
     unused_0: u32,
     unused_1: u32,
+    unused_2: u32,
 }
 
 // A whole image, or a block of one.
@@ -34,7 +40,8 @@ struct Image {
     // Where its pixels begin in `pixels`.
     first_pixel: u32,
     samples: u32,
-    // 1: the range kernel makes its range. 0: the host did, or nobody needs one.
+    // 1: the range kernel makes its range. 2: the host did, whatever the extent. 0: the host did, or
+    // nobody needs one, or the fused kernel makes it.
     ranged: u32,
 }
 
@@ -58,11 +65,15 @@ struct Extent {
 
 const KEEP: u32 = 0u;
 const MINMAX: u32 = 1u;
+// The same, where samples beyond lo and hi are taken for lo and hi.
+const CLAMPED: u32 = 2u;
+const GIVEN: u32 = 2u;
 
 struct Range {
     mode: u32,
-    // Bits of lo.
+    // Bits of lo and of hi.
     lo: u32,
+    hi: u32,
     // hi - lo as mantissa * 2^(exponent - 150), with bit 23 the mantissa's highest.
     divisor_mantissa: u32,
     divisor_exponent: i32,

@@ -19,22 +19,34 @@ fn look(so_far: Extent, x: u32) -> Extent {
 }
 
 fn range_of(norm: u32, extent: Extent) -> Range {
-    let lo = bits_of(~extent.max_inverse_key);
-    let hi = bits_of(extent.max_key);
+    var lo = bits_of(~extent.max_inverse_key);
+    var hi = bits_of(extent.max_key);
     // Without a finite sample, and of a constant image, there is no range.
     if norm == 0u || extent.max_key == 0u || lo == hi {
-        return Range(KEEP, 0u, 0u, 0);
+        return Range(KEEP, 0u, 0u, 0u, 0);
+    }
+    if norm == 2u {
+        hi = max(lo & 0x7FFFFFFFu, hi & 0x7FFFFFFFu);
+        lo = hi | 0x80000000u;
     }
     // Where hi - lo overflows, the contract halves x, lo and hi first. Here the exponent has room
     // for the difference; halving is exact for every sample that can matter, so that the quotient
     // is the same.
     let divisor = split(subtract(hi, lo));
-    return Range(MINMAX, lo, divisor.mantissa, divisor.exponent);
+    return Range(MINMAX, lo, hi, divisor.mantissa, divisor.exponent);
 }
 
 fn pixel(range: Range, x: u32) -> u32 {
     if range.mode == KEEP || !is_finite(x) {
         return x;
+    }
+    if range.mode == CLAMPED {
+        if key_of(x) <= key_of(range.lo) {
+            return 0u;
+        }
+        if key_of(x) >= key_of(range.hi) {
+            return 0x3F800000u;
+        }
     }
     let divisor = Split(range.divisor_mantissa, range.divisor_exponent);
     return divide(subtract(x, range.lo), divisor);

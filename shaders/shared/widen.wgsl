@@ -11,6 +11,12 @@ const DTYPE_I8: u32 = 6u;
 const DTYPE_U8: u32 = 7u;
 const DTYPE_I16: u32 = 8u;
 const DTYPE_U16: u32 = 9u;
+const DTYPE_F8_E8M0: u32 = 10u;
+const DTYPE_F8_E4M3FNUZ: u32 = 11u;
+const DTYPE_F8_E5M2FNUZ: u32 = 12u;
+const DTYPE_F6_E2M3: u32 = 13u;
+const DTYPE_F6_E3M2: u32 = 14u;
+const DTYPE_F4: u32 = 15u;
 
 const INF: u32 = 0x7F800000u;
 // The NaN of every type that has no payload worth keeping.
@@ -70,6 +76,30 @@ fn decode_f8_e5m2(code: u32) -> u32 {
     return scaled(sign, magnitude, 16u);
 }
 
+// Powers of two, of which the least is subnormal.
+fn decode_f8_e8m0(code: u32) -> u32 {
+    if code == 0xFFu {
+        return NAN;
+    }
+    return select(code << 23u, 0x400000u, code == 0u);
+}
+
+// A float without infinities: its sign is bit `top`, `fraction` the width of its mantissa. Bits above
+// the sign are not looked at.
+fn decode_small(code: u32, top: u32, fraction: u32, bias: u32) -> u32 {
+    let sign = ((code >> top) & 1u) << 31u;
+    let magnitude = code & ((1u << top) - 1u);
+    if (magnitude >> fraction) > 0u {
+        return sign | ((magnitude << (23u - fraction)) + ((127u - bias) << 23u));
+    }
+    return scaled(sign, magnitude, fraction + bias - 1u);
+}
+
+// What would be -0 is NaN.
+fn decode_fnuz(code: u32, fraction: u32, bias: u32) -> u32 {
+    return select(decode_small(code, 7u, fraction, bias), NAN, code == 0x80u);
+}
+
 // A two's complement integer whose sign bit is `top`.
 fn decode_signed(code: u32, top: u32) -> u32 {
     let negative = (code & top) != 0u;
@@ -84,6 +114,12 @@ fn decode(dtype: u32, code: u32) -> u32 {
         case DTYPE_BF16: { return decode_bf16(code); }
         case DTYPE_F8_E4M3: { return decode_f8_e4m3(code); }
         case DTYPE_F8_E5M2: { return decode_f8_e5m2(code); }
+        case DTYPE_F8_E8M0: { return decode_f8_e8m0(code); }
+        case DTYPE_F8_E4M3FNUZ: { return decode_fnuz(code, 3u, 8u); }
+        case DTYPE_F8_E5M2FNUZ: { return decode_fnuz(code, 2u, 16u); }
+        case DTYPE_F6_E2M3: { return decode_small(code, 5u, 3u, 1u); }
+        case DTYPE_F6_E3M2: { return decode_small(code, 5u, 2u, 3u); }
+        case DTYPE_F4: { return decode_small(code, 3u, 1u, 1u); }
         case DTYPE_BOOL: { return select(0u, 0x3F800000u, code != 0u); }
         case DTYPE_I8: { return decode_signed(code, 0x80u); }
         case DTYPE_I16: { return decode_signed(code, 0x8000u); }

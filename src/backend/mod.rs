@@ -13,7 +13,7 @@ pub mod gpu;
 pub mod queue;
 
 use crate::error::Error;
-use crate::normalize::{Extent, Norm, Range as ValueRange};
+use crate::normalize::{Extent, Range as ValueRange, Rule, Stats};
 use crate::tensor::Dtype;
 use queue::Queue;
 
@@ -28,6 +28,11 @@ pub struct Span {
     pub images: u64,
     /// Whether image k + 1's bytes follow image k's, so that one read may cover several.
     pub contiguous: bool,
+    /// Whether the images are computed in f64: their type asks for it, or another's with which they
+    /// share a range.
+    pub wide: bool,
+    /// Whether ranges are known before their images are made.
+    pub known: bool,
 }
 
 /// One image of a job.
@@ -49,10 +54,10 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The finding that follows from an extent.
+    /// The finding of an image that has a range of its own, for which its extent is enough.
     #[must_use]
-    pub fn of(norm: Norm, extent: Extent) -> Finding {
-        Finding { extent, range: ValueRange::of(norm, &extent) }
+    pub fn of(rule: &Rule, extent: Extent, wide: bool) -> Finding {
+        Finding { extent, range: ValueRange::of(rule, &Stats::from(extent), wide) }
     }
 }
 
@@ -61,9 +66,6 @@ pub type DeviceIndex = usize;
 
 /// The run, as a backend sees it.
 pub trait Job: Sync {
-    /// What is done to samples.
-    fn norm(&self) -> Norm;
-
     /// A desk for one thread of device `by`.
     fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_>;
 }
@@ -126,13 +128,42 @@ pub fn wait_at<T>(desk: &mut dyn Desk, wait: impl FnOnce() -> T) -> T {
     outcome
 }
 
+/// What is asked of samples before any of their pixels is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'q> {
+    /// Their type: one that is computed in f32.
+    pub dtype: Dtype,
+    /// Whether sums of them are wanted.
+    pub sums: bool,
+    /// How many upper bits of a sample's key are settled: 0 or 16 of 32. Keys are numbers that have the
+    /// order of the finite floats.
+    pub settled: u32,
+    /// What those bits may be; the next 16 bits are counted of each such key. Where none are settled, one
+    /// that is 0.
+    pub prefixes: &'q [u64],
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Of all samples.
+    pub extent: Extent,
+    /// Number of samples that are 0.
+    pub zeros: u64,
+    /// Of the finite samples of each exponent, from 0 to 255, the sums of their mantissas, which are whole
+    /// numbers, and of the squares of these.
+    pub sums: Vec<(i64, u128)>,
+    /// How many keys have which 16 bits next: 65,536 numbers for each prefix.
+    pub bins: Vec<u32>,
+}
+
 /// A device that can drain a queue.
 pub trait Backend: Sync {
     /// The device's name, as reports show it.
     fn name(&self) -> &str;
 
-    /// Whether it computes this element type.
-    fn takes(&self, dtype: Dtype) -> bool;
+    /// Whether it makes images of a span by a rule.
+    fn takes(&self, span: &Span, rule: &Rule) -> bool;
 
     /// How many pullers it sends to the queue.
     fn pullers(&self) -> usize;
@@ -150,6 +181,27 @@ pub trait Backend: Sync {
     /// [`Error::Gpu`] if it cannot be opened, or fails its proof.
     fn again(&self) -> Option<Result<Box<dyn Backend>, Error>> {
         None
+    }
+
+    /// Whether it answers a question.
+    fn answers(&self, question: &Question<'_>) -> bool {
+        let _ = question;
+        false
+    }
+
+    /// Looks at little-endian samples, at most 2^20. Never while it drains.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the device failed, or does not answer such questions.
+    fn look(&self, question: &Question<'_>, raw: &[u8]) -> Result<Answer, Error> {
+        let _ = (question, raw);
+        let problem = "does not look at samples before their pixels are made".to_owned();
+        Err(Error::Gpu { device: self.name().to_owned(), problem })
+    }
+
+    /// Says that it answered something else than the CPU: it is not to be used any more.
+    fn distrust(&self, problem: &str) {
+        let _ = problem;
     }
 
     /// Does units until there are none left or the queue is stopped.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::done::Done;
 use super::{Finding, ImageId, Span};
-use crate::normalize::{Extent, Norm};
+use crate::normalize::{Extent, Range as ValueRange, Rule};
 
 /// Fewest samples in a block, unless a buffer holds fewer: 4 MiB of f32, so that an image little
 /// larger than a buffer still occupies every core.
@@ -45,6 +45,8 @@ pub enum Pass {
     Extent,
     /// Make the block's pixels from what the whole image showed.
     Normalize(Finding),
+    /// The only pass where the range was known before: find the block's extent and make its pixels.
+    Known(ValueRange),
 }
 
 /// A piece of work.
@@ -84,12 +86,13 @@ pub struct Appetite {
 /// Work for all backends of a run. See the [module](self).
 #[derive(Debug)]
 pub struct Queue {
-    norm: Norm,
+    rule: Rule,
     spans: Vec<Span>,
     /// Whether every backend takes the span.
     common: Vec<bool>,
     block: u64,
     pullers: u64,
+    ranges: Option<Ranges>,
     /// Images that are never handed out, and each span's first one's number among all.
     done: Option<Done>,
     firsts: Vec<u64>,
@@ -145,8 +148,10 @@ struct Giant {
     /// Pass one: samples whose blocks are handed out, and samples whose extents are merged.
     looked: u64,
     merged: u64,
-    /// There once pass one is over.
-    finding: Option<Finding>,
+    /// There once pass one is over, or before it.
+    range: Option<ValueRange>,
+    /// Whether the range was known before, so that there is no pass one.
+    known: bool,
     /// Pass two: samples whose blocks are handed out, and samples whose pixels are handed over.
     made: u64,
     handed_over: u64,
@@ -157,7 +162,7 @@ impl Queue {
     /// spans every backend takes, `pullers` how many will share the work.
     #[must_use]
     pub fn new(
-        norm: Norm,
+        rule: impl Into<Rule>,
         spans: Vec<Span>,
         block: u64,
         pullers: usize,
@@ -182,11 +187,12 @@ impl Queue {
             stopped: false,
         };
         Queue {
-            norm,
+            rule: rule.into(),
             spans,
             common,
             block: block.max(1),
             pullers: pullers.max(1) as u64,
+            ranges: None,
             done: None,
             firsts: Vec::new(),
             state: Mutex::new(state),
@@ -215,10 +221,27 @@ impl Queue {
         self
     }
 
+    /// The same with ranges that are known before.
+    #[must_use]
+    pub fn knowing(
+        mut self,
+        ranges: impl Fn(ImageId) -> Option<ValueRange> + Send + Sync + 'static,
+    ) -> Queue {
+        self.ranges = Some(Ranges(Box::new(ranges)));
+        self
+    }
+
+    /// The range of an image, where it does not depend on the image's own samples.
+    #[must_use]
+    pub fn known(&self, image: ImageId) -> Option<ValueRange> {
+        let found = self.ranges.as_ref().and_then(|ranges| ranges.0(image));
+        found.or_else(|| ValueRange::known(&self.rule, self.spans[image.span].wide))
+    }
+
     /// What the run does to samples.
     #[must_use]
-    pub fn norm(&self) -> Norm {
-        self.norm
+    pub fn rule(&self) -> &Rule {
+        &self.rule
     }
 
     /// The spans, as [`ImageId::span`] counts them.
@@ -233,6 +256,13 @@ impl Queue {
         let images = self.spans[span].images;
         let Some(done) = &self.done else { return images };
         done.missing(self.firsts[span], self.firsts[span] + images)
+    }
+
+    /// Images of a part of a span that were not done before the run began.
+    #[must_use]
+    pub fn left(&self, span: usize, images: Range<u64>) -> u64 {
+        let Some(done) = &self.done else { return images.end - images.start };
+        done.missing(self.firsts[span] + images.start, self.firsts[span] + images.end)
     }
 
     /// Most samples in a block, and so in any image or block that a backend must hold at once.
@@ -310,7 +340,7 @@ impl Queue {
         state.leased += 1;
         state.shares[who].leases += 1;
         state.shares[who].out += samples;
-        Lease { queue: self, who, samples, unit: Some(unit) }
+        Lease { queue: self, who, samples, unit: Some(unit), failed: Vec::new() }
     }
 
     /// Samples of a unit.
@@ -351,7 +381,8 @@ impl Queue {
                 skip_done(list, &self.spans, &self.firsts, self.done.as_ref());
                 state.left = state.left.saturating_sub(samples);
                 let share = samples.div_ceil(self.pullers).max(LEAST_BLOCK);
-                state.giants.push_back(Giant::new(image, samples, self.block.min(share)));
+                let known = self.known(image);
+                state.giants.push_back(Giant::new(image, samples, self.block.min(share), known));
                 return self.next_block(state, appetite, most_block);
             }
             if samples > most {
@@ -412,9 +443,12 @@ impl Queue {
         let mut giants = state.giants.iter_mut().filter(welcome);
         let mut first_pass = None;
         for giant in giants.by_ref() {
-            if let Some(finding) = giant.finding {
+            if let Some(range) = giant.range {
                 if let Some(samples) = cut(&mut giant.made, giant.samples, giant.block.min(most)) {
-                    let pass = Pass::Normalize(finding);
+                    let pass = match giant.known {
+                        true => Pass::Known(range),
+                        false => Pass::Normalize(Finding { extent: giant.extent, range }),
+                    };
                     return Some(Unit::Block { image: giant.image, pass, samples });
                 }
             } else if giant.looked < giant.samples && first_pass.is_none() {
@@ -490,15 +524,16 @@ impl List {
 }
 
 impl Giant {
-    fn new(image: ImageId, samples: u64, block: u64) -> Giant {
+    fn new(image: ImageId, samples: u64, block: u64, known: Option<ValueRange>) -> Giant {
         Giant {
             image,
             samples,
             block,
             extent: Extent::EMPTY,
-            looked: 0,
+            looked: if known.is_some() { samples } else { 0 },
             merged: 0,
-            finding: None,
+            range: known,
+            known: known.is_some(),
             made: 0,
             handed_over: 0,
         }
@@ -624,6 +659,15 @@ impl<'q> Member<'q> {
     }
 }
 
+/// Ranges of images that are known before.
+struct Ranges(Box<dyn Fn(ImageId) -> Option<ValueRange> + Send + Sync>);
+
+impl std::fmt::Debug for Ranges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ranges")
+    }
+}
+
 /// A unit that somebody works on. Dropped unfinished, it goes back to the queue.
 #[derive(Debug)]
 pub struct Lease<'q> {
@@ -633,6 +677,8 @@ pub struct Lease<'q> {
     samples: u64,
     /// Taken out when the lease ends in another way than by being dropped.
     unit: Option<Unit>,
+    /// Of a run of images, those that failed, in order.
+    failed: Vec<u64>,
 }
 
 impl Lease<'_> {
@@ -642,6 +688,12 @@ impl Lease<'_> {
         self.unit.as_ref().expect("a lease holds its unit until it is consumed")
     }
 
+    /// Says that an image of the run, behind all of which that was said before, has failed, and that
+    /// the job knows: if the lease is dropped, the image does not go back to be tried once more.
+    pub fn failed(&mut self, index: u64) {
+        self.failed.push(index);
+    }
+
     /// Ends a run of images, each of which was handed over or failed.
     pub fn done(mut self) {
         self.unit = None;
@@ -649,35 +701,33 @@ impl Lease<'_> {
         self.queue.end_lease(&mut state, self.who, self.samples);
     }
 
-    /// Ends a block of pass one.
-    pub fn done_extent(mut self, extent: Extent) {
-        let mut state = self.queue.lock();
-        if let Some(Unit::Block { image, samples, .. }) = self.unit.take()
-            && let Some(giant) = state.giant(image)
-        {
-            giant.extent = giant.extent.merge(extent);
-            giant.merged += samples.end - samples.start;
-            if giant.merged == giant.samples {
-                giant.finding = Some(Finding::of(self.queue.norm, giant.extent));
-                self.queue.changed.notify_all();
-            }
-        }
-        self.queue.end_lease(&mut state, self.who, self.samples);
-    }
-
-    /// Ends a block of pass two, after its pixels were handed over. Answers with the finding when
-    /// it was the giant's last: the caller then says so to the job.
+    /// Ends a block: with its extent, which counts where its pass found one, and after its pixels
+    /// were handed over, where its pass made them. Answers with the finding when it was the giant's
+    /// last: the caller then says so to the job.
     #[must_use]
-    pub fn done_block(mut self) -> Option<Finding> {
+    pub fn done_block(mut self, extent: Extent) -> Option<Finding> {
         let mut state = self.queue.lock();
         let mut last = None;
-        if let Some(Unit::Block { image, samples, .. }) = self.unit.take()
+        if let Some(Unit::Block { image, samples, pass }) = self.unit.take()
             && let Some(giant) = state.giant(image)
         {
-            giant.handed_over += samples.end - samples.start;
-            if giant.handed_over == giant.samples {
-                last = giant.finding;
-                state.giants.retain(|giant| giant.image != image);
+            let samples = samples.end - samples.start;
+            if !matches!(pass, Pass::Normalize(_)) {
+                giant.extent = giant.extent.merge(extent);
+            }
+            if pass == Pass::Extent {
+                giant.merged += samples;
+                if giant.merged == giant.samples {
+                    let wide = self.queue.spans[image.span].wide;
+                    giant.range = Some(Finding::of(&self.queue.rule, giant.extent, wide).range);
+                    self.queue.changed.notify_all();
+                }
+            } else {
+                giant.handed_over += samples;
+                if giant.handed_over == giant.samples {
+                    last = giant.range.map(|range| Finding { extent: giant.extent, range });
+                    state.giants.retain(|giant| giant.image != image);
+                }
             }
         }
         self.queue.end_lease(&mut state, self.who, self.samples);
@@ -706,12 +756,18 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let Some(unit) = self.unit.take() else { return };
         let mut state = self.queue.lock();
-        let wanted = match &unit {
-            Unit::Images { .. } => true,
-            Unit::Block { image, .. } => state.giant(*image).is_some(),
-        };
-        if wanted {
-            state.returned.push(unit);
+        match unit {
+            Unit::Images { span, images } => {
+                let mut first = images.start;
+                for end in self.failed.drain(..).chain([images.end]) {
+                    if first < end {
+                        state.returned.push(Unit::Images { span, images: first..end });
+                    }
+                    first = end + 1;
+                }
+            }
+            Unit::Block { image, .. } if state.giant(image).is_none() => {}
+            block @ Unit::Block { .. } => state.returned.push(block),
         }
         state.end_lease(self.who, self.samples);
         self.queue.changed.notify_all();
@@ -721,6 +777,7 @@ impl Drop for Lease<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalize::Norm;
     use crate::tensor::Dtype;
 
     const ALL: Appetite =
@@ -728,7 +785,7 @@ mod tests {
     const COMMON: Appetite = Appetite { everything: false, ..ALL };
 
     fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
-        Span { dtype, samples, images, contiguous: true }
+        Span { dtype, samples, images, contiguous: true, wide: dtype.is_wide(), known: false }
     }
 
     /// Blocks of at most 100 samples; f64 is for some backends only.
@@ -738,6 +795,33 @@ mod tests {
 
     fn span_of(lease: &Lease<'_>) -> usize {
         lease.unit().span()
+    }
+
+    /// Each failed once, whatever becomes of the rest of its run.
+    #[test]
+    fn images_that_failed_do_not_come_back() {
+        let queue = queue(vec![span(Dtype::F32, 50, 8)]);
+        let all = Appetite { least_samples: 1000, ..ALL };
+        let come_back = |failed: &[u64]| {
+            let mut lease = queue.try_take(&all).unwrap();
+            assert_eq!(*lease.unit(), Unit::Images { span: 0, images: 0..8 });
+            failed.iter().for_each(|&index| lease.failed(index));
+            drop(lease);
+            let mut left = Vec::new();
+            while let Some(lease) = queue.try_take(&all) {
+                let Unit::Images { images, .. } = lease.unit().clone() else { panic!("a block") };
+                left.push(images);
+                lease.done();
+            }
+            left.sort_by_key(|images| images.start);
+            // As if nothing had been handed out yet.
+            queue.lock().returned.push(Unit::Images { span: 0, images: 0..8 });
+            left
+        };
+        assert_eq!(come_back(&[]), std::slice::from_ref(&(0..8)));
+        assert_eq!(come_back(&[3]), [0..3, 4..8]);
+        assert_eq!(come_back(&[0, 1, 7]), std::slice::from_ref(&(2..7)));
+        assert!(come_back(&[0, 1, 2, 3, 4, 5, 6, 7]).is_empty());
     }
 
     /// Neither fresh, nor come back, nor in blocks.
@@ -795,14 +879,14 @@ mod tests {
     fn an_empty_extent_of_every_block_leads_to_the_second_pass_once() {
         let queue = queue(vec![span(Dtype::F32, 150, 1)]);
         let extent = |visited| Extent { visited, ..Extent::EMPTY };
-        queue.try_take(&ALL).unwrap().done_extent(extent(100));
+        assert_eq!(queue.try_take(&ALL).unwrap().done_block(extent(100)), None);
         let last = queue.try_take(&ALL).unwrap();
         assert!(queue.try_take(&ALL).is_none(), "the second pass needs the whole extent");
-        last.done_extent(extent(50));
+        assert_eq!(last.done_block(extent(50)), None);
         let [one, other] = [(); 2].map(|()| queue.try_take(&ALL).unwrap());
         assert!(queue.try_take(&ALL).is_none());
-        assert_eq!(other.done_block(), None);
-        assert_eq!(one.done_block().unwrap().extent.visited, 150);
+        assert_eq!(other.done_block(Extent::EMPTY), None);
+        assert_eq!(one.done_block(Extent::EMPTY).unwrap().extent.visited, 150);
         assert!(queue.is_finished());
     }
 
@@ -826,10 +910,7 @@ mod tests {
             assert_eq!(blocks.iter().sum::<u64>(), samples, "pass {pass}");
             assert!(queue.try_take(&ALL).is_none());
             for lease in leases {
-                match lease.unit() {
-                    Unit::Block { pass: Pass::Extent, .. } => lease.done_extent(Extent::EMPTY),
-                    _ => drop(lease.done_block()),
-                }
+                let _ = lease.done_block(Extent::EMPTY);
             }
         }
         assert!(queue.is_finished());

@@ -1,16 +1,19 @@
 //! What can be typed.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::Verbosity;
 use super::shards::Shard;
+use super::stats::By;
+use crate::EncodingText;
 use crate::backend::choose::Devices;
-use crate::normalize::Norm;
-use crate::plan::Selection;
+use crate::normalize::RuleText;
+use crate::plan::{Pick, Sample, Selection};
 use crate::sink::Fsync;
+use crate::source::{Complex, Layout, NpyV2, Raw, Reading};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +27,8 @@ Examples:
       the samples as they are, widened to 32-bit float
   tensortiff convert a.safetensors b.safetensors -o out --name '{stem}_{tensor}_{index}.tif'
       all in one folder
+  tensortiff convert frames.bin -o out --raw u16:?x512x640
+      a file of samples without a header: as many images of 512×640 as it has
   tensortiff convert acts.safetensors -o out -n
       what that would do: how many images, how many bytes, whether there is room for them
   tensortiff convert acts.safetensors -o out --resume
@@ -98,6 +103,9 @@ pub(super) enum Command {
     Manifest(ManifestArgs),
     /// List the tensors of dumps: dtype, shape, and how many images each gives.
     Ls(LsArgs),
+    /// Say what the samples are like: least and greatest, mean, standard deviation, exact percentiles,
+    /// how many are 0, NaN or infinite, how many images are constant.
+    Stats(StatsArgs),
     /// List the GPU adapters of this machine, their limits, and whether they pass the arithmetic
     /// proof that a run demands.
     Devices(DevicesArgs),
@@ -117,7 +125,87 @@ pub(super) struct InputArgs {
     pub(super) dumps: Vec<PathBuf>,
 
     #[command(flatten)]
+    pub(super) reading: ReadingArgs,
+
+    #[command(flatten)]
     pub(super) selection: SelectionArgs,
+}
+
+/// What dumps do not say themselves.
+#[derive(Debug, ClapArgs)]
+pub(super) struct ReadingArgs {
+    /// All dumps are raw files, whatever they are called: each is one tensor, samples of this type and
+    /// shape without a header, after OFFSET bytes that are skipped. DTYPE as safetensors, PyTorch or
+    /// NumPy call it: f32, bf16, uint8, '<i4'; f32be for the other byte order. SHAPE: 10x512x512; one
+    /// axis may be ?, which is then what the file's size makes of it. A file with more or fewer bytes is
+    /// refused. Of a folder all files are meant.
+    #[arg(long, value_name = "DTYPE:SHAPE[:OFFSET]", value_parser = raw)]
+    raw: Option<Raw>,
+
+    /// Take arrays of NumPy's dtype |V2 for bfloat16, as which they were saved.
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    npy_v2: Option<NpyV2Arg>,
+
+    /// What is made of complex numbers (of two 32-bit floats): their magnitude, real or imaginary part.
+    #[arg(long, value_name = "abs|re|im", value_parser = complex)]
+    complex: Option<Complex>,
+
+    /// What the axes of tensors are, a letter for each: H and W, the image's rows and columns, and any
+    /// others, which count images, as NHWC. Without H and W the last two letters are rows and columns, as
+    /// in BTD. GLOB=LETTERS says it of tensors whose names match; may be repeated, and the first that
+    /// matches counts. `auto`: the last four are N, C, H and W [default: auto].
+    #[arg(long, value_name = "[GLOB=]LETTERS")]
+    layout: Vec<String>,
+
+    /// Take only some indices of axes, by their letters, as Python has them: C=3, N=0:16, T=::4; several
+    /// with commas.
+    #[arg(long, value_name = "AXIS=INDICES", allow_hyphen_values = true)]
+    select: Vec<String>,
+
+    /// Combine the samples along an axis into one, before anything else: mean, max, min, absmean (mean of
+    /// magnitudes), l2 (root of the sum of squares) or std, as C=mean.
+    #[arg(long, value_name = "AXIS=HOW")]
+    reduce: Option<String>,
+
+    /// Make images of tensors of one axis: R rows of equal length. With an axis W and no H in --layout
+    /// it is that axis.
+    #[arg(long, value_name = "R")]
+    rows: Option<String>,
+
+    /// Exchange the rows and columns of images.
+    #[arg(long)]
+    transpose: bool,
+
+    /// Turn images round: x from left to right, y upside down; may be repeated.
+    #[arg(long, value_name = "x|y")]
+    flip: Vec<String>,
+}
+
+impl ReadingArgs {
+    pub(super) fn reading(&self) -> Reading {
+        Reading {
+            raw: self.raw.clone(),
+            npy_v2: self.npy_v2.map(Into::into),
+            complex: self.complex,
+        }
+    }
+
+    /// What becomes of axes.
+    pub(super) fn layout(&self) -> Result<Layout, crate::Error> {
+        let mut layout = Layout::default();
+        let all = [
+            ("layout", &self.layout[..]),
+            ("select", &self.select),
+            ("reduce", self.reduce.as_slice()),
+            ("rows", self.rows.as_slice()),
+            ("transpose", if self.transpose { &[const { String::new() }] } else { &[] }),
+            ("flip", &self.flip),
+        ];
+        for (option, texts) in all {
+            texts.iter().try_for_each(|text| layout.add(option, text))?;
+        }
+        Ok(layout)
+    }
 }
 
 /// Which tensors, and which of their planes.
@@ -132,9 +220,31 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
 
+    /// Take only tensors in whose names this regular expression matches. Its named groups are fields
+    /// of --name and --group-by: with `\.(?<layer>\d+)\.` there is {layer}.
+    #[arg(short = 'T', long, value_name = "RE")]
+    tensor_regex: Option<String>,
+
     /// Take only index K of the third axis from the end: one channel of C×H×W.
     #[arg(long, value_name = "K")]
     channel: Option<u64>,
+
+    /// Take one of K images: the first, and each that is K later, in the order of `ls`. What is left
+    /// after this --sample takes from, and --limit of that.
+    #[arg(long, value_name = "K")]
+    every: Option<NonZeroU64>,
+
+    /// Take K images at random.
+    #[arg(long, value_name = "K")]
+    sample: Option<u64>,
+
+    /// What decides which images --sample takes: the same number, the same images [default: 0].
+    #[arg(long, value_name = "S", requires = "sample")]
+    seed: Option<u64>,
+
+    /// Take the first K images.
+    #[arg(long, value_name = "K")]
+    limit: Option<u64>,
 }
 
 impl SelectionArgs {
@@ -142,8 +252,124 @@ impl SelectionArgs {
         Selection {
             tensors: self.tensors.clone(),
             exclude: self.exclude.clone(),
+            regex: self.tensor_regex.clone(),
+            group_by: None,
             channel: self.channel,
+            pick: Pick {
+                every: self.every,
+                sample: self.sample.map(|count| Sample { count, seed: self.seed.unwrap_or(0) }),
+                limit: self.limit,
+            },
         }
+    }
+}
+
+/// How samples become pixels.
+#[derive(Debug, ClapArgs)]
+pub(super) struct NormArgs {
+    /// What becomes of the samples, by the finite ones of their --scope. `minmax`: (x − min) / (max −
+    /// min). `percentile`: the same between two percentiles (--clip), clamped to 0..1. `symmetric`:
+    /// (x + m) / 2m, m the greatest magnitude, so that zero becomes 0.5. `zscore`: (x − mean) / std,
+    /// or with --sigma K mean ± K·std to 0..1, clamped. `fixed`: --range to 0..1, clamped. `none`: no
+    /// change [default: minmax].
+    #[arg(long, value_parser = ["minmax", "percentile", "symmetric", "zscore", "fixed", "none"])]
+    norm: Option<String>,
+
+    /// Which samples share one range: those of an image, of a channel (the same index on the axis that
+    /// --layout calls C, or the one before the image's), of a tensor, of a group of tensors (--group-by),
+    /// or of all dumps. Wider ones than images cost one more read [default: image].
+    #[arg(long, value_parser = ["image", "channel", "tensor", "group", "dump"])]
+    scope: Option<String>,
+
+    /// With --scope group: tensors for which this template gives the same text are a group. {stem} and
+    /// {tensor} as in --name, and the named groups of --tensor-regex: '{layer}'.
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(super) group_by: Option<String>,
+
+    /// The percentiles that become 0 and 1, exact, as NumPy's `linear` method has them
+    /// [default: 1,99].
+    #[arg(long, value_name = "P,Q", allow_hyphen_values = true)]
+    clip: Option<String>,
+
+    /// What becomes 0 and 1 with --norm fixed.
+    #[arg(long, value_name = "LO,HI", allow_hyphen_values = true)]
+    range: Option<String>,
+
+    /// With --norm zscore: mean ± K standard deviations become 0 and 1.
+    #[arg(long, value_name = "K", allow_hyphen_values = true)]
+    sigma: Option<String>,
+
+    /// What becomes of images whose samples are all equal, and of those whose range has no width for
+    /// another reason: they stay as they are, or their samples become 0, or 0.5 [default: keep].
+    #[arg(long, value_parser = ["keep", "zero", "half"])]
+    constant: Option<String>,
+
+    /// What becomes of NaN and infinite samples, which never take part in a range. `keep`: they stay.
+    /// `zero`: they become 0. `clamp`: −Inf and NaN become 0, +Inf becomes 1. `fail`: the image is
+    /// not made [default: keep].
+    #[arg(long, value_parser = ["keep", "zero", "clamp", "fail"])]
+    nonfinite: Option<String>,
+
+    /// Raise the pixels in 0..1 to the power of G.
+    #[arg(long, value_name = "G", allow_hyphen_values = true)]
+    gamma: Option<String>,
+
+    /// Bring the pixels from 0..1 to A..B, after everything else.
+    #[arg(long, value_name = "A,B", allow_hyphen_values = true)]
+    out_range: Option<String>,
+}
+
+impl NormArgs {
+    /// What was given, by name.
+    fn given(&self) -> [(&'static str, Option<&str>); RuleText::NAMES.len()] {
+        [
+            ("norm", self.norm.as_deref()),
+            ("scope", self.scope.as_deref()),
+            ("clip", self.clip.as_deref()),
+            ("range", self.range.as_deref()),
+            ("sigma", self.sigma.as_deref()),
+            ("constant", self.constant.as_deref()),
+            ("nonfinite", self.nonfinite.as_deref()),
+            ("gamma", self.gamma.as_deref()),
+            ("out-range", self.out_range.as_deref()),
+        ]
+    }
+
+    pub(super) fn text(&self) -> RuleText<'_> {
+        let mut text = RuleText::default();
+        for (name, value) in self.given() {
+            if let Some(value) = value {
+                text.set(name, value);
+            }
+        }
+        text
+    }
+}
+
+/// How pixels are stored.
+#[derive(Debug, ClapArgs)]
+pub(super) struct EncodingArgs {
+    /// Whether files are BigTIFFs, whose offsets are 64 bits wide. `auto`: those that may pass 4 GiB.
+    /// `no`: what may pass 4 GiB is refused. OpenCV, GDAL, Pillow, tifffile, libvips and Fiji's
+    /// Bio-Formats open them, ImageJ's own File > Open does not [default: auto].
+    #[arg(long, value_name = "WHEN", value_parser = ["auto", "yes", "no"])]
+    bigtiff: Option<String>,
+}
+
+impl EncodingArgs {
+    /// What was given, by name.
+    fn given(&self) -> [(&'static str, Option<&str>); EncodingText::NAMES.len()] {
+        [("bigtiff", self.bigtiff.as_deref())]
+    }
+
+    pub(super) fn text(&self) -> EncodingText<'_> {
+        let mut text = EncodingText::default();
+        for (name, value) in self.given() {
+            if let Some(value) = value {
+                text.set(name, value);
+            }
+        }
+        text
     }
 }
 
@@ -153,11 +379,11 @@ pub(super) struct ImagesArgs {
     #[command(flatten)]
     pub(super) input: InputArgs,
 
-    /// What becomes of the samples. `minmax`: (x − min) / (max − min) over the finite samples of
-    /// each image; images whose samples are all equal are kept as they are. `none`: no change.
-    /// NaN and infinities are kept either way [default: minmax].
-    #[arg(long, value_enum)]
-    pub(super) norm: Option<NormArg>,
+    #[command(flatten)]
+    pub(super) norm: NormArgs,
+
+    #[command(flatten)]
+    pub(super) encoding: EncodingArgs,
 
     /// What images are called, below the output folder. {stem}: the dump's file name without its
     /// extension; {tensor}: the tensor's name; {index}: the image's place on the axes before its
@@ -177,18 +403,31 @@ pub(super) struct ImagesArgs {
 
 impl ImagesArgs {
     /// The first option that was given.
-    pub(super) fn given(&self) -> Option<&'static str> {
+    pub(super) fn given(&self) -> Option<String> {
+        let given = self.norm.given().into_iter().chain(self.encoding.given());
+        if let Some((name, _)) = given.into_iter().find(|(_, value)| value.is_some()) {
+            return Some(format!("--{name}"));
+        }
         let selection = self.input.selection.selection();
+        let reading = self.input.reading.reading();
+        let layout = self.input.reading.layout().map(|layout| layout.texts()).unwrap_or_default();
+        let more = selection.texts().into_keys().chain(layout.into_keys()).next();
+        if let Some(option) = more {
+            return Some(format!("--{option}"));
+        }
         let given = [
+            ("--group-by", self.norm.group_by.is_some()),
+            ("--raw", reading.raw.is_some()),
+            ("--npy-v2", reading.npy_v2.is_some()),
+            ("--complex", reading.complex.is_some()),
             ("--tensor", !selection.tensors.is_empty()),
             ("--exclude", !selection.exclude.is_empty()),
             ("--channel", selection.channel.is_some()),
-            ("--norm", self.norm.is_some()),
             ("--name", self.name.is_some()),
             ("--names-from", self.names_from.is_some()),
             ("--hash", self.hash),
         ];
-        given.into_iter().find_map(|(option, given)| given.then_some(option))
+        given.into_iter().find_map(|(option, given)| given.then(|| option.to_owned()))
     }
 }
 
@@ -244,7 +483,7 @@ pub(super) struct ConvertArgs {
     pub(super) skip_existing: bool,
 
     /// Go on with a run that was interrupted: images that it recorded, and that are there with the
-    /// right size, are not made again; with `hash`, their pixels are read and compared. A changed
+    /// right size, are not made again; with `hash`, their pixels and headers are read and compared. A changed
     /// dump or other options are refused. Without such a run it begins anew, and after one that
     /// was finished there is nothing to do.
     #[arg(
@@ -358,6 +597,39 @@ pub(super) struct LsArgs {
     pub(super) json: bool,
 }
 
+#[derive(Debug, ClapArgs)]
+pub(super) struct StatsArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// One line for each tensor, for each channel (an index on the axis before the image's), for each
+    /// image, or for all together.
+    #[arg(long, value_enum, default_value_t = By::Tensor)]
+    pub(super) by: By,
+
+    /// Which percentiles, ascending; none if empty. They are exact, as NumPy's `linear` method has
+    /// them.
+    #[arg(long, value_name = "P,...", default_value = "1,50,99", allow_hyphen_values = true)]
+    pub(super) percentiles: String,
+
+    /// Who looks: `auto` (the CPU), or devices as `convert` takes them: `gpu`, `cpu,gpu`, an adapter's
+    /// index or name. The numbers are the same from every device.
+    #[arg(short, long, value_name = "DEVICES", default_value = "auto", value_parser = devices)]
+    pub(super) device: Devices,
+
+    /// Number of CPU threads, 1024 at most [default: all cores].
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(super) threads: Option<NonZeroUsize>,
+
+    /// Print JSON.
+    #[arg(long, conflicts_with = "csv")]
+    pub(super) json: bool,
+
+    /// Print comma-separated values with a line of names.
+    #[arg(long)]
+    pub(super) csv: bool,
+}
+
 const BENCH_EXAMPLES: &str = "\
 Examples:
   tensortiff bench
@@ -388,6 +660,9 @@ pub(super) struct BenchArgs {
     /// Dumps to measure on; made data if there is none.
     #[arg(value_name = "DUMP")]
     pub(super) dumps: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) reading: ReadingArgs,
 
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
@@ -427,9 +702,8 @@ pub(super) struct DevicesArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum NormArg {
-    Minmax,
-    None,
+pub(super) enum NpyV2Arg {
+    Bf16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -455,11 +729,10 @@ impl From<FsyncArg> for Fsync {
     }
 }
 
-impl From<NormArg> for Norm {
-    fn from(arg: NormArg) -> Norm {
+impl From<NpyV2Arg> for NpyV2 {
+    fn from(arg: NpyV2Arg) -> NpyV2 {
         match arg {
-            NormArg::Minmax => Norm::MinMax,
-            NormArg::None => Norm::None,
+            NpyV2Arg::Bf16 => NpyV2::Bf16,
         }
     }
 }
@@ -478,6 +751,14 @@ fn size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| wrong())?;
     number.checked_mul(unit).ok_or_else(wrong)
+}
+
+fn complex(text: &str) -> Result<Complex, String> {
+    text.parse().map_err(|error: crate::Error| error.to_string())
+}
+
+fn raw(text: &str) -> Result<Raw, String> {
+    text.parse().map_err(|error: crate::Error| error.to_string())
 }
 
 fn devices(text: &str) -> Result<Devices, String> {

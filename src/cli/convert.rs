@@ -11,17 +11,29 @@ use super::work::Work;
 use super::{Ending, Verbosity, say, signals};
 use crate::convert::{Manifest, Options, Record, Resume, VerifySample, convert, preview};
 use crate::error::{Error, shown};
+use crate::normalize::{Constant, Nonfinite, Rule};
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
+use crate::source::Source as _;
 
 pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let work = Work::of(&args.images)?;
+    let mut work = Work::of(&args.images)?;
+    if let Some(bytes) = args.max_memory {
+        // Half of it is the workers'.
+        let left = bytes.saturating_sub(Options::LEAST_MEMORY + work.source.source().memory());
+        work.source = work.source.within(left / 2);
+    }
     let options = options(args, &work)?;
     let source = &work.source;
     let sink = FilesSink::new(&args.output, args.overwrite).with_fsync(args.fsync.into());
     if args.dry_run {
-        let preview = preview(source, &sink, &options).map_err(|error| work.named(error))?;
-        return super::preview::run(args, &preview, verbosity);
+        return match preview(source, &sink, &options) {
+            Ok(preview) => super::preview::run(args, &preview, verbosity),
+            Err(error) => super::preview::refused(args, work.named(error)),
+        };
+    }
+    if args.overwrite || args.skip_existing {
+        signals::resume_in_place_of(if args.overwrite { "--overwrite" } else { "--skip-existing" });
     }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
@@ -40,7 +52,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
         say(&format!("tensortiff: error: {untold} more images failed"));
     }
     if verbosity > Verbosity::Quiet {
-        summary(&report, verbosity).iter().for_each(|line| say(line));
+        summary(&report, &options.rule, verbosity).iter().for_each(|line| say(line));
     }
     if args.timings {
         report.devices.iter().for_each(|device| say(&timings(device)));
@@ -103,7 +115,7 @@ fn record(args: &ConvertArgs, work: &Work) -> Record {
 }
 
 /// The summary line, and one more where samples were not finite.
-fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
+fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
     let seconds = report.elapsed.as_secs_f64();
     if report.finished {
         return vec![format!("nothing to do: all {} images are there already", report.there)];
@@ -142,10 +154,22 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
     let counts: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if !counts.is_empty() {
+        let done = match rule.nonfinite {
+            Nonfinite::Keep | Nonfinite::Fail => "kept, not in any range",
+            Nonfinite::Zero => "made 0",
+            Nonfinite::Clamp => "made 0 or 1",
+        };
+        line += &format!("; {done}: {} in {} images", counts.join(", "), samples.nonfinite_images);
+    }
+    let constant = match rule.constant {
+        Constant::Keep => "kept as they are",
+        Constant::Zero => "made 0",
+        Constant::Half => "made 0.5",
+    };
+    if samples.degenerate_images > 0 {
         line += &format!(
-            "; kept, not in any range: {} in {} images",
-            counts.join(", "),
-            samples.nonfinite_images
+            "; {} images with a range without width, though their samples differ ({constant})",
+            samples.degenerate_images
         );
     }
     if samples.overflow > 0 {
@@ -162,7 +186,7 @@ fn summary(report: &Report, verbosity: Verbosity) -> Vec<String> {
             format!("{name}: {} images{compared}, {} read", device.images, bytes(device.bytes_in))
         }));
         lines.push(format!(
-            "{} constant images (kept as they are), {} without a finite sample",
+            "{} constant images ({constant}), {} without a finite sample",
             samples.constant_images, samples.no_finite_images
         ));
     }

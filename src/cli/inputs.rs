@@ -1,23 +1,33 @@
 //! What was typed as dumps becomes files: folders, patterns, lists.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::args::ReadingArgs;
 use crate::error::{Error, shown};
-use crate::plan::Glob;
+use crate::source::{DumpFiles, Reading, View, files_of_index};
+use crate::tensor::Glob;
 
 /// Longest list that is read.
 const LONGEST: u64 = 1 << 30;
 /// What files in folders are taken. (`.bin` is the name of many things.)
 const EXTENSIONS: [&str; 5] = ["safetensors", "npy", "npz", "pt", "pth"];
 
+/// Opens all that is meant.
+pub(super) fn open(typed: &[PathBuf], args: &ReadingArgs) -> Result<View<DumpFiles>, Error> {
+    let (layout, reading) = (args.layout()?, args.reading());
+    let files = expand(typed, &reading).map_err(Error::of_all)?;
+    Ok(View::new(DumpFiles::open_as(&files, &reading)?, layout))
+}
+
 /// The files that are meant, in the order in which they were typed; those of a folder or pattern by
 /// their names. What is wrong with each is told.
-pub(super) fn expand(typed: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Error>> {
+pub(super) fn expand(typed: &[PathBuf], reading: &Reading) -> Result<Vec<PathBuf>, Vec<Error>> {
     let (mut files, mut bad) = (Vec::new(), Vec::new());
     for path in typed {
-        match one(path) {
+        match one(path, reading) {
             Ok(found) => files.extend(found),
             Err(error) => bad.push(error),
         }
@@ -31,7 +41,7 @@ pub(super) fn expand(typed: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Error>> {
     }
 }
 
-fn one(path: &Path) -> Result<Vec<PathBuf>, Error> {
+fn one(path: &Path, reading: &Reading) -> Result<Vec<PathBuf>, Error> {
     let text = path.to_str().unwrap_or_default();
     if text == "-" {
         let mut list = String::new();
@@ -40,7 +50,7 @@ fn one(path: &Path) -> Result<Vec<PathBuf>, Error> {
         return Ok(lines(&list));
     }
     if fs::symlink_metadata(path).is_ok() {
-        return if path.is_dir() { folder(path) } else { Ok(vec![path.to_owned()]) };
+        return if path.is_dir() { folder(path, reading) } else { Ok(vec![path.to_owned()]) };
     }
     if let Some(list) = text.strip_prefix('@') {
         let failed = |source| Error::Open { path: list.into(), source };
@@ -62,11 +72,24 @@ fn lines(list: &str) -> Vec<PathBuf> {
     list.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect()
 }
 
-fn folder(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut found = walk(path)?;
+fn folder(path: &Path, reading: &Reading) -> Result<Vec<PathBuf>, Error> {
+    let mut found = walk(path, &|_| true)?;
+    // Raw files are called anything: one that does not fit is told, and none is left out in silence.
+    if reading.raw.is_some() {
+        return if found.is_empty() { Err(none(path, "no file is in it")) } else { Ok(found) };
+    }
+    // The files of an index are one dump, under the index's name.
+    let (mut indices, mut parts) = (HashSet::new(), HashSet::new());
+    for path in &found {
+        if let Some(files) = files_of_index(path)? {
+            indices.insert(path.clone());
+            parts.extend(files);
+        }
+    }
     let is_dump = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        extension.is_some_and(|of| EXTENSIONS.iter().any(|known| of.eq_ignore_ascii_case(known)))
+        let known = |of: &str| EXTENSIONS.iter().any(|known| of.eq_ignore_ascii_case(known));
+        indices.contains(path) || (extension.is_some_and(known) && !parts.contains(path))
     };
     found.retain(is_dump);
     if found.is_empty() {
@@ -86,11 +109,10 @@ fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
         ("", false) => ".",
         (base, _) => base,
     };
-    let mut found = if Path::new(base).is_dir() { walk(Path::new(base))? } else { Vec::new() };
-    found.retain(|path| {
-        let path = path.to_str().unwrap_or_default();
-        glob.matches(path) || path.strip_prefix("./").is_some_and(|path| glob.matches(path))
-    });
+    let may_hold = |folder: &Path| may_hold(text, base, folder);
+    let mut found =
+        if Path::new(base).is_dir() { walk(Path::new(base), &may_hold)? } else { Vec::new() };
+    found.retain(|path| matches(&glob, path));
     let plain = |path: PathBuf| match (base, path.strip_prefix(".")) {
         (".", Ok(path)) if !text.starts_with("./") => path.to_owned(),
         _ => path,
@@ -101,14 +123,30 @@ fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
     Ok(found.into_iter().map(plain).collect())
 }
 
+/// Whether a path is meant, as the pattern is typed: with the point that stands for this folder or without.
+fn matches(glob: &Glob, path: &Path) -> bool {
+    let path = path.to_string_lossy();
+    glob.matches(&path) || path.strip_prefix("./").is_some_and(|path| glob.matches(path))
+}
+
+/// Whether a file in a folder below `base` can be meant: other folders may be large, or may not be read.
+fn may_hold(pattern: &str, base: &str, folder: &Path) -> bool {
+    let parts: Vec<&str> = pattern.split('/').collect();
+    let depth = folder.to_string_lossy().split('/').count();
+    let depth = if base == "." && !pattern.starts_with("./") { depth - 1 } else { depth };
+    let meant = |start: &str| Glob::new(start).map_or(true, |start| matches(&start, folder));
+    pattern.contains("**") || depth < parts.len() && meant(&parts[..depth].join("/"))
+}
+
 fn none(path: &Path, problem: &str) -> Error {
     let source = io::Error::new(io::ErrorKind::NotFound, problem);
     Error::Open { path: path.to_owned(), source }
 }
 
-/// All files below a folder, by their names, but hidden ones. Links to folders are not followed: they
-/// may lead in circles.
-fn walk(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+/// All files below a folder, by their names, but hidden ones; of folders in it those that are `wanted`.
+/// Links to folders are not followed: they may lead in circles. Links to nothing are files, so that
+/// opening them tells what is wrong.
+fn walk(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -120,8 +158,10 @@ fn walk(folder: &Path) -> Result<Vec<PathBuf>, Error> {
             }
             let kind = entry.file_type().map_err(failed)?;
             if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() || (kind.is_symlink() && entry.path().is_file()) {
+                if wanted(&entry.path()) {
+                    folders.push(entry.path());
+                }
+            } else if kind.is_file() || (kind.is_symlink() && !entry.path().is_dir()) {
                 found.push(entry.path());
             }
         }
@@ -136,7 +176,7 @@ mod tests {
 
     fn names(typed: &[&str]) -> Result<Vec<String>, String> {
         let typed: Vec<PathBuf> = typed.iter().map(PathBuf::from).collect();
-        match expand(&typed) {
+        match expand(&typed, &Reading::default()) {
             Ok(found) => Ok(found.iter().map(|path| path.to_str().unwrap().to_owned()).collect()),
             Err(bad) => Err(Error::of_all(bad).to_string()),
         }
@@ -157,6 +197,20 @@ mod tests {
         let at = |name: &str| format!("{root}/{name}");
         let all = |names: &[&str]| Ok(names.iter().map(|name| at(name)).collect::<Vec<_>>());
         assert_eq!(names(&[&root]), all(&["a.npy", "b.safetensors", "sub/c.NPY"]));
+        let index = at("sub/m.safetensors.index.json");
+        for file in ["sub/m-1.safetensors", "sub/m-2.safetensors", "sub/own.safetensors"] {
+            fs::write(at(file), "").unwrap();
+        }
+        let map = r#"{"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#;
+        fs::write(&index, map).unwrap();
+        let of_index = ["sub/m.safetensors.index.json", "sub/own.safetensors"];
+        assert_eq!(names(&[&at("sub")]), all(&["sub/c.NPY", of_index[0], of_index[1]]));
+        fs::write(&index, "{}").unwrap();
+        assert!(names(&[&root]).unwrap_err().contains("m.safetensors.index.json"));
+        for file in ["m-1.safetensors", "m-2.safetensors", "own.safetensors"] {
+            fs::remove_file(at(&format!("sub/{file}"))).unwrap();
+        }
+        fs::remove_file(index).unwrap();
         assert_eq!(names(&[&at("*.npy")]), all(&["a.npy"]));
         assert_eq!(names(&[&at("**.???")]), all(&["a.npy", "sub/c.NPY", "sub/g.txt"]));
         assert_eq!(names(&[&at("s[tu]b/c*"), &at("a.npy")]), all(&["sub/c.NPY", "a.npy"]));
@@ -164,10 +218,28 @@ mod tests {
         assert_eq!(names(&[&at("missing.npy")]), all(&["missing.npy"]));
         fs::write(at("[x].npy"), "").unwrap();
         assert_eq!(names(&[&at("[x].npy")]), all(&["[x].npy"]));
+        let raw = Reading { raw: Some("u8:?".parse().unwrap()), ..Reading::default() };
+        let found = expand(&[at("sub").into()], &raw).unwrap();
+        assert_eq!(found, [PathBuf::from(at("sub/c.NPY")), at("sub/g.txt").into()]);
+        let told = expand(&[at("empty").into()], &raw).unwrap_err()[0].to_string();
+        assert!(told.contains("no file is in it"), "{told}");
         let list = at("list.txt");
         fs::write(&list, "\u{feff}one.npy\r\n\ntwo *.npy\n-\n").unwrap();
         let listed = names(&[&format!("@{list}")]).unwrap();
         assert_eq!(listed, ["one.npy", "two *.npy", "-"]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt as _;
+            // A name that is no text is a name, and a link to nothing is told when it is opened.
+            let odd = Path::new(&root).join(std::ffi::OsStr::from_bytes(b"empty/\xff.npy"));
+            std::fs::write(&odd, "").unwrap();
+            let found = expand(&[at("empty/*.npy").into()], &Reading::default()).unwrap();
+            assert_eq!(found, std::slice::from_ref(&odd));
+            fs::remove_file(odd).unwrap();
+            std::os::unix::fs::symlink("nowhere", at("empty/gone.pt")).unwrap();
+            assert_eq!(names(&[&at("empty")]), all(&["empty/gone.pt"]));
+            fs::remove_file(at("empty/gone.pt")).unwrap();
+        }
         let told = names(&[&at("empty"), &at("*.zip"), &format!("@{root}/none"), &at("[")]);
         let told = told.unwrap_err();
         assert_eq!(told.lines().count(), 4, "{told}");
@@ -178,6 +250,28 @@ mod tests {
             "[",
         ] {
             assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+
+    #[test]
+    fn only_folders_that_can_hold_what_is_meant_are_looked_into() {
+        for (pattern, base, folder, is_looked_into) in [
+            ("*.npy", ".", "./a", false),
+            ("./*.npy", ".", "./a", false),
+            ("a*/*.npy", ".", "./ab", true),
+            ("./a*/*.npy", ".", "./ab", true),
+            ("a*/*.npy", ".", "./b", false),
+            ("a*/*.npy", ".", "./ab/c", false),
+            ("x/*.npy", "x", "x/a", false),
+            ("x/?/b/*.npy", "x", "x/a", true),
+            ("x/?/b/*.npy", "x", "x/a/b", true),
+            ("x/?/b/*.npy", "x", "x/a/c", false),
+            ("/*/b.npy", "/", "/a", true),
+            ("/*.npy", "/", "/a", false),
+            ("x/a**.npy", "x", "x/a/c", true),
+        ] {
+            let found = may_hold(pattern, base, Path::new(folder));
+            assert_eq!(found, is_looked_into, "{pattern} in {base}: {folder}");
         }
     }
 }

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::args::LsArgs;
 use super::convert::bytes;
-use super::inputs::expand;
+use super::inputs::open;
 use super::{Ending, Verbosity, results, say};
-use crate::error::{Error, escaped};
+use crate::error::escaped;
 use crate::plan::{Filter, Selected};
-use crate::source::{DumpFiles, Source as _};
+use crate::source::Source;
 
 /// One line of the list.
 #[derive(Serialize)]
@@ -30,11 +30,12 @@ struct Line {
 }
 
 pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let source = DumpFiles::open(&expand(&args.input.dumps).map_err(Error::of_all)?)?;
+    let source = open(&args.input.dumps, &args.input.reading)?;
     let selection = args.input.selection.selection();
     let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);
-    let (tensors, total) = (lines.len(), lines.iter().map(|line| line.bytes).sum());
+    let (tensors, total) =
+        (lines.len(), lines.iter().fold(0, |sum: u64, line| sum.saturating_add(line.bytes)));
     let lines = if args.fold { fold(lines) } else { lines };
     results(|out| {
         if args.json {
@@ -52,7 +53,7 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
     Ok(Ending::Done)
 }
 
-fn lines(source: &DumpFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
+fn lines(source: &dyn Source, plan: &Selected, filter: &Filter) -> Vec<Line> {
     let line = |tensor: usize, images, skipped| {
         let info = &source.tensors()[tensor];
         let line = Line {
@@ -60,7 +61,7 @@ fn lines(source: &DumpFiles, plan: &Selected, filter: &Filter) -> Vec<Line> {
             tensor: info.name.clone(),
             dtype: info.dtype.to_string(),
             shape: info.shape.clone(),
-            bytes: info.bytes().unwrap_or(u64::MAX),
+            bytes: info.packed_bytes().unwrap_or(u64::MAX),
             images,
             tensors: None,
             skipped,

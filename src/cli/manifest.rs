@@ -11,9 +11,9 @@ use crate::record;
 use crate::record::manifest::{Line, Manifest};
 
 /// The columns of CSV.
-const COLUMNS: [&str; 16] = [
-    "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "nan",
-    "inf", "bytes", "xxh3", "existed", "error",
+const COLUMNS: [&str; 18] = [
+    "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "mean",
+    "std", "nan", "inf", "bytes", "xxh3", "existed", "error",
 ];
 
 pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
@@ -28,6 +28,7 @@ pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
         let problem = "no manifest is there: runs write one when they are finished".to_owned();
         return Err(Error::Format { path, format: "manifest", problem }.into());
     }
+    let mut damaged = None;
     results(|out| {
         if !args.csv {
             // As they are.
@@ -37,13 +38,23 @@ pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
         }
         let mut csv = csv::Writer::from_writer(out);
         csv.write_record(COLUMNS)?;
-        for (_, mut manifest) in found {
-            while let Some(line) = manifest.next_line().map_err(io::Error::other)? {
+        for (path, mut manifest) in found {
+            let images = manifest.head().identity.images;
+            for image in 0..images {
+                let Some(line) = manifest.next_line().map_err(io::Error::other)? else {
+                    damaged = Some((path, image + 2, images));
+                    return csv.flush();
+                };
                 csv.write_record(fields(&line))?;
             }
         }
         csv.flush()
     })?;
+    if let Some((path, line, images)) = damaged {
+        let problem =
+            format!("line {line} is none of the {images} that it has of images; it is damaged");
+        return Err(Error::Format { path, format: "manifest", problem }.into());
+    }
     Ok(Ending::Done)
 }
 
@@ -73,6 +84,8 @@ fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {
         real(line.lo),
         real(line.hi),
         line.norm.to_string(),
+        real(line.mean),
+        real(line.std),
         number(line.nan),
         number(line.inf),
         number(line.bytes),

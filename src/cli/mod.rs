@@ -15,6 +15,7 @@ mod preview;
 mod progress;
 mod shards;
 mod signals;
+mod stats;
 mod work;
 
 use std::io::{self, Write as _};
@@ -44,6 +45,7 @@ enum Ending {
 #[must_use]
 pub fn main() -> ExitCode {
     hush_drivers();
+    signals::let_writes_fail();
     let args = Args::parse();
     let result = match &args.command {
         Command::Convert(command) => convert::run(command, args.verbosity()),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Merge(command) => shards::merge_shards(command, args.verbosity()),
         Command::Manifest(command) => manifest::run(command),
         Command::Ls(command) => ls::run(command, args.verbosity()),
+        Command::Stats(command) => stats::run(command, args.verbosity()),
         Command::Devices(command) => devices::run(command),
         Command::Bench(command) => bench::run(command, args.verbosity()),
     };
@@ -102,8 +105,8 @@ fn interrupted(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Error>() {
         Some(Error::Stopped { done, images, .. }) => {
             format!(
-                "interrupted after {done} of {images} images, which are whole; the same command \
-                 with --resume goes on"
+                "interrupted after {done} of {images} images, which are whole; {}",
+                signals::going_on()
             )
         }
         _ => "interrupted".to_owned(),

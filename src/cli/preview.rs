@@ -8,7 +8,7 @@ use super::args::ConvertArgs;
 use super::convert::bytes;
 use super::{Ending, Verbosity, results, say};
 use crate::convert::Preview;
-use crate::error::shown;
+use crate::error::{Error, shown};
 
 /// What is printed as JSON.
 #[derive(Serialize)]
@@ -69,6 +69,15 @@ pub(super) fn run(
             Ok(Ending::Refused)
         }
     }
+}
+
+/// Of a run that is refused before anything is known of it.
+pub(super) fn refused(args: &ConvertArgs, error: Error) -> anyhow::Result<Ending> {
+    if args.json {
+        let told = serde_json::json!({ "refused": error.to_string() });
+        results(|out| writeln!(out, "{told:#}"))?;
+    }
+    Err(error.into())
 }
 
 fn text(out: &mut dyn io::Write, told: &Told<'_>) -> io::Result<()> {

@@ -10,12 +10,14 @@ use serde::Serialize;
 
 use super::args::{MergeArgs, PlanArgs, StatusArgs};
 use super::convert::bytes;
-use super::work::Work;
+use super::work::{Work, is_plan};
 use super::{Ending, Verbosity, results, say};
 use crate::convert::{Manifest, Options, Record, Resume, ShardState, divide, merge, shard_states};
-use crate::error::{Error, shown_path};
+use crate::error::{Error, shown, shown_path};
 use crate::record::shards::{Shards, Unit};
 use crate::sink::FilesSink;
+use crate::source::Source as _;
+use crate::tensor::Dump;
 
 /// Where schedulers say which of several processes one is, numbered from 0.
 const VARIABLES: [&str; 4] =
@@ -94,6 +96,22 @@ pub(super) fn plan(args: &PlanArgs, verbosity: Verbosity) -> anyhow::Result<Endi
     if work.plan.is_some() {
         let problem = "a plan cannot be planned again; give its dumps and options".to_owned();
         return Err(Error::Usage(problem).into());
+    }
+    if let Some(path) = args.output.as_ref().filter(|path| !is_plan(path)) {
+        return Err(Error::Usage(format!(
+            "{}: by the end of its name `convert` tells a plan from a dump, and it must be .jsonl",
+            shown_path(path)
+        ))
+        .into());
+    }
+    // The same text may be many names of files.
+    let untold = |dump: &&Dump| !Path::new(&dump.label).exists();
+    if let Some(dump) = work.source.dumps().iter().find(untold) {
+        return Err(Error::Usage(format!(
+            "{}: its name is no UTF-8, and a plan cannot name it; give it another",
+            shown(&dump.label)
+        ))
+        .into());
     }
     let record = Record { hash: work.hash, ..Record::new("") };
     let options = Options { record: Some(record), ..work.options.clone() };

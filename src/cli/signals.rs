@@ -4,10 +4,25 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// What goes on with what was begun, unless it is the same command with `--resume`.
+static GO_ON: OnceLock<&str> = OnceLock::new();
+
+/// Says which option `--resume` is to take the place of: both together are refused.
+pub(super) fn resume_in_place_of(option: &'static str) {
+    // It is said once.
+    let _ = GO_ON.set(option);
+}
+
+/// What goes on with a run that was interrupted, in words.
+pub(super) fn going_on() -> String {
+    let place = GO_ON.get().map_or(String::new(), |option| format!(" in the place of {option}"));
+    format!("the same command with --resume{place} goes on")
+}
 
 /// The folder that goes with the process. No signal ends it while this is held.
 pub(super) fn held_folder() -> MutexGuard<'static, Option<PathBuf>> {
@@ -19,6 +34,18 @@ pub(super) fn received() -> Option<u8> {
     u8::try_from(RECEIVED.load(Ordering::SeqCst)).ok().filter(|&signal| signal > 0)
 }
 
+/// Makes writing beyond a file size limit an error like others, and not a death.
+#[cfg(unix)]
+pub(super) fn let_writes_fail() {
+    use signal_hook::{consts::SIGXFSZ, flag};
+    // It fails for signals alone that cannot be caught, which this one can.
+    let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
+/// Elsewhere it is no death.
+#[cfg(not(unix))]
+pub(super) fn let_writes_fail() {}
+
 /// Sets `cancel` at the first SIGINT or SIGTERM. After a second one, or 1.5 s, the process ends
 /// whatever it waits for.
 #[cfg(unix)]
@@ -27,23 +54,24 @@ pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
     use std::{thread, time::Duration};
 
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    // Writing beyond a file size limit is an error like others, not a death.
-    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
                 end(signal);
             }
             cancel.store(true, Ordering::Relaxed);
-            thread::spawn(move || {
+            let after_a_while = move || {
                 thread::sleep(Duration::from_millis(1500));
-                super::say(if held_folder().is_some() {
-                    "tensortiff: interrupted"
+                let more = if held_folder().is_some() {
+                    String::new()
                 } else {
-                    "tensortiff: interrupted; images written so far are whole"
-                });
+                    format!("; images written so far are whole; {}", going_on())
+                };
+                super::say(&format!("tensortiff: interrupted{more}"));
                 end(signal);
-            });
+            };
+            // Without a thread for it, what works ends it, or the second signal.
+            let _ = thread::Builder::new().spawn(after_a_while);
         }
     })?;
     Ok(())

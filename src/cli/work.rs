@@ -6,15 +6,20 @@ use std::path::{Path, PathBuf};
 use super::args::ImagesArgs;
 use super::inputs::expand;
 use crate::convert::{Options, Planned, unsupported};
-use crate::error::{Error, shown_path};
-use crate::normalize::Norm;
+use crate::error::{Error, shown, shown_path};
+use crate::normalize::{Rule, RuleText, Scope};
 use crate::plan::{Naming, Selection};
+use crate::record::identity::Asked;
 use crate::record::shards::Shards;
-use crate::source::DumpFiles;
+use crate::source::{DumpFiles, Layout, Reading, View};
+use crate::{Encoding, EncodingText};
+
+/// What of it a plan has beside axes and images.
+const COMPLEX: &str = "complex";
 
 /// See the module.
 pub(super) struct Work {
-    pub(super) source: DumpFiles,
+    pub(super) source: View<DumpFiles>,
     /// Those that decide names and bytes; the others are as by default.
     pub(super) options: Options,
     /// Whether pixels are hashed.
@@ -49,12 +54,18 @@ impl Work {
     }
 
     fn typed(args: &ImagesArgs) -> Result<Work, Error> {
-        let selection = args.input.selection.selection();
+        let (rule, scope) = args.norm.text().read().map_err(Error::Usage)?;
+        let encoding = args.encoding.text().read().map_err(Error::Usage)?;
+        let mut selection = args.input.selection.selection();
+        selection.group_by.clone_from(&args.norm.group_by);
+        let layout = args.input.reading.layout()?;
         // Whatever is wrong with the inputs is told at once.
-        let (source, mut bad) = match expand(&args.input.dumps) {
-            Ok(files) => DumpFiles::open_those_that_can_be(&files),
+        let reading = args.input.reading.reading();
+        let (source, mut bad) = match expand(&args.input.dumps, &reading) {
+            Ok(files) => DumpFiles::open_those_that_can_be(&files, &reading),
             Err(bad) => (DumpFiles::open::<&str>(&[])?, bad),
         };
+        let source = View::new(source, layout);
         bad.extend(unsupported(&source, &selection)?);
         let naming = match naming(args) {
             Ok(naming) => naming,
@@ -66,8 +77,7 @@ impl Work {
         if !bad.is_empty() {
             return Err(Error::of_all(bad));
         }
-        let norm = args.norm.map_or(Norm::default(), Into::into);
-        let options = Options { norm, selection, naming, ..Options::default() };
+        let options = Options { rule, scope, selection, naming, encoding, ..Options::default() };
         let list = args.names_from.clone();
         Ok(Work { source, options, hash: args.hash, plan: None, planned: None, list })
     }
@@ -77,21 +87,30 @@ impl Work {
         let plan = Shards::read(path)?;
         let head = &plan.head;
         let asked = head.identity.options.clone();
-        let Some(norm) = Norm::named(&asked.norm) else {
-            let problem =
-                format!("it wants --norm {}, which is none", crate::error::shown(&asked.norm));
-            return Err(Error::Format { path: path.to_owned(), format: "plan", problem });
-        };
+        let wrong =
+            |problem: String| Error::Format { path: path.to_owned(), format: "plan", problem };
+        let (rule, scope) = rule(&asked).map_err(|problem| wrong(shown(&problem)))?;
+        let encoding = encoding(&asked).map_err(|problem| wrong(shown(&problem)))?;
+        let complex = asked.more.get(COMPLEX).and_then(|texts| texts.first());
+        let complex = complex.map(String::as_str);
+        let reading = Reading::of(asked.raw.as_deref(), asked.npy_v2.as_deref(), complex)
+            .map_err(|error| wrong(format!("it wants its dumps read otherwise: {error}")))?;
+        let (layout, selection) = more(&asked).map_err(|error| wrong(error.to_string()))?;
         let naming = match &head.list {
             Some(list) => Naming::List(list.clone()),
             None => Naming::Template(asked.names),
         };
-        let selection =
-            Selection { tensors: asked.tensors, exclude: asked.exclude, channel: asked.channel };
+        let selection = Selection {
+            tensors: asked.tensors,
+            exclude: asked.exclude,
+            channel: asked.channel,
+            ..selection
+        };
         let dumps: Vec<&str> = head.identity.dumps.iter().map(|dump| dump.path.as_str()).collect();
-        let source = DumpFiles::open(&dumps)?;
-        let options = Options { norm, selection, naming, ..Options::default() };
-        let planned = Planned { path: path.to_owned(), identity: head.identity.clone() };
+        let source = View::new(DumpFiles::open_as(&dumps, &reading)?, layout);
+        let options = Options { rule, scope, selection, naming, encoding, ..Options::default() };
+        let ranges = plan.ranges.clone().into();
+        let planned = Planned { path: path.to_owned(), identity: head.identity.clone(), ranges };
         Ok(Work {
             source,
             options,
@@ -113,8 +132,47 @@ impl Work {
     }
 }
 
+/// What a plan says of how samples become pixels.
+fn rule(asked: &Asked) -> Result<(Rule, Scope), String> {
+    let mut text = RuleText::default();
+    text.set("norm", &asked.norm);
+    for (name, value) in &asked.rule {
+        if !text.set(name, value) {
+            return Err(format!("it wants --{name}, which this version does not know"));
+        }
+    }
+    text.read()
+}
+
+/// What a plan says of axes and images.
+fn more(asked: &Asked) -> Result<(Layout, Selection), Error> {
+    let (mut layout, mut selection) = (Layout::default(), Selection::default());
+    // A sample comes before its seed.
+    for (name, texts) in asked.more.iter().filter(|(name, _)| *name != COMPLEX) {
+        for text in texts {
+            if Layout::NAMES.contains(&name.as_str()) {
+                layout.add(name, text)?;
+            } else {
+                selection.add(name, text)?;
+            }
+        }
+    }
+    Ok((layout, selection))
+}
+
+/// What a plan says of how pixels are stored.
+fn encoding(asked: &Asked) -> Result<Encoding, String> {
+    let mut text = EncodingText::default();
+    for (name, value) in &asked.encoding {
+        if !text.set(name, value) {
+            return Err(format!("it wants --{name}, which this version does not know"));
+        }
+    }
+    text.read()
+}
+
 /// Plans are told from dumps by their names, so that a plan that is damaged is told to be.
-fn is_plan(path: &Path) -> bool {
+pub(super) fn is_plan(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"))
 }
 

@@ -10,10 +10,10 @@ use super::run::Run;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
 use crate::encode::Header;
 use crate::error::Error;
-use crate::normalize::Range;
+use crate::normalize::{Kept, Nonfinite, Range};
 use crate::record;
 use crate::record::entry::{Entry, Found, SIZE};
-use crate::report::{SampleReport, Stages};
+use crate::report::{Report, SampleReport, Stages};
 
 /// A tally goes to the run's account when it has this many images or bytes, so that progress is
 /// told in time and threads seldom meet.
@@ -56,6 +56,32 @@ pub(super) struct Tally {
     /// Images or blocks that were compared with what the CPU makes.
     pub(super) checked: u64,
     pub(super) stages: Stages,
+}
+
+impl Tally {
+    /// Adds it to the account of a run, and of who did it.
+    pub(super) fn add_to(&self, report: &mut Report, by: DeviceIndex) {
+        report.images += self.images;
+        report.bytes_in += self.bytes_in;
+        report.bytes_out += self.bytes_out;
+        report.samples += self.samples;
+        let device = &mut report.devices[by];
+        device.images += self.images;
+        device.bytes_in += self.worked;
+        device.checked += self.checked;
+        device.stages += self.stages;
+    }
+
+    /// Takes the images back that it was added for; that they took time, and were compared, stays.
+    pub(super) fn take_from(&self, report: &mut Report, by: DeviceIndex) {
+        report.images -= self.images;
+        report.bytes_in -= self.bytes_in;
+        report.bytes_out -= self.bytes_out;
+        report.samples -= self.samples;
+        let device = &mut report.devices[by];
+        device.images -= self.images;
+        device.bytes_in -= self.worked;
+    }
 }
 
 impl std::ops::AddAssign<&Tally> for Tally {
@@ -131,12 +157,23 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         Ok(())
     }
 
+    /// Fails if the image has samples that it must not have.
+    fn check_finite(&self, image: ImageId, finding: &Finding) -> Result<(), Error> {
+        let extent = &finding.extent;
+        if self.run.options.rule.nonfinite != Nonfinite::Fail || extent.nonfinite() == 0 {
+            return Ok(());
+        }
+        let name = self.run.plan.name(image.span, image.index);
+        Err(Error::Nonfinite { name, nan: extent.nan, inf: extent.pos_inf + extent.neg_inf })
+    }
+
     fn put_whole(
         &mut self,
         image: ImageId,
         finding: &Finding,
         pixels: &[u8],
     ) -> Result<u64, Error> {
+        self.check_finite(image, finding)?;
         self.make_header(image, finding)?;
         self.run.plan.write_name(image.span, image.index, &mut self.name);
         // While they are hot in cache.
@@ -168,8 +205,8 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     ) -> Result<(), Error> {
         let Some(recorder) = &self.run.recorder else { return Ok(()) };
         let image = recorder.number(image.span, image.index);
-        let kept = matches!(finding.range, Range::Keep(_));
-        let entry = Entry::Done(Found::of(&finding.extent, kept, hash));
+        let rule = &self.run.options.rule;
+        let entry = Entry::Done(Found::of(rule, &finding.extent, &finding.range, hash));
         let (first, entries) = &self.entries;
         if first + (entries.len() / SIZE) as u64 != image {
             self.write_entries()?;
@@ -193,6 +230,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     }
 
     fn commit(&mut self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
+        self.check_finite(image, finding)?;
         let Some(file) = self.run.take_pending(image)? else { return Ok(None) };
         self.make_header(image, finding)?;
         file.write_at(0, &self.bytes)?;
@@ -213,7 +251,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     /// not believed.
     fn takes_part(&mut self, image: ImageId) -> bool {
         let Some((_, images)) = &mut self.compared else { return true };
-        let number = self.run.plan.rows()[image.span].first_image + image.index;
+        let number = self.run.number(image);
         match images.last_mut() {
             Some(last) if last.end == number => last.end += 1,
             Some(last) if last.contains(&number) => {}
@@ -225,7 +263,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     /// Takes that back of an image that could not be stored: it is not made again either.
     fn takes_no_part(&mut self, image: ImageId) {
         let Some((_, images)) = &mut self.compared else { return };
-        let number = self.run.plan.rows()[image.span].first_image + image.index;
+        let number = self.run.number(image);
         images
             .last_mut()
             .filter(|last| last.end == number + 1)
@@ -235,30 +273,50 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
     /// Accounts for a finished image.
     fn finished(&mut self, image: ImageId, finding: &Finding, bytes_out: u64) {
-        if self.run.is_giant(image.span) {
-            if self.run.was_counted(image) {
-                return;
-            }
-            if self.compared.is_none() && self.run.options.verify_sample.is_any() {
-                self.run.count_giant(image);
-            }
+        let one = self.tally_of(image, finding, bytes_out);
+        if self.run.is_giant(image.span) && self.run.has_compared() {
+            self.finished_giant(image, &one);
+        } else {
+            self.tally += &one;
         }
-        let row = &self.run.plan.rows()[image.span];
-        self.tally.images += 1;
-        self.tally.bytes_in += row.samples() * row.dtype.size() as u64;
-        self.tally.bytes_out += bytes_out;
-        let extent = &finding.extent;
-        let samples = &mut self.tally.samples;
-        samples.nan += extent.nan;
-        samples.pos_inf += extent.pos_inf;
-        samples.neg_inf += extent.neg_inf;
-        if matches!(finding.range, Range::Keep(_)) {
-            samples.overflow += extent.overflow;
-        }
-        samples.nonfinite_images += u64::from(extent.nonfinite() > 0);
-        samples.constant_images += u64::from(extent.has_finite() && extent.min == extent.max);
-        samples.no_finite_images += u64::from(!extent.has_finite());
         self.tell();
+    }
+
+    /// Accounts for a giant in which a device may have a part that is found to be wrong any time.
+    fn finished_giant(&mut self, image: ImageId, one: &Tally) {
+        // Its entry first: whoever finds the device wrong comes after that, or is known of here.
+        let mut outcome = self.write_entries();
+        if !self.run.account_giant(self.by, image, one) {
+            outcome = outcome.and_then(|()| self.run.forget(self.run.number(image)));
+        }
+        if let Err(error) = outcome {
+            self.run.stop(error);
+        }
+    }
+
+    fn tally_of(&self, image: ImageId, finding: &Finding, bytes_out: u64) -> Tally {
+        let row = &self.run.plan.rows()[image.span];
+        let extent = &finding.extent;
+        let keeps = finding.range.keeps(&self.run.options.rule);
+        let samples = SampleReport {
+            nan: extent.nan,
+            pos_inf: extent.pos_inf,
+            neg_inf: extent.neg_inf,
+            overflow: if keeps { extent.overflow } else { 0 },
+            nonfinite_images: u64::from(extent.nonfinite() > 0),
+            constant_images: u64::from(match finding.range {
+                // Nothing was asked of their range.
+                Range::Keep(Kept::Asked) => extent.has_finite() && extent.min == extent.max,
+                range => range == Range::Keep(Kept::Constant),
+            }),
+            degenerate_images: u64::from(matches!(
+                finding.range,
+                Range::Keep(Kept::Degenerate(..))
+            )),
+            no_finite_images: u64::from(!extent.has_finite()),
+        };
+        let bytes_in = row.samples() * row.dtype.size() as u64;
+        Tally { images: 1, bytes_in, bytes_out, samples, ..Tally::default() }
     }
 
     /// Tells the run if it is worth it.
@@ -370,7 +428,7 @@ impl Desk for RunDesk<'_, '_> {
     }
 
     fn is_sampled(&mut self, image: ImageId, first: u64) -> bool {
-        let number = self.run.plan.rows()[image.span].first_image + image.index;
+        let number = self.run.number(image);
         let sample = self.run.options.verify_sample;
         let Some((before, _)) = &mut self.compared else { return false };
         let sampled = !mem::replace(before, true) || sample.takes(number, first);

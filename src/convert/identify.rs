@@ -1,5 +1,6 @@
 //! Which run it is: hashes of all that decides names and bytes.
 
+use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use super::Options;
@@ -7,15 +8,22 @@ use crate::plan::{Naming, Plan};
 use crate::record::Hasher;
 use crate::record::identity::{Asked, Hash, Identity, Origin};
 use crate::source::Source;
+use crate::tensor;
 
 /// Names and bytes of images are part of what a plan's hash stands for: this is raised when the
 /// program makes others of the same input.
-const OUTPUT: u64 = 1;
+const OUTPUT: u64 = 2;
+
+/// Options that decide which images there are, beside the shapes of tensors.
+const NAMING: [&str; 6] = ["tensor-regex", "select", "every", "sample", "seed", "limit"];
 
 /// Who makes the same files shares it.
 pub(super) fn names_hash(source: &dyn Source, options: &Options, plan: &Plan) -> Hash {
     let mut hasher = Hasher::default();
     hash_naming(&mut hasher, &options.naming);
+    let mut of_names = more(source, options);
+    of_names.retain(|name, _| NAMING.contains(&name.as_str()));
+    hash_more(&mut hasher, &of_names);
     for row in plan.rows() {
         let tensor = &source.tensors()[row.tensor];
         hasher.text(&source.dumps()[tensor.dump].stem);
@@ -27,6 +35,22 @@ pub(super) fn names_hash(source: &dyn Source, options: &Options, plan: &Plan) ->
     Hash(hasher.finish())
 }
 
+/// What was asked for of axes, tensors and images, option by option.
+fn more(source: &dyn Source, options: &Options) -> BTreeMap<String, Vec<String>> {
+    let selection = options.selection.texts().into_iter().map(|(name, text)| (name, vec![text]));
+    let complex = source.reading().complex.map(|complex| vec![complex.to_string()]);
+    let complex = complex.map(|texts| ("complex".to_owned(), texts));
+    source.layout().texts().into_iter().chain(selection).chain(complex).collect()
+}
+
+fn hash_more(hasher: &mut Hasher, more: &BTreeMap<String, Vec<String>>) {
+    for (name, texts) in more {
+        hasher.text(name);
+        hasher.number(texts.len() as u64);
+        texts.iter().for_each(|text| hasher.text(text));
+    }
+}
+
 fn hash_naming(hasher: &mut Hasher, naming: &Naming) {
     match naming {
         Naming::Template(template) => hasher.text(template),
@@ -34,6 +58,33 @@ fn hash_naming(hasher: &mut Hasher, naming: &Naming) {
             hasher.number(list.len() as u64);
             list.iter().for_each(|name| hasher.text(name));
         }
+    }
+}
+
+fn named(texts: Vec<(&'static str, String)>) -> BTreeMap<String, String> {
+    texts.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
+}
+
+/// Of several files all bytes, the latest time, and a hash of what each has.
+fn origin(path: String, files: &[tensor::Origin]) -> Origin {
+    let modified = |file: &tensor::Origin| {
+        let since = file.modified?.duration_since(UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_nanos()).ok()
+    };
+    let times: Option<Vec<u64>> = files.iter().map(modified).collect();
+    let several = || {
+        let mut hasher = Hasher::default();
+        for file in files {
+            hasher.number(file.bytes);
+            hasher.number(modified(file).unwrap_or(0));
+        }
+        Hash(hasher.finish())
+    };
+    Origin {
+        path,
+        bytes: files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes)),
+        modified: times.and_then(|times| times.into_iter().max()),
+        files: (files.len() > 1).then(several),
     }
 }
 
@@ -48,7 +99,18 @@ pub(super) fn identity(
     let mut hasher = Hasher::default();
     hasher.number(OUTPUT);
     hasher.number(names.0);
-    hasher.text(options.norm.name());
+    hash_more(&mut hasher, &more(source, options));
+    hasher.text(options.rule.norm.name());
+    let besides =
+        || options.rule.texts(options.scope).into_iter().filter(|(name, _)| *name != "norm");
+    for (name, text) in besides() {
+        hasher.text(name);
+        hasher.text(&text);
+    }
+    for (name, text) in options.encoding.texts() {
+        hasher.text(name);
+        hasher.text(&text);
+    }
     for row in plan.rows() {
         let tensor = &source.tensors()[row.tensor];
         hasher.number(tensor.dump as u64);
@@ -57,15 +119,16 @@ pub(super) fn identity(
         tensor.shape.iter().for_each(|&axis| hasher.number(axis));
         hasher.number(row.plane(0));
     }
+    // Type and shape are those of the rows.
+    let reading = source.reading();
+    if let Some(raw) = &reading.raw {
+        let (offset, swapped) = raw.place();
+        hasher.number(offset);
+        hasher.number(u64::from(swapped));
+    }
     let mut dumps = Vec::new();
     for (at, dump) in source.dumps().iter().enumerate() {
-        let origin = source.origin(at);
-        let modified = origin.and_then(|origin| origin.modified?.duration_since(UNIX_EPOCH).ok());
-        let origin = Origin {
-            path: dump.label.clone(),
-            bytes: origin.map_or(0, |origin| origin.bytes),
-            modified: modified.and_then(|since| u64::try_from(since.as_nanos()).ok()),
-        };
+        let origin = origin(dump.label.clone(), &source.origins(at));
         hasher.number(origin.bytes);
         dumps.push(origin);
     }
@@ -78,12 +141,17 @@ pub(super) fn identity(
         }
     };
     let asked = Asked {
-        norm: options.norm.name().to_owned(),
+        norm: options.rule.norm.name().to_owned(),
+        rule: besides().map(|(name, text)| (name.to_owned(), text)).collect(),
+        encoding: named(options.encoding.texts()),
         names,
         tensors: options.selection.tensors.clone(),
         exclude: options.selection.exclude.clone(),
         channel: options.selection.channel,
         hash,
+        raw: reading.raw.as_ref().map(ToString::to_string),
+        npy_v2: reading.npy_v2.as_ref().map(ToString::to_string),
+        more: more(source, options),
     };
     Identity::new(hasher.finish(), plan.images(), asked, dumps)
 }

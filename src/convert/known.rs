@@ -28,8 +28,10 @@ pub(super) struct Known {
     journals: Vec<Place>,
     /// That of a run of all images is among them.
     has_whole: bool,
-    /// That one cannot be read: images may be there, and it is not known which.
+    /// That one cannot be read, or the manifest: images may be there, and it is not known which.
     torn: bool,
+    /// A shard's cannot: the same.
+    torn_part: bool,
     /// The manifest of a run that was finished, where there is no journal.
     pub(super) manifest: Option<PathBuf>,
     /// Images of this run that are there, and all that are not this run's; `None` if none is.
@@ -41,12 +43,16 @@ pub(super) struct Known {
 impl Known {
     /// Whether there was no run.
     pub(super) fn is_nothing(&self) -> bool {
-        self.journals.is_empty() && !self.torn && self.manifest.is_none()
+        self.manifest.is_none() && self.has_no_journal()
     }
 
     /// Whether there is a manifest, and no run since.
     pub(super) fn is_manifest_alone(&self) -> bool {
-        self.manifest.is_some() && !self.torn && self.journals.is_empty()
+        self.manifest.is_some() && self.has_no_journal()
+    }
+
+    fn has_no_journal(&self) -> bool {
+        self.journals.is_empty() && !self.torn && !self.torn_part
     }
 
     /// Whether there is a journal of a run of all images, to go on with.
@@ -100,20 +106,29 @@ impl Made<'_> {
             }
         }
         for path in record::parts(folder, self.names)? {
-            if let Opened::Whole(journal, about) = Journal::open(&path, false)? {
-                self.must_be_same(&path, &about.identity)?;
-                let place = Some(journal.place().clone()).filter(|place| self.meets(place));
-                known.journals.extend(place);
+            match Journal::open(&path, false)? {
+                // A merge took it away meanwhile.
+                Opened::None => {}
+                Opened::Torn => known.torn_part = true,
+                Opened::Whole(journal, about) => {
+                    self.must_be_same(&path, &about.identity)?;
+                    let place = Some(journal.place().clone()).filter(|place| self.meets(place));
+                    known.journals.extend(place);
+                }
             }
         }
         if !known.has_whole
             && !known.torn
             && let Some(path) = self.manifest_path()?
-            && let Some(manifest) = Manifest::open(&path)?
-            && manifest.head().names == self.names
         {
-            self.must_be_same(&path, &manifest.head().identity)?;
-            known.manifest = Some(path);
+            match Manifest::open(&path)? {
+                Some(manifest) if manifest.head().names == self.names => {
+                    self.must_be_same(&path, &manifest.head().identity)?;
+                    known.manifest = Some(path);
+                }
+                Some(_) => {}
+                None => known.torn = Manifest::is_torn(&path)?,
+            }
         }
         if let At(_) = &self.record.manifest {
             // A run since then may have kept its own in the folder.
@@ -144,6 +159,25 @@ impl Made<'_> {
     /// Whether a journal is of images of this run.
     fn meets(&self, journal: &Place) -> bool {
         meet(journal.images(), &self.images)
+    }
+
+    /// Why images are in the way of a run that was to go on: another one of these dumps made them.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        let goes_on = self.record.resume != Resume::No;
+        if !goes_on || !matches!(error, Error::Exists { .. }) {
+            return error;
+        }
+        let is_of_these = |was: &Identity| {
+            let mut paths = was.dumps.iter().map(|dump| &dump.path);
+            paths.any(|path| self.identity.dumps.iter().any(|dump| dump.path == *path))
+        };
+        let all = record::manifests(&self.record.folder).unwrap_or_default();
+        let other = all.into_iter().find_map(|path| {
+            let head = Manifest::open(&path).ok()??.head().clone();
+            let was = Some(head.identity).filter(|was| is_of_these(was))?;
+            Some(Error::Resume { path, problem: was.difference(&self.identity)? })
+        });
+        other.unwrap_or(error)
     }
 
     fn must_be_same(&self, path: &Path, was: &Identity) -> Result<(), Error> {
@@ -246,8 +280,7 @@ impl Made<'_> {
 
     fn is_there(&self, sink: &dyn Sink, image: u64, found: &Found) -> Result<bool, Error> {
         let name = self.name(image);
-        let (header_len, len) = self.lengths(image)?;
-        if sink.stored(&name)? != Some(len) {
+        if sink.stored(&name)? != Some(self.len(image)?) {
             return Ok(false);
         }
         if self.record.resume != Resume::Hashes {
@@ -258,7 +291,13 @@ impl Made<'_> {
             let problem = "it was made without --hash, so there is nothing to compare with";
             return Err(Error::Resume { path, problem: problem.to_owned() });
         };
-        Ok(hash_stored(sink, &name, header_len)? == Some(hash))
+        let Some(mut file) = sink.read(&name)? else { return Ok(false) };
+        let (header, index) = self.header(image)?;
+        let mut bytes = Vec::new();
+        let read = file.by_ref().take(header.len() as u64).read_to_end(&mut bytes);
+        let read = read.and_then(|_| record::hash_of(&mut *file));
+        let now = read.map_err(|source| Error::Write { path: name.into(), source })?;
+        Ok(now == hash && header.is_of(&bytes, &index, found.range, [found.nan, found.inf]))
     }
 }
 
@@ -322,8 +361,10 @@ fn recorded(line: &Line<'_>) -> Option<Entry> {
     if line.existed {
         return Some(Entry::Existed);
     }
+    // JSON has no infinity and no NaN: where there is the one number the other was none.
+    let (one, other) = (line.lo.or(line.mean), line.hi.or(line.std));
     Some(Entry::Done(Found {
-        range: line.lo.zip(line.hi),
+        range: one.map(|one| (one, other.unwrap_or(f64::NAN))),
         nan: line.nan?,
         inf: line.inf?,
         hash: line.xxh3.map(|hash| hash.0),

@@ -2,14 +2,14 @@
 //! manifest says of it.
 
 use std::borrow::Cow;
-use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{self, Path, PathBuf};
+use std::{fs, io};
 
 use super::identify::{identity, names_hash};
-use super::{Manifest, Options, Record, header};
+use super::{Manifest, Options, Record, Resume, header};
+use crate::encode::Header;
 use crate::error::Error;
-use crate::normalize::Norm;
 use crate::plan::{Naming, Plan, Row};
 use crate::record;
 use crate::record::entry::{Doing, Entry, Failure};
@@ -22,7 +22,7 @@ use crate::source::Source;
 pub(super) struct Made<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) plan: &'a Plan,
-    norm: Norm,
+    options: &'a Options,
     pub(super) record: &'a Record,
     pub(super) threads: usize,
     pub(super) names: Hash,
@@ -54,6 +54,7 @@ impl<'a> Made<'a> {
             )));
         }
         let names = names_hash(source, options, plan);
+        check_manifest(record, plan, names)?;
         let identity = identity(source, options, plan, record.hash, names);
         if let Some(planned) = &record.planned
             && let Some(problem) = planned.identity.difference(&identity)
@@ -63,7 +64,7 @@ impl<'a> Made<'a> {
         Ok(Made {
             source,
             plan,
-            norm: options.norm,
+            options,
             record,
             threads,
             names,
@@ -78,11 +79,17 @@ impl<'a> Made<'a> {
         About { identity: self.identity.clone(), shard: self.is_shard.then(|| self.images.clone()) }
     }
 
-    /// Length of an image's header, and of its file.
-    pub(super) fn lengths(&self, image: u64) -> Result<(u64, u64), Error> {
+    /// Length of an image's file.
+    pub(super) fn len(&self, image: u64) -> Result<u64, Error> {
         let (at, row, _) = self.place(image);
-        let header_len = header(self.source, self.plan, self.norm, at)?.len() as u64;
-        Ok((header_len, header_len + 4 * row.samples()))
+        let header = header(self.source, self.plan, self.options, at)?;
+        Ok(header.len() as u64 + 4 * row.samples())
+    }
+
+    /// An image's header, with its own numbers left open, and its place on the axes before its own.
+    pub(super) fn header(&self, image: u64) -> Result<(Header, Vec<u64>), Error> {
+        let (at, row, index) = self.place(image);
+        Ok((header(self.source, self.plan, self.options, at)?, row.indices(index)))
     }
 
     /// The row of an image, by number and as it is, and the image's number in it.
@@ -125,49 +132,117 @@ impl<'a> Made<'a> {
         entries: Vec<Option<Entry>>,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let mut lengths = None;
+        // What is the same in all of a row is made once.
+        let mut begun: Option<(usize, u64, Line)> = None;
         for (image, entry) in images.zip(entries) {
             let (at, row, index) = self.place(image);
-            // Headers of one row are of one length.
-            let len = match lengths {
-                Some((of, len)) if of == at => len,
-                _ => self.lengths(image)?.1,
+            let (_, len, line) = match &mut begun {
+                Some(begun) if begun.0 == at => begun,
+                begun => begun.insert((at, self.len(image)?, self.line(row))),
             };
-            lengths = Some((at, len));
-            let tensor = &self.source.tensors()[row.tensor];
-            let (name, tensor_bytes) = manifest::named(&tensor.name);
-            let mut line = Line {
-                name: Cow::from(self.plan.name(at, index)),
-                source: Cow::from(&self.source.dumps()[tensor.dump].label),
-                tensor: name,
-                tensor_bytes,
-                index: row.indices(index),
-                dtype: Cow::from(row.dtype.name()),
-                shape: [row.height, row.width],
-                lo: None,
-                hi: None,
-                norm: Cow::from(self.norm.name()),
-                nan: None,
-                inf: None,
-                bytes: None,
-                xxh3: None,
-                existed: false,
-                error: None,
-            };
+            self.plan.write_name(at, index, line.name.to_mut());
+            line.index.clear();
+            line.index.extend(row.places(index).map(|(place, _)| place));
+            (line.lo, line.hi, line.mean, line.std) = (None, None, None, None);
+            (line.nan, line.inf, line.bytes, line.xxh3) = (None, None, None, None);
+            (line.existed, line.error) = (false, None);
             match entry {
                 Some(Entry::Done(found)) => {
-                    (line.lo, line.hi) = found.range.unzip();
+                    let numbers = found.range.unzip();
+                    if self.options.rule.norm.is_score() {
+                        (line.mean, line.std) = numbers;
+                    } else {
+                        (line.lo, line.hi) = numbers;
+                    }
                     (line.nan, line.inf) = (Some(found.nan), Some(found.inf));
-                    (line.bytes, line.xxh3) = (Some(len), found.hash.map(Hash));
+                    (line.bytes, line.xxh3) = (Some(*len), found.hash.map(Hash));
                 }
                 Some(Entry::Existed) => line.existed = true,
                 Some(Entry::Failed(failure)) => line.error = Some(Cow::from(told(failure))),
                 None => line.error = Some(Cow::from("nothing is recorded of it")),
             }
-            serde_json::to_writer(&mut *out, &line).expect("a line has no key but strings");
+            serde_json::to_writer(&mut *out, line).expect("a line has no key but strings");
             out.push(b'\n');
         }
         Ok(())
+    }
+
+    /// What lines say of all images of a row.
+    fn line<'s>(&'s self, row: &'s Row) -> Line<'s> {
+        let tensor = &self.source.tensors()[row.tensor];
+        let (name, tensor_bytes) = manifest::named(&tensor.name);
+        Line {
+            name: Cow::default(),
+            source: Cow::from(&self.source.dumps()[tensor.dump].label),
+            tensor: name,
+            tensor_bytes,
+            index: Vec::new(),
+            dtype: Cow::from(row.dtype.name()),
+            shape: [row.height, row.width],
+            lo: None,
+            hi: None,
+            norm: Cow::from(self.options.rule.norm.name()),
+            mean: None,
+            std: None,
+            nan: None,
+            inf: None,
+            bytes: None,
+            xxh3: None,
+            existed: false,
+            error: None,
+        }
+    }
+}
+
+impl Record {
+    /// Whether the folder is there. Something else in its place is none that nobody has made yet.
+    pub(super) fn has_folder(&self) -> Result<bool, Error> {
+        let path = || self.folder.clone();
+        match fs::metadata(&self.folder) {
+            Ok(found) if found.is_dir() => Ok(true),
+            Ok(_) => {
+                let problem = "not a folder, and a folder is needed";
+                Err(Error::InTheWay { path: path(), problem })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(Error::Write { path: path(), source }),
+        }
+    }
+}
+
+/// Fails where the manifest cannot go to the path that was named for it, or would take the place of
+/// something else: an image, the dump, what a run of other images left.
+fn check_manifest(record: &Record, plan: &Plan, names: Hash) -> Result<(), Error> {
+    let Manifest::At(path) = &record.manifest else { return Ok(()) };
+    let in_the_way = |problem| Err(Error::InTheWay { path: path.clone(), problem });
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with(record::HIDDEN) {
+        return in_the_way("files of this name are a run's own, which --resume may take away");
+    }
+    if fs::symlink_metadata(path).is_ok() {
+        return match manifest::Manifest::open(path)? {
+            Some(found) if found.head().names == names => Ok(()),
+            Some(_) => in_the_way("a manifest of other images is there, and is not replaced"),
+            None if record.resume != Resume::No && manifest::Manifest::is_torn(path)? => Ok(()),
+            None => in_the_way("something else than a manifest is there, and is not replaced"),
+        };
+    }
+    let real = |path: &Path| fs::canonicalize(path).or_else(|_| path::absolute(path));
+    let failed = |source| Error::Write { path: path.clone(), source };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = real(parent.unwrap_or(Path::new("."))).map_err(failed)?;
+    let output = real(&record.folder).map_err(failed)?;
+    // The output folder may be made yet.
+    if !folder.is_dir() && folder != output {
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "there is no such folder")));
+    }
+    let whole = folder.join(path.file_name().unwrap_or_default());
+    let is_image = |below: &Path| plan.names().any(|name| Path::new(&name).starts_with(below));
+    match whole.strip_prefix(&output) {
+        Ok(below) if is_image(below) => {
+            in_the_way("an image, or a folder of images, is to be here, and not the manifest")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -177,6 +252,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::Read { source, .. } => (Doing::Read, Some(source)),
         Error::Write { source, .. } => (Doing::Write, Some(source)),
         Error::Changed { .. } => (Doing::Read, None),
+        Error::Nonfinite { .. } => (Doing::Normalize, None),
         _ => (Doing::Write, None),
     };
     Failure { doing, errno: source.and_then(io::Error::raw_os_error).unwrap_or(0) }
@@ -186,6 +262,7 @@ fn told(failure: Failure) -> String {
     let doing = match failure.doing {
         Doing::Read => "its samples cannot be read",
         Doing::Write => "its file cannot be written",
+        Doing::Normalize => "it has samples that are not finite",
     };
     match failure.errno {
         0 => doing.to_owned(),

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::made::Made;
 use super::recorder::{existing, names_but};
 use super::space::Need;
-use super::{Options, Resume, planned};
-use crate::backend::choose;
+use super::{Options, Resume, planned, workers};
+use crate::backend::choose::Opened;
 use crate::backend::done::Done;
 use crate::backend::{Backend as _, Span};
 use crate::error::Error;
@@ -47,12 +47,15 @@ pub struct Preview {
 /// place is in [`Preview::refused`].
 pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Preview, Error> {
     let plan = planned(source, options)?;
-    let cpu = super::cpu(options)?;
-    let opened = choose::open(&options.devices.others(), cpu.threads());
-    let spans: Vec<Span> = plan.rows().iter().map(super::run::span).collect();
+    let cpu = super::cpu(source, &plan, options)?;
+    let (opened, refused) = match workers::adapters(source, &plan, options, cpu.pullers()) {
+        Ok(opened) => (opened, None),
+        Err(error) => (Opened::default(), Some(error)),
+    };
+    let spans: Vec<Span> = super::run::spans(options, &plan);
     let block = super::run::block(options);
     let mut devices = Vec::new();
-    let mut memory: u64 = 0;
+    let mut memory: u64 = source.memory();
     if options.devices.use_cpu() {
         devices.push(cpu.name().to_owned());
         memory += cpu.memory(&spans, block);
@@ -77,10 +80,10 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         devices,
         memory,
         notes,
-        refused: None,
+        refused,
     };
     if let Err(error) = preview.look(source, sink, options, &plan, cpu.threads()) {
-        preview.refused = Some(error);
+        preview.refused.get_or_insert(error);
     }
     Ok(preview)
 }
@@ -108,12 +111,14 @@ impl Preview {
         self.count(source, options, plan, None, block)?;
         let images = options.images(plan);
         let mut resumed = false;
+        let mut explained: Box<dyn Fn(Error) -> Error> = Box::new(|error| error);
         let mut done = options.shard.as_ref().map(|_| Done::all_but(plan.images(), &images));
         if let Some(record) = options.record.as_ref().filter(|_| plan.images() > 0) {
             let made = Made::new(source, options, plan, record, threads)?;
             let known = made.known(sink, options)?;
             resumed = !known.is_nothing() && record.resume != Resume::No;
             done = known.done;
+            explained = Box::new(move |error| made.explained(error));
         }
         if options.skip_existing {
             done = Some(existing(sink, plan, done)?);
@@ -122,7 +127,7 @@ impl Preview {
             self.there = self.images - done.missing(images.start, images.end);
         }
         self.count(source, options, plan, done.as_ref(), block)?;
-        sink.inspect(&mut names_but(plan, done.as_ref()), resumed)?;
+        sink.inspect(&mut names_but(plan, done.as_ref()), resumed).map_err(explained)?;
         if !options.unchecked_space {
             self.need.check(sink, &mut names_but(plan, done.as_ref()))?;
         }

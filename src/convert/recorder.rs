@@ -2,6 +2,7 @@
 //! makes, the manifest at the end.
 
 use std::fs::File;
+use std::path::Path;
 
 use super::known::Known;
 use super::made::{Made, failure};
@@ -61,16 +62,20 @@ pub(super) fn begin<'a>(
     };
     let made = Made::new(source, options, plan, record, threads)?;
     let is_there = record.folder.is_dir();
-    let lock = is_there.then(|| Lock::new(&record.folder, made.is_shard)).transpose()?;
+    let mut lock = is_there.then(|| Lock::new(&record.folder, made.is_shard)).transpose()?;
     // What is in its way is told before any work.
     if is_there {
         made.manifest_path()?;
     }
     let mut known = made.known(sink, options)?;
-    let (done, there) = loop {
+    let (done, there, lock, resumed) = loop {
         let there = known.there(&made);
         let is_all = there == made.images.end - made.images.start;
         if is_all && (made.is_shard || known.is_manifest_alone()) {
+            if !made.is_shard {
+                // A run that was killed before it had a journal may have left one.
+                record::forget_temporary(&record.folder)?;
+            }
             return Ok(Begun { recorder: None, done: known.done, there, finished: true });
         }
         let (done, there) = match options.skip_existing {
@@ -90,25 +95,23 @@ pub(super) fn begin<'a>(
                     prepare(source, sink, options, plan, done.as_ref(), resumed)?;
                 }
             }
-            outcome => {
-                outcome?;
-                break (done, there);
-            }
+            Err(error) => return Err(made.explained(error)),
+            Ok(()) => match lock {
+                Some(lock) => break (done, there, lock, resumed),
+                // The folder was made just now. Somebody else may have worked in it before it was locked,
+                // and even be done: all of it is looked at again.
+                None => {
+                    lock = Some(Lock::new(&record.folder, made.is_shard)?);
+                    known = made.known(sink, options)?;
+                }
+            },
         }
     };
-    let lock = match lock {
-        Some(lock) => lock,
-        None => Lock::new(&record.folder, made.is_shard)?,
-    };
-    let journal = made.journal(&known)?;
-    if let (true, Some(done)) = (options.skip_existing, &done) {
-        let recorded = known.done.as_ref();
-        for image in (0..plan.images()).filter(|&image| done.contains(image)) {
-            if !recorded.is_some_and(|recorded| recorded.contains(image)) {
-                journal.write(image, &Entry::Existed.to_bytes(made.identity.plan.0, image))?;
-            }
-        }
+    if !resumed && !made.is_shard && record.resume != Resume::No {
+        // Of a run that was killed before it had a journal.
+        sink.tidy(&mut first_of_folders(plan))?;
     }
+    let journal = made.journal(&known, done.as_ref().filter(|_| options.skip_existing))?;
     let recorder = Recorder { made, journal, _lock: lock };
     Ok(Begun { recorder: Some(recorder), done, there, finished: false })
 }
@@ -127,7 +130,7 @@ pub(super) fn merge(
     };
     let made = Made::new(source, options, plan, record, threads)?;
     let lacks = |missing| Error::Incomplete { path: record.folder.clone(), missing };
-    if !record.folder.is_dir() {
+    if !record.has_folder()? {
         return Err(lacks(plan.images()));
     }
     let lock = Lock::new(&record.folder, false)?;
@@ -146,7 +149,7 @@ pub(super) fn merge(
     // What processes that were killed left, in any folder.
     sink.resume(&mut first_of_folders(plan))?;
     let failed = known.failed;
-    let journal = made.journal(&known)?;
+    let journal = made.journal(&known, None)?;
     if failed > 0 {
         made.import(&known, &journal, true)?;
     }
@@ -214,20 +217,40 @@ pub(super) fn existing(sink: &dyn Sink, plan: &Plan, known: Option<Done>) -> Res
 }
 
 impl Made<'_> {
-    /// The journal to go on with, or a new one that says what is known from elsewhere.
-    fn journal(&self, known: &Known) -> Result<Journal, Error> {
+    /// The journal to go on with, or a new one that says what is known from elsewhere, and which
+    /// images are `kept`, whatever they hold.
+    fn journal(&self, known: &Known, kept: Option<&Done>) -> Result<Journal, Error> {
         let folder = &self.record.folder;
         if self.is_shard {
-            return Journal::create_new(&record::new_part_path(folder, self.names), &self.about());
+            if self.record.resume == Resume::No {
+                record::forget_others(folder, self.names, &self.identity)?;
+            }
+            let path = record::new_part_path(folder, self.names);
+            let journal = Journal::create_whole(&path, &self.about())?;
+            journal.say_at_work();
+            return Ok(journal);
         }
         let path = record::journal_path(folder, self.names);
         let begun = match known.has_whole() {
             true => Journal::open(&path, true)?,
             false => Opened::None,
         };
+        let keep = |journal: &Journal| {
+            let Some(kept) = kept else { return Ok(()) };
+            let recorded = |image| known.done.as_ref().is_some_and(|done| done.contains(image));
+            let kept = self.images.clone().filter(|&image| kept.contains(image));
+            kept.filter(|&image| !recorded(image)).try_for_each(|image| {
+                journal.write(image, &Entry::Existed.to_bytes(self.identity.plan.0, image))
+            })
+        };
         let journal = match begun {
-            Opened::Whole(journal, _) => journal,
-            Opened::None | Opened::Torn => Journal::create(&path, &self.about())?,
+            Opened::Whole(journal, _) => {
+                keep(&journal)?;
+                journal
+            }
+            // It has its name when it says what is kept: a run that goes on replaces what it does
+            // not know of.
+            Opened::None | Opened::Torn => Journal::create_with(&path, &self.about(), keep)?,
         };
         if known.has_more() {
             self.import(known, &journal, false)?;
@@ -284,14 +307,19 @@ impl Recorder<'_> {
                     made.lines(images, entries, out)
                 };
                 manifest::write(&path, &made.head(failed), made.threads, sync, &lines)?;
+                let elsewhere = path.parent().filter(|parent| sync && parent != folder);
+                elsewhere.map_or(Ok(()), sync_folder)?;
             }
             record::forget_parts(folder, made.names)?;
             journal.remove()?;
         }
-        if sync && let Ok(opened) = File::open(folder) {
-            let failed = |source| Error::Write { path: folder.clone(), source };
-            opened.sync_all().map_err(failed)?;
-        }
-        Ok(())
+        if sync { sync_folder(folder) } else { Ok(()) }
     }
+}
+
+/// Has the names in a folder on the disk, where folders can be opened.
+fn sync_folder(folder: &Path) -> Result<(), Error> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let failed = |source| Error::Write { path: folder.to_owned(), source };
+    File::open(folder).map_or(Ok(()), |opened| opened.sync_all().map_err(failed))
 }

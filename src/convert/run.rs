@@ -9,22 +9,26 @@ use std::time::{Duration, Instant};
 
 use super::desk::{RunDesk, Tally};
 use super::doubt::Doubt;
+use super::ranges::{Before, Known, is_every_range_known_before};
 use super::recorder::{Begun, Recorder};
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
+use crate::backend::cpu::survey::Lookers;
 use crate::backend::queue::{BLOCK_BYTES, Queue};
 use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
 use crate::encode::Header;
 use crate::error::{Error, shown};
-use crate::normalize::Norm;
-use crate::plan::{Plan, Row, SkipReason, Skipped};
+use crate::normalize::{Rule, Scope};
+use crate::plan::{Plan, Row, Scopes, SkipReason, Skipped};
 use crate::report::{DeviceReport, Failure, Report};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
 
 /// Up to so many tensors that are skipped for one reason get a note each.
 const FEW: usize = 4;
+/// What the CPU is called.
+pub(super) const CPU: &str = "cpu";
 /// How long a run that is done waits for adapters that are still starting, where it must.
 const LONGEST_START: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,9 @@ pub(super) struct Run<'a> {
     pub(super) plan: &'a Plan,
     pub(super) recorder: Option<Recorder<'a>>,
     queue: Queue,
+    /// Which ranges are known before images are made, and what they are, once they are.
+    pub(super) before: Option<Arc<Before>>,
+    known: Arc<OnceLock<Known>>,
     /// Of images that are made again.
     again: OnceLock<Queue>,
     /// Whether any device was found to compute wrongly.
@@ -68,21 +75,25 @@ impl<'a> Run<'a> {
         pullers: usize,
         begun: Begun<'a>,
     ) -> Run<'a> {
-        let spans = plan.rows().iter().map(span);
+        let spans = spans(options, plan);
         let block = block(options);
+        let before = Before::new(options, plan).map(Arc::new);
+        let known: Arc<OnceLock<Known>> = Arc::default();
         let Begun { recorder, done, there, finished } = begun;
-        let queue =
-            Queue::new(options.norm, spans.collect(), block, pullers, |span| !cpu_only(span));
+        let queue = Queue::new(options.rule, spans, block, pullers, |span| {
+            cpu_only(&options.rule, span).is_none()
+        });
         let queue = match done {
             Some(done) => queue.without(done),
             None => queue,
         };
+        let queue = queue_knowing(queue, before.as_ref(), &known);
         let images = options.images(plan);
         let planned = images.end - images.start;
         let report = Report { planned, there, finished, ..Report::default() };
         let state = Mutex::new(State { report, ..State::default() });
         let (again, doubts) = Default::default();
-        Run { source, sink, options, plan, recorder, queue, again, doubts, state }
+        Run { source, sink, options, plan, recorder, queue, before, known, again, doubts, state }
     }
 
     /// A note for each tensor without images; one for all of a kind where there are many, as the
@@ -130,11 +141,18 @@ impl<'a> Run<'a> {
 
     pub(super) fn work(&self, workers: Workers<'_>) {
         if let Some(watch) = &self.options.watch {
-            // A giant is read twice.
-            let passes = |row: &Row| if row.samples() > self.queue.block() { 2 } else { 1 };
-            let image = |row: &Row| row.samples() * row.dtype.size() as u64 * passes(row);
-            let left = |(span, row): (usize, &Row)| image(row) * self.queue.images_left(span);
-            let bytes = self.plan.rows().iter().enumerate().map(left).sum();
+            // A giant is read twice, unless its range is known before.
+            let passes = |span: usize| {
+                let first = ImageId { span, index: 0 };
+                let known = self.before.is_some() || self.queue.known(first).is_some();
+                if self.is_giant(span) && !known { 2 } else { 1 }
+            };
+            let left = |(span, row): (usize, &Row)| {
+                let bytes = row.samples() * row.dtype.size() as u64;
+                bytes * passes(span) * self.queue.images_left(span)
+            };
+            let bytes: u64 = self.plan.rows().iter().enumerate().map(left).sum();
+            let bytes = bytes.saturating_add(self.bytes_before());
             let left = {
                 let report = &self.lock().report;
                 report.planned - report.there
@@ -144,6 +162,15 @@ impl<'a> Run<'a> {
         if self.queue.is_finished() {
             return;
         }
+        let others: &[Arc<dyn Backend + Send + Sync>] = match &workers.others {
+            Others::Ready(opened) => &opened.backends,
+            _ => &[],
+        };
+        let others = others.iter().map(|backend| -> &dyn Backend { &**backend });
+        let lookers = Lookers::new(workers.cpu, workers.use_cpu, others);
+        if let Err(error) = self.find_ranges(&lookers) {
+            return self.stop(error);
+        }
         let cpu = workers.use_cpu.then(|| self.enlist(workers.cpu.name()));
         thread::scope(|scope| {
             let done = match &workers.others {
@@ -151,9 +178,11 @@ impl<'a> Run<'a> {
                 _ => None,
             };
             if let Some(by) = cpu {
-                scope.spawn(move || {
+                start(scope, move || {
                     self.drain(workers.cpu, by);
-                    done.map(|done| done.send(Event::Done))
+                    if let Some(done) = &done {
+                        drop(done.send(Event::Done));
+                    }
                 });
             }
             let opened = match workers.others {
@@ -173,7 +202,7 @@ impl<'a> Run<'a> {
             }
             for backend in opened.backends {
                 let by = self.enlist(backend.name());
-                scope.spawn(move || self.drain(&*backend, by));
+                start(scope, move || self.drain(&*backend, by));
             }
         });
         if !self.queue.is_finished() {
@@ -272,6 +301,7 @@ impl<'a> Run<'a> {
             None => Ok(report),
             Some(cause) => Err(Error::Stopped {
                 cause: Box::new(cause),
+                failed_for_good: report.failed_for_good,
                 done: report.there + report.images,
                 images: report.planned,
             }),
@@ -291,7 +321,7 @@ impl<'a> Run<'a> {
 
     /// The header of a span's images, with their own numbers left open.
     pub(super) fn header(&self, span: usize) -> Result<Header, Error> {
-        header(self.source, self.plan, self.options.norm, span)
+        header(self.source, self.plan, self.options, span)
     }
 
     /// Whether images of the span come in blocks.
@@ -352,18 +382,12 @@ impl<'a> Run<'a> {
 
     /// Adds a desk's tally to the account.
     pub(super) fn account(&self, by: DeviceIndex, tally: &Tally) {
-        {
-            let report = &mut self.lock().report;
-            report.images += tally.images;
-            report.bytes_in += tally.bytes_in;
-            report.bytes_out += tally.bytes_out;
-            report.samples += tally.samples;
-            let device = &mut report.devices[by];
-            device.images += tally.images;
-            device.bytes_in += tally.worked;
-            device.checked += tally.checked;
-            device.stages += tally.stages;
-        }
+        tally.add_to(&mut self.lock().report, by);
+        self.advanced(tally);
+    }
+
+    /// Tells whoever watches.
+    pub(super) fn advanced(&self, tally: &Tally) {
         if let Some(watch) = &self.options.watch
             && (tally.images, tally.progress) != (0, 0)
         {
@@ -381,6 +405,44 @@ impl<'a> Run<'a> {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.queue.is_stopped()
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// From now on these ranges are known.
+    pub(super) fn know(&self, known: Known) {
+        // Nobody asked before.
+        let _ = self.known.set(known);
+    }
+
+    /// The ranges that are known, once they are.
+    pub(super) fn known(&self) -> Option<&Known> {
+        self.known.get()
+    }
+
+    /// A queue for the same images that knows the same ranges.
+    pub(super) fn knowing(&self, queue: Queue) -> Queue {
+        queue_knowing(queue, self.before.as_ref(), &self.known)
+    }
+
+    /// Reads samples of which nothing is made yet.
+    pub(super) fn read_before(
+        &self,
+        image: ImageId,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), Error> {
+        if self.options.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let row = &self.plan.rows()[image.span];
+        self.source.read_at(row.tensor, row.byte_offset(image.index) + offset, buf)?;
+        if let Some(watch) = &self.options.watch {
+            watch.advanced(0, buf.len() as u64);
+        }
+        Ok(())
     }
 
     /// Most samples in a block.
@@ -413,7 +475,7 @@ impl<'a> Run<'a> {
 
     /// Whether what device `by` makes is compared.
     pub(super) fn is_compared(&self, by: DeviceIndex) -> bool {
-        self.options.verify_sample.is_any() && self.lock().report.devices[by].name != "cpu"
+        self.options.verify_sample.is_any() && self.lock().report.devices[by].name != CPU
     }
 
     /// An image failed that comes whole.
@@ -439,18 +501,27 @@ impl<'a> Run<'a> {
     /// An image failed that comes in blocks: once for each of them that is under way, perhaps.
     pub(super) fn fail_blocks(&self, image: ImageId, error: Error) {
         if !matches!(self.lock().in_blocks.insert(image, None), Some(None)) {
+            if self.has_compared() {
+                self.fail_giant(image);
+            }
             self.fail(image, error);
         }
     }
 }
 
 impl Job for Run<'_> {
-    fn norm(&self) -> Norm {
-        self.options.norm
-    }
-
     fn desk(&self, by: DeviceIndex) -> Box<dyn Desk + '_> {
         Box::new(RunDesk::new(self, by))
+    }
+}
+
+/// Does something on a thread of its own; where the system gives none (a limit on processes, say), on
+/// this one.
+fn start<'scope>(scope: &'scope thread::Scope<'scope, '_>, work: impl Fn() + Send + Sync + 'scope) {
+    let work = Arc::new(work);
+    let its = Arc::clone(&work);
+    if thread::Builder::new().spawn_scoped(scope, move || its()).is_err() {
+        work();
     }
 }
 
@@ -459,17 +530,47 @@ pub(super) fn block(options: &Options) -> u64 {
     options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4)
 }
 
-/// A row as the queue has it.
-pub(super) fn span(row: &Row) -> Span {
+/// The rows of a plan as the queue has them.
+pub(super) fn spans(options: &Options, plan: &Plan) -> Vec<Span> {
+    let scopes = Scopes::new(options.scope, plan.rows());
+    let wide = |row: &Row| scopes.as_ref().is_some_and(|scopes| scopes.is_wide(row));
+    let span = |row: &Row| Span {
+        wide: row.dtype.is_wide() || wide(row),
+        known: scopes.is_some() || is_every_range_known_before(options),
+        ..span(row)
+    };
+    plan.rows().iter().map(span).collect()
+}
+
+fn queue_knowing(
+    queue: Queue,
+    before: Option<&Arc<Before>>,
+    known: &Arc<OnceLock<Known>>,
+) -> Queue {
+    let Some(before) = before.cloned() else { return queue };
+    let known = Arc::clone(known);
+    queue.knowing(move |image| before.range(known.get()?, image))
+}
+
+/// A row as the queue has it, but for the others that it may share a range with.
+pub(crate) fn span(row: &Row) -> Span {
     Span {
         dtype: row.dtype,
         samples: row.samples(),
         images: row.images,
         contiguous: row.contiguous(),
+        wide: row.dtype.is_wide(),
+        known: false,
     }
 }
 
-/// Whether only the CPU computes this type: WGSL has no f64.
-fn cpu_only(span: &Span) -> bool {
-    span.dtype.is_wide()
+/// Why only the CPU makes these images, if that is so: WGSL has no f64, and not every rule a kernel.
+pub(super) fn cpu_only(rule: &Rule, span: &Span) -> Option<String> {
+    if span.wide {
+        return Some(format!("{} is computed in f64, which no GPU backend takes", span.dtype));
+    }
+    let asked =
+        || rule.texts(Scope::Image).into_iter().map(|(option, text)| format!("--{option} {text}"));
+    (!rule.is_linear(span.known))
+        .then(|| format!("only the CPU does {}", asked().collect::<Vec<_>>().join(" ")))
 }

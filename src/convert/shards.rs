@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::made::Made;
+use super::ranges::ranges_of_scopes;
 use super::recorder;
 use super::{Options, cpu, header, planned};
 use crate::error::Error;
 use crate::plan::{Naming, Plan};
-use crate::record::shards::{Head, MOST, Shards, Unit};
+use crate::record::shards::{Head, MOST, Shards, Unit, sum};
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
@@ -34,10 +35,11 @@ impl ShardState {
 }
 
 /// Divides a run into so many shards, each of consecutive images, whose bytes, read and written, are
-/// about equal. Where there are fewer images than shards some have none.
+/// about equal. Where there are fewer images than shards some have none. Where images share ranges
+/// all samples are read, so that no shard need look for them.
 ///
 /// # Errors
-/// [`Error::Usage`] for no shards or more than [`MOST`], for options without a record, and as
+/// [`Error::Read`] where samples cannot be read; [`Error::Usage`] for no shards or more than [`MOST`], for options without a record, and as
 /// [`convert`](super::convert) before any work.
 pub fn divide(source: &dyn Source, options: &Options, shards: u64) -> Result<Shards, Error> {
     if shards == 0 || shards > MOST {
@@ -46,6 +48,7 @@ pub fn divide(source: &dyn Source, options: &Options, shards: u64) -> Result<Sha
     let plan = planned(source, options)?;
     let made = made(source, options, &plan)?;
     let costs = Costs::new(source, options, &plan)?;
+    let ranges = ranges_of_scopes(source, options, &plan)?;
     let total = costs.before(plan.images());
     let name = |image: u64| Some(made.name(image));
     let mut units = Vec::new();
@@ -74,8 +77,10 @@ pub fn divide(source: &dyn Source, options: &Options, shards: u64) -> Result<Sha
             Naming::List(list) => Some(list.clone()),
             Naming::Template(_) => None,
         },
+        scopes: ranges.len() as u64,
+        ranges: sum(&ranges),
     };
-    Ok(Shards { head, units })
+    Ok(Shards { head, units, ranges })
 }
 
 fn made<'a>(
@@ -87,7 +92,7 @@ fn made<'a>(
         let problem = "a run that is not recorded cannot be divided".to_owned();
         return Err(Error::Usage(problem));
     };
-    Made::new(source, options, plan, record, cpu(options)?.threads())
+    Made::new(source, options, plan, record, cpu(source, plan, options)?.threads())
 }
 
 fn saturated(bytes: u128) -> u64 {
@@ -119,7 +124,7 @@ impl Costs {
         let mut before = Cost::default();
         let mut rows = Vec::new();
         for (at, row) in plan.rows().iter().enumerate() {
-            let header = header(source, plan, options.norm, at)?.len() as u64;
+            let header = header(source, plan, options, at)?.len() as u64;
             let one = Cost {
                 read: u128::from(row.samples()) * row.dtype.size() as u128,
                 written: u128::from(header) + 4 * u128::from(row.samples()),
@@ -171,7 +176,7 @@ pub fn shard_states(
     let plan = planned(source, options)?;
     options.check_marks(plan.images())?;
     let made = made(source, options, &plan)?;
-    let known = if made.record.folder.is_dir() { Some(made.find(sink)?) } else { None };
+    let known = if made.record.has_folder()? { Some(made.find(sink)?) } else { None };
     let done = known.and_then(|known| known.done);
     let state = |(shard, range): (u64, &Range<u64>)| {
         let images = range.end.saturating_sub(range.start);
@@ -194,7 +199,7 @@ pub fn merge(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<
     options.check_marks(images)?;
     let mut report = Report { planned: images, ..Report::default() };
     if images > 0 {
-        let threads = cpu(options)?.threads();
+        let threads = cpu(source, &plan, options)?.threads();
         let merged = recorder::merge(source, sink, options, &plan, threads)?;
         (report.failed, report.finished) = merged;
         report.there = images - report.failed;
@@ -224,7 +229,7 @@ mod tests {
     #[test]
     fn shards_cover_all_images_once_and_are_of_about_equal_bytes() {
         for count in [1, 2, 3, 7, 45, 100] {
-            let Shards { head, units } = shards(count);
+            let Shards { head, units, .. } = shards(count);
             assert_eq!((head.shards, units.len() as u64), (count, count));
             let mut end = 0;
             for (at, unit) in (0..).zip(&units) {
@@ -233,6 +238,12 @@ mod tests {
                 end += unit.images;
             }
             assert_eq!((end, head.identity.images), (45, 45));
+            let samples = 9 * (1 + 60 * 60 + 4 + 30 * 30 + 59 * 59);
+            let sum = |of: fn(&Unit) -> u64| units.iter().map(of).sum::<u64>();
+            assert_eq!(sum(|unit| unit.read), samples);
+            // Headers are of some hundred bytes.
+            let headers = sum(|unit| unit.written) - 4 * samples;
+            assert!((45 * 300..45 * 600).contains(&headers), "{headers}");
             let bytes: Vec<u64> = units.iter().map(|unit| unit.read + unit.written).collect();
             let (largest, total) = (60 * 60 * 5 + 512, bytes.iter().sum::<u64>());
             let even = total / count;
@@ -242,6 +253,26 @@ mod tests {
         }
         let names = shards(2).units.iter().map(|unit| unit.from.clone()).collect::<Vec<_>>();
         assert_eq!(names[0].as_deref(), Some("m/t0/0.tif"));
+    }
+
+    /// To the image that is nearest to its share of the bytes.
+    #[test]
+    fn shards_end_at_the_nearest_image() {
+        let images = |tensors: &[[u64; 3]], shards: u64| -> Vec<u64> {
+            let mut source = MemorySource::new("m");
+            for (at, shape) in tensors.iter().enumerate() {
+                let samples = vec![0; usize::try_from(shape.iter().product::<u64>()).unwrap()];
+                source = source.with(&format!("t{at}"), Dtype::U8, shape, samples).unwrap();
+            }
+            let options = Options { record: Some(Record::new("out")), ..Options::default() };
+            let units = divide(&source, &options, shards).unwrap().units;
+            units.iter().map(|unit| unit.images).collect()
+        };
+        assert_eq!(images(&[[10, 2, 2]], 3), [3, 4, 3]);
+        assert_eq!(images(&[[11, 2, 2]], 4), [3, 3, 2, 3]);
+        assert_eq!(images(&[[2, 2, 2]], 3), [1, 0, 1]);
+        // By what is read and what is written, headers included: the large one is 1001 of the others.
+        assert_eq!(images(&[[1000, 1, 1], [1, 300, 302]], 4), [500, 500, 1, 0]);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use super::{Options, header};
 use crate::backend::done::Done;
 use crate::error::Error;
 use crate::plan::{Naming, Plan};
-use crate::record::entry;
+use crate::record::{entry, manifest};
 use crate::sink::Sink;
 use crate::source::Source;
 
-/// Bytes of a manifest's line but for its names, which are in it twice.
+/// Bytes of a manifest's line but for names and the dump's path.
 const LINE: u64 = 400;
 /// Allocation unit of most file systems, where it is not known.
 const BLOCK: u64 = 4096;
@@ -42,16 +42,19 @@ impl Need {
                 None => row.images,
                 Some(done) => done.missing(row.first_image, row.first_image + row.images),
             };
-            let file = header(source, plan, options.norm, at)?.len() as u64 + 4 * row.samples();
+            let file = header(source, plan, options, at)?.len() as u64 + 4 * row.samples();
             let times = |bytes: u64| bytes.saturating_mul(images);
             need.files = need.files.saturating_add(times(file));
             let blocks = file.checked_next_multiple_of(block).unwrap_or(u64::MAX);
             need.disk = need.disk.saturating_add(times(blocks));
             need.inodes = need.inodes.saturating_add(images);
             if options.record.is_some() && images > 0 {
-                let name = plan.name(at, row.images - 1).len();
-                let tensor = source.tensors()[row.tensor].name.len().min(1000);
-                let line = LINE + 2 * (name + tensor) as u64;
+                let json = |text: &str| serde_json::Value::from(text).to_string().len();
+                let tensor = &source.tensors()[row.tensor];
+                let name = json(&plan.name(at, row.images - 1));
+                let names = 2 * (name + json(&manifest::named(&tensor.name).0));
+                let dump = json(&source.dumps()[tensor.dump].label);
+                let line = LINE + (names + dump) as u64;
                 let record = match options.shard {
                     None => (entry::SIZE as u64 + line).saturating_mul(row.images),
                     // A shard writes no manifest.
@@ -127,4 +130,33 @@ fn folders(options: &Options, plan: &Plan) -> u64 {
         }
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::{Record, planned};
+    use crate::source::MemorySource;
+    use crate::tensor::Dtype;
+
+    /// A run of all has the entries and the manifest's lines of all; a shard its own entries alone.
+    #[test]
+    fn a_run_needs_room_for_its_record() {
+        let source = MemorySource::new("m").with("abc", Dtype::U8, &[100, 2, 2], vec![0; 400]);
+        let source = source.unwrap();
+        let need = |record: bool, shard: Option<std::ops::Range<u64>>| {
+            let record = record.then(|| Record::new("out"));
+            let done = shard.as_ref().map(|shard| Done::all_but(100, shard));
+            let options = Options { record, shard, ..Options::default() };
+            let plan = planned(&source, &options).unwrap();
+            Need::of(&source, &options, &plan, done.as_ref(), Some(1000)).unwrap()
+        };
+        let images = need(false, None);
+        assert_eq!((images.disk, images.inodes), (100_000, 104));
+        let line = LINE + (2 * ("'m/abc/99.tif'".len() + "'abc'".len()) + "'m'".len()) as u64;
+        assert_eq!(need(true, None).disk, 100_000 + 100 * (64 + line));
+        let shard = need(true, Some(20..30));
+        assert_eq!((shard.disk, shard.inodes), (10_000 + 10 * 64, 14));
+        assert_eq!(need(false, Some(20..30)).disk, 10_000);
+    }
 }

@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::Options;
-use crate::backend::Backend as _;
 use crate::backend::choose::{self, Device, Devices, Opened};
 use crate::backend::cpu::Cpu;
+use crate::backend::{Backend as _, Span};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::source::Source;
@@ -62,7 +62,7 @@ impl<'a> Workers<'a> {
         let threads = cpu.pullers();
         let ready = |device: &Device| matches!(device, Device::Ready(_));
         let quick = cfg!(not(feature = "gpu")) || wanted.iter().all(ready);
-        let too_large = too_large(plan, options);
+        let too_large = too_large(source, plan, options).or_else(|| nothing_to_do(plan, options));
         if let Some(problem) = &too_large {
             if !use_cpu {
                 return Err(Error::Usage(problem.clone()));
@@ -74,19 +74,7 @@ impl<'a> Workers<'a> {
         } else if wanted.is_empty() && use_cpu {
             Others::None
         } else if !use_cpu {
-            refuse_wide(source, plan)?;
-            let opened = choose::open(&wanted, threads);
-            if !opened.unknown.is_empty() || opened.backends.is_empty() {
-                let mut problems = opened.problems().collect::<Vec<_>>().join("; ");
-                if problems.is_empty() {
-                    problems.push_str("no device was named");
-                }
-                return Err(Error::Device(format!(
-                    "{problems} (a GPU needs its driver for Vulkan, Metal or DirectX 12; `tensortiff \
-                     devices` lists adapters; --device auto does what it can on the CPU)"
-                )));
-            }
-            Others::Ready(opened)
+            Others::Ready(alone(source, plan, options, threads)?)
         } else if quick {
             Others::Ready(choose::open(&wanted, threads))
         } else {
@@ -121,14 +109,67 @@ impl<'a> Workers<'a> {
     }
 }
 
+/// The adapters that would work and why others would not, as far as that can be told before: those that
+/// the CPU does not wait for may come too late.
+///
+/// # Errors
+/// Where the run would be refused.
+pub(super) fn adapters(
+    source: &dyn Source,
+    plan: &Plan,
+    options: &Options,
+    threads: usize,
+) -> Result<Opened, Error> {
+    let problem = too_large(source, plan, options).or_else(|| nothing_to_do(plan, options));
+    match (problem, options.devices.use_cpu()) {
+        (Some(problem), false) => Err(Error::Usage(problem)),
+        (Some(problem), true) => Ok(Opened { unusable: vec![problem], ..Opened::default() }),
+        (None, false) => alone(source, plan, options, threads),
+        (None, true) => Ok(choose::open(&options.devices.others(), threads)),
+    }
+}
+
+/// The adapters, where the CPU is not to work: each word must mean one, and one of them must do.
+fn alone(
+    source: &dyn Source,
+    plan: &Plan,
+    options: &Options,
+    threads: usize,
+) -> Result<Opened, Error> {
+    refuse_cpu_only(source, plan, options)?;
+    let opened = choose::open(&options.devices.others(), threads);
+    if opened.unknown.is_empty() && !opened.backends.is_empty() {
+        return Ok(opened);
+    }
+    let mut problems = opened.problems().collect::<Vec<_>>().join("; ");
+    if problems.is_empty() {
+        problems.push_str("no device was named");
+    }
+    Err(Error::Device(format!(
+        "{problems} (a GPU needs its driver for Vulkan, Metal or DirectX 12; `tensortiff devices` lists \
+         adapters; --device auto does what it can on the CPU)"
+    )))
+}
+
+/// Why GPUs beside the CPU would have nothing to do.
+fn nothing_to_do(plan: &Plan, options: &Options) -> Option<String> {
+    if options.devices.others().is_empty() || !options.devices.use_cpu() {
+        return None;
+    }
+    let spans = super::run::spans(options, plan);
+    let mut reasons = spans.iter().map(|span| super::run::cpu_only(&options.rule, span));
+    let first = reasons.next()??;
+    reasons.all(|reason| reason.is_some()).then_some(first)
+}
+
 /// Why no GPU can be used with the memory that the run may take.
 #[cfg(feature = "gpu")]
-fn too_large(plan: &Plan, options: &Options) -> Option<String> {
-    let most = options.memory_of_a_gpu()?;
+fn too_large(source: &dyn Source, plan: &Plan, options: &Options) -> Option<String> {
+    let most = options.memory_of_a_gpu(source)?;
     if options.devices.others().is_empty() {
         return None;
     }
-    let spans: Vec<_> = plan.rows().iter().map(super::run::span).collect();
+    let spans = super::run::spans(options, plan);
     let needed = crate::backend::gpu::memory(&spans, super::run::block(options));
     (needed > most).then(|| {
         let least = options.max_memory.unwrap_or(0) - most + needed;
@@ -138,19 +179,22 @@ fn too_large(plan: &Plan, options: &Options) -> Option<String> {
 
 /// There is none.
 #[cfg(not(feature = "gpu"))]
-fn too_large(_: &Plan, _: &Options) -> Option<String> {
+fn too_large(_: &dyn Source, _: &Plan, _: &Options) -> Option<String> {
     None
 }
 
-fn refuse_wide(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
-    match plan.rows().iter().find(|row| row.dtype.is_wide()) {
+/// Fails for the first tensor that no GPU takes.
+fn refuse_cpu_only(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
+    let spans = super::run::spans(options, plan);
+    let reason = |span: &Span| super::run::cpu_only(&options.rule, span);
+    match plan.rows().iter().zip(&spans).find_map(|(row, span)| Some((row, reason(span)?))) {
         None => Ok(()),
-        Some(row) => {
+        Some((row, reason)) => {
             let tensor = &source.tensors()[row.tensor];
             Err(Error::CpuOnly {
                 dump: source.dumps()[tensor.dump].label.clone(),
                 tensor: tensor.name.clone(),
-                dtype: row.dtype,
+                reason,
             })
         }
     }

@@ -7,33 +7,39 @@
 //! max=1.0
 //! tensortiff={"v":1,"tensor":"layer.0","index":[3,1],"dtype":"F32","norm":"minmax","scope":"image","lo":-2.5,"hi":4.0,"nan":0,"inf":0}
 //! ```
-//! `lo` and `hi` are the least and greatest finite sample (`null` where there is none), `nan` and
-//! `inf` the numbers of pixels that are not finite. The text is ASCII; others, control characters
+//! `lo` and `hi` are what maps to 0 and 1, and of images without a range the least and greatest
+//! finite sample (`null` where there is none); of z-scores there are `mean` and `std` instead. `nan`
+//! and `inf` are the numbers of samples that are not finite. Options that are not the default follow
+//! by their names: `"gamma":"2.2"`, `"out-range":"0.0,255.0"`. The text is ASCII; others, control characters
 //! among them, are escaped as JSON does, so that its only NUL is the one that ends it. A tensor's
 //! name of more than 1000 bytes is cut, ends in `…`, and `"tensor_bytes"` after it says how long it
 //! is. It holds no paths and no times: the same input makes the same bytes.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
-use crate::normalize::{Extent, Kept, Norm, Range};
+use crate::normalize::{Extent, Kept, Range, Rule, Scope};
 use crate::tensor::Dtype;
 
 /// Longest name that is written whole, in bytes; every image of a tensor carries it.
 const NAME: usize = 1000;
-/// Longest text of an f64 by `{:?}`: 17 digits, sign, point, and an exponent or zeros to 1e-5.
+/// Longest text of an f64: 17 digits, sign, point, and an exponent or zeros to 1e-5.
 const F64: usize = 24;
 /// Longest text of an f32: -1234568000000000.0; from 1e16 on it has an exponent.
 const F32: usize = 19;
 
-/// The lines of an image, but for the numbers that its pixels decide.
+/// The lines of an image, but for the numbers that its pixels decide: the texts between them, so that
+/// little is left to be done for each image.
 #[derive(Debug, Clone)]
 pub(super) struct Description {
-    /// As JSON, with what follows it where it was cut.
-    tensor: String,
-    dtype: Dtype,
-    norm: Norm,
+    pub(super) rule: Rule,
+    /// The display range of most images, and its lines.
+    unit: (Display, String),
+    /// Up to the index; from it to the first number, and to the second; the end.
+    texts: [String; 4],
 }
+
+/// What a text says of an image's samples: the numbers of its range, those of NaN and of infinite pixels.
+pub(super) type Numbers = (Option<(f64, f64)>, u64, u64);
 
 /// The display range of tags 340 and 341 and of ImageJ's lines.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,16 +49,38 @@ pub(super) struct Display {
 }
 
 impl Display {
+    /// Of normalized pixels.
+    #[allow(clippy::cast_possible_truncation, reason = "a display range")]
+    fn unit(rule: &Rule) -> Display {
+        match rule.out {
+            None => Display { min: 0.0, max: 1.0 },
+            Some([a, b]) => Display { min: a.min(b) as f32, max: a.max(b) as f32 },
+        }
+    }
+
+    /// −0 is not shown as 0.
+    fn bits(self) -> [u32; 2] {
+        [self.min, self.max].map(f32::to_bits)
+    }
+
+    fn lines(self) -> String {
+        format!("ImageJ=1.54f\nmin={:?}\nmax={:?}\n", self.min, self.max)
+    }
+
     /// 0 and 1 for normalized pixels; for kept ones their finite range, which includes 0..1 where
     /// it would be empty: viewers divide by its width.
     #[allow(clippy::cast_possible_truncation, reason = "clamped to f32 first; a display range")]
-    pub(super) fn of(extent: &Extent, range: &Range) -> Display {
-        let unit = Display { min: 0.0, max: 1.0 };
-        if !matches!(range, Range::Keep(_)) || !extent.has_finite() {
-            return unit;
-        }
+    pub(super) fn of(rule: &Rule, extent: &Extent, range: &Range) -> Display {
+        let unit = Display::unit(rule);
+        let (min, max) = match range {
+            Range::Score { mean, std, bounds: [min, max] } => {
+                ((min - mean) / std, (max - mean) / std)
+            }
+            _ if range.keeps(rule) && extent.has_finite() => (extent.min, extent.max),
+            _ => return unit,
+        };
         let pixel = |x: f64| x.clamp(f32::MIN.into(), f32::MAX.into()) as f32;
-        let (min, max) = (pixel(extent.min), pixel(extent.max));
+        let (min, max) = (pixel(min), pixel(max));
         if min < max {
             Display { min, max }
         } else {
@@ -62,8 +90,21 @@ impl Display {
 }
 
 impl Description {
-    pub(super) fn new(tensor: &str, dtype: Dtype, norm: Norm) -> Description {
-        Description { tensor: named(tensor), dtype, norm }
+    pub(super) fn new(tensor: &str, dtype: Dtype, (rule, scope): (&Rule, Scope)) -> Description {
+        let besides =
+            rule.texts(scope).into_iter().filter(|(name, _)| !["norm", "scope"].contains(name));
+        let besides: String =
+            besides.map(|(name, text)| format!(",\"{name}\":\"{text}\"")).collect();
+        let [one, other] = if rule.norm.is_score() { ["mean", "std"] } else { ["lo", "hi"] };
+        let (norm, scope) = (rule.norm, scope.name());
+        let texts = [
+            format!("tensortiff={{\"v\":1,\"tensor\":{},\"index\":[", named(tensor)),
+            format!("],\"dtype\":\"{dtype}\",\"norm\":\"{norm}\",\"scope\":\"{scope}\",\"{one}\":"),
+            format!(",\"{other}\":"),
+            format!("{besides}}}\n\0"),
+        ];
+        let unit = Display::unit(rule);
+        Description { rule: *rule, unit: (unit, unit.lines()), texts }
     }
 
     /// The length that no image's text exceeds, its one NUL included: that of an image without
@@ -73,33 +114,82 @@ impl Description {
         let last: Vec<u64> = axes.iter().map(|axis| axis.saturating_sub(1)).collect();
         let extent = Extent { nan: samples, pos_inf: samples, ..Extent::EMPTY };
         self.write(&last, &extent, &Range::Keep(Kept::NoFinite), &mut text);
-        text.len() + 2 * (F64 - "null".len()) + 2 * (F32 - "0.0".len())
+        // Its display range is that of all that has no finite sample.
+        let display = Display::of(&self.rule, &extent, &Range::Keep(Kept::NoFinite));
+        let shown = format!("{:?}{:?}", display.min, display.max).len();
+        text.len() + 2 * (F64 - "null".len()) + 2 * F32 - shown
     }
 
     /// Appends an image's text with its NUL.
     pub(super) fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
-        let display = Display::of(extent, range);
-        let kept = matches!(range, Range::Keep(_));
-        let inf = extent.pos_inf + extent.neg_inf + if kept { extent.overflow } else { 0 };
-        let mut write = || {
-            write!(
-                out,
-                "ImageJ=1.54f\nmin={:?}\nmax={:?}\ntensortiff={{\"v\":1,\"tensor\":{},\"index\":[",
-                display.min, display.max, self.tensor,
-            )?;
-            for (i, at) in index.iter().enumerate() {
-                write!(out, "{}{at}", if i > 0 { "," } else { "" })?;
+        let rule = &self.rule;
+        let display = Display::of(rule, extent, range);
+        let overflow = if range.keeps(rule) { extent.overflow } else { 0 };
+        let inf = extent.pos_inf + extent.neg_inf + overflow;
+        let numbers = range.numbers(rule, extent);
+        self.write_numbers(index, display, (numbers, extent.nan, inf), out);
+    }
+
+    /// The same, of what the text says: the numbers of its range, of NaN and of infinite pixels.
+    pub(super) fn write_numbers(
+        &self,
+        index: &[u64],
+        display: Display,
+        (numbers, nan, inf): Numbers,
+        out: &mut Vec<u8>,
+    ) {
+        let Description { unit: (unit, lines), texts: [start, to_one, to_other, end], .. } = self;
+        let mut out = Text(out);
+        if display.bits() == unit.bits() {
+            out.text(lines);
+        } else {
+            out.text(&display.lines());
+        }
+        out.text(start);
+        for (i, &at) in index.iter().enumerate() {
+            if i > 0 {
+                out.text(",");
             }
-            let (dtype, norm) = (self.dtype, self.norm);
-            write!(out, "],\"dtype\":\"{dtype}\",\"norm\":\"{norm}\",\"scope\":\"image\",")?;
-            if extent.has_finite() {
-                write!(out, "\"lo\":{:?},\"hi\":{:?},", extent.min, extent.max)?;
-            } else {
-                write!(out, "\"lo\":null,\"hi\":null,")?;
-            }
-            write!(out, "\"nan\":{},\"inf\":{inf}}}\n\0", extent.nan)
-        };
-        write().expect("writing to memory does not fail");
+            out.count(at);
+        }
+        out.text(to_one);
+        out.number(numbers.map(|(one, _)| one));
+        out.text(to_other);
+        out.number(numbers.map(|(_, other)| other));
+        out.text(",\"nan\":");
+        out.count(nan);
+        out.text(",\"inf\":");
+        out.count(inf);
+        out.text(end);
+    }
+}
+
+/// Text as bytes.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.text(text);
+        Ok(())
+    }
+}
+
+impl Text<'_> {
+    fn text(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn count(&mut self, count: u64) {
+        match u8::try_from(count) {
+            // Most are; formatting takes 300 instructions.
+            Ok(digit @ 0..10) => self.0.push(b'0' + digit),
+            _ => write!(self, "{count}").expect("writing to memory does not fail"),
+        }
+    }
+
+    /// As the manifest has it. JSON has no infinity.
+    fn number(&mut self, number: Option<f64>) {
+        serde_json::to_writer(&mut *self.0, &number).expect("memory takes every number");
     }
 }
 
@@ -132,11 +222,14 @@ fn json_ascii(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalize::Norm;
 
     fn text(norm: Norm, extent: Extent) -> String {
         let mut out = Vec::new();
-        let description = Description::new("a\"\u{e9}\u{1F600}\n", Dtype::F64, norm);
-        description.write(&[3, 14], &extent, &Range::of(norm, &extent), &mut out);
+        let rule = Rule::from(norm);
+        let description =
+            Description::new("a\"\u{e9}\u{1F600}\n", Dtype::F64, (&rule, Scope::Image));
+        description.write(&[3, 14], &extent, &Range::of(&rule, &extent.into(), true), &mut out);
         assert!(
             out.len() <= description.longest(&[20, 20], u64::MAX / 2),
             "{} is too long",
@@ -146,10 +239,45 @@ mod tests {
     }
 
     #[test]
+    fn numbers_come_back_from_few_characters() {
+        let told = |x: f64| {
+            let mut out = Vec::new();
+            Text(&mut out).number(Some(x));
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            [-0.0, 0.5, 2.332_710_266_113_281_2].map(told),
+            ["-0.0", "0.5", "2.3327102661132812"]
+        );
+        let edges = [0.0, 1e-6, 1e-5, 1e-4, 1.0, 1e15, 1e16, 1e17, f64::MIN_POSITIVE, f64::MAX];
+        let mut state = 1_u64;
+        let random = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let bits = state ^ (state >> 31);
+            #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]
+            let single = f32::from_bits(bits as u32);
+            [f64::from_bits(bits), single.into(), single.fract().into()]
+        });
+        let near = edges.into_iter().flat_map(|x: f64| [x.next_down(), x, x.next_up()]);
+        for x in near.chain(random.take(100_000).flatten()) {
+            let text = told(-x.abs());
+            if x.is_finite() {
+                assert_eq!(text.parse(), Ok(-x.abs()), "{text}");
+                assert!(
+                    text.len() <= F64 && text.len() <= format!("{:?}", -x.abs()).len() + 3,
+                    "{text}"
+                );
+            } else {
+                assert_eq!(text, "null");
+            }
+        }
+    }
+
+    #[test]
     fn long_names_are_cut_and_say_so() {
         let about = |name: &str| -> serde_json::Value {
             let mut out = Vec::new();
-            let description = Description::new(name, Dtype::U8, Norm::None);
+            let description = Description::new(name, Dtype::U8, (&Norm::None.into(), Scope::Image));
             description.write(&[], &Extent::EMPTY, &Range::Keep(Kept::NoFinite), &mut out);
             assert!(out.len() <= description.longest(&[], 1) && out.len() < 8000);
             let text = String::from_utf8(out).unwrap();
@@ -222,7 +350,8 @@ mod tests {
         ];
         for (samples, norm, (min, max)) in cases {
             let extent = of(samples);
-            let display = Display::of(&extent, &Range::of(norm, &extent));
+            let rule = Rule::from(norm);
+            let display = Display::of(&rule, &extent, &Range::of(&rule, &extent.into(), true));
             assert_eq!(display, Display { min, max }, "{samples:?} {norm}");
         }
     }

@@ -2,13 +2,14 @@
 
 use std::io::Cursor;
 
-use tiff::Directory;
 use tiff::decoder::ifd::Entry;
-use tiff::encoder::TiffEncoder;
+use tiff::encoder::{TiffEncoder, TiffKind};
 use tiff::tags::{Tag, Type};
+use tiff::{Directory, TiffResult};
 
-use super::description::{Description, Display};
-use crate::normalize::{Extent, Norm, Range};
+use super::description::{Description, Display, Numbers};
+use super::encoding::{BigTiff, Encoding};
+use crate::normalize::{Extent, Range, Rule, Scope};
 use crate::tensor::Dtype;
 
 /// Pixels begin at a multiple of this; of less in images so small that the header counts.
@@ -26,6 +27,7 @@ const SOFTWARE: &[u8] = b"tensortiff\0";
 pub struct Header {
     /// The bytes up to the pixels, with zeros where an image's own numbers go.
     bytes: Vec<u8>,
+    kind: Kind,
     description: Description,
     /// Where the count of tag 270, the text itself, and the values of tags 340 and 341 stand.
     text_count: usize,
@@ -33,106 +35,150 @@ pub struct Header {
     display: [usize; 2],
 }
 
+/// How wide offsets and counts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Classic,
+    Big,
+}
+
+impl Kind {
+    /// Bytes of the file header; of an entry; of an offset, and of what stands in an entry itself.
+    fn sizes(self) -> [u64; 3] {
+        match self {
+            Kind::Classic => [8, 12, 4],
+            Kind::Big => [16, 20, 8],
+        }
+    }
+
+    /// Bytes of the file header and a directory.
+    fn directory(self, entries: u64) -> u64 {
+        let [file, entry, offset] = self.sizes();
+        let count = if self == Kind::Classic { 2 } else { 8 };
+        file + count + entries * entry + offset
+    }
+
+    /// Where in the file the entry of that place begins.
+    fn entry(self, at: usize) -> usize {
+        match self {
+            Kind::Classic => 10 + 12 * at,
+            Kind::Big => 24 + 20 * at,
+        }
+    }
+
+    /// The type of offsets and lengths of strips.
+    fn long(self) -> Type {
+        if self == Kind::Classic { Type::LONG } else { Type::LONG8 }
+    }
+}
+
 impl Header {
     /// Lays out the header of images of `width` × `height` pixels that come from a tensor of
     /// which `axes` are the axes before the image's.
     ///
     /// # Errors
-    /// Says so if an image does not fit a classic TIFF, whose offsets are 32 bits wide.
+    /// Says so if an image does not fit the file that was asked for.
     pub fn new(
         (width, height): (u64, u64),
         tensor: &str,
         axes: &[u64],
         dtype: Dtype,
-        norm: Norm,
+        how: (&Rule, Scope),
+        encoding: &Encoding,
     ) -> Result<Header, String> {
-        Header::lay_out((width, height), Description::new(tensor, dtype, norm), axes).ok_or_else(
-            || {
-                format!(
-                    "an image of {width}×{height} float pixels does not fit a classic TIFF file, \
-                     which ends at 4 GiB"
-                )
-            },
-        )
+        let description = Description::new(tensor, dtype, how);
+        let lay_out = |kind| Header::lay_out(kind, (width, height), &description, axes);
+        let image = || format!("an image of {width}×{height} float pixels");
+        let found = match encoding.bigtiff {
+            BigTiff::Yes => lay_out(Kind::Big),
+            BigTiff::Auto => lay_out(Kind::Classic).or_else(|| lay_out(Kind::Big)),
+            BigTiff::No => {
+                return lay_out(Kind::Classic).ok_or_else(|| {
+                    format!(
+                        "{} does not fit a classic TIFF file, which ends at 4 GiB, and --bigtiff \
+                         no allows no other",
+                        image()
+                    )
+                });
+            }
+        };
+        found.ok_or_else(|| format!("{} does not fit any TIFF file", image()))
     }
 
     fn lay_out(
+        kind: Kind,
         (width, height): (u64, u64),
-        description: Description,
+        description: &Description,
         axes: &[u64],
     ) -> Option<Header> {
+        let [_, _, offset] = kind.sizes();
         let row = width.checked_mul(4)?;
         let pixels = row.checked_mul(height)?;
         let rows_per_strip = if pixels <= ONE_STRIP { height } else { (STRIP / row).max(1) };
         let strips = height.div_ceil(rows_per_strip);
         // A list of one stands in the directory itself.
-        let list = if strips > 1 { strips.checked_mul(4)? } else { 0 };
+        let list = if strips > 1 { strips.checked_mul(offset)? } else { 0 };
 
-        let directory_len = 2 + 12 * 14 + 4;
-        let software = 8 + directory_len;
+        let software = kind.directory(14);
         let offsets = (software + SOFTWARE.len() as u64).next_multiple_of(2);
-        let counts = offsets + list;
-        let text = counts + list;
+        let counts = offsets.checked_add(list)?;
+        let text = counts.checked_add(list)?;
         let align = if pixels < SMALL { SMALL_ALIGN } else { ALIGN };
         let longest = u64::try_from(description.longest(axes, pixels / 4)).ok()?;
-        let start = text.checked_add(longest)?.next_multiple_of(align);
-        let end = u32::try_from(start.checked_add(pixels)?).ok()?;
+        let start = text.checked_add(longest)?.checked_next_multiple_of(align)?;
+        let end = start.checked_add(pixels)?;
+        if kind == Kind::Classic && u32::try_from(end).is_err() {
+            return None;
+        }
 
-        // All lie below `end`, which fits 32 bits; so does every count.
-        let long = |x: u64| u32::try_from(x.min(end.into())).unwrap_or(end);
+        // All lie below `end`, which fits; so does every count.
         let strip = rows_per_strip.checked_mul(row)?;
-        let strip_at = |i: u64| long(start + i * strip);
-        let strip_len = |i: u64| long(strip.min(pixels - i * strip));
-        let value = |type_, value: u32| Entry::new(type_, 1, value.to_le_bytes());
+        let strip_at = |i: u64| start + i * strip;
+        let strip_len = |i: u64| strip.min(pixels - i * strip);
+        let value = |type_, value: u64| Entry::new_u64(type_, 1, value.to_le_bytes());
         let at =
-            |type_, count: u64, offset| Entry::new(type_, long(count), long(offset).to_le_bytes());
+            |type_, count: u64, offset: u64| Entry::new_u64(type_, count, offset.to_le_bytes());
+        let listed = |first: u64, list_at: u64| match list {
+            0 => value(kind.long(), first),
+            _ => at(kind.long(), strips, list_at),
+        };
         let entries = [
-            (Tag::ImageWidth, value(Type::LONG, u32::try_from(width).ok()?)),
-            (Tag::ImageLength, value(Type::LONG, u32::try_from(height).ok()?)),
+            (Tag::ImageWidth, value(Type::LONG, u32::try_from(width).ok()?.into())),
+            (Tag::ImageLength, value(Type::LONG, u32::try_from(height).ok()?.into())),
             (Tag::BitsPerSample, value(Type::SHORT, 32)),
             (Tag::Compression, value(Type::SHORT, 1)),
             (Tag::PhotometricInterpretation, value(Type::SHORT, 1)),
             (Tag::ImageDescription, at(Type::ASCII, 0, text)),
-            (
-                Tag::StripOffsets,
-                if list > 0 {
-                    at(Type::LONG, strips, offsets)
-                } else {
-                    value(Type::LONG, long(start))
-                },
-            ),
+            (Tag::StripOffsets, listed(start, offsets)),
             (Tag::SamplesPerPixel, value(Type::SHORT, 1)),
-            (Tag::RowsPerStrip, value(Type::LONG, long(rows_per_strip))),
-            (
-                Tag::StripByteCounts,
-                if list > 0 {
-                    at(Type::LONG, strips, counts)
-                } else {
-                    value(Type::LONG, long(pixels))
-                },
-            ),
+            (Tag::RowsPerStrip, value(Type::LONG, rows_per_strip)),
+            (Tag::StripByteCounts, listed(pixels, counts)),
             (Tag::Software, at(Type::ASCII, SOFTWARE.len() as u64, software)),
             (Tag::SampleFormat, value(Type::SHORT, 3)),
             (Tag::SMinSampleValue, value(Type::FLOAT, 0)),
             (Tag::SMaxSampleValue, value(Type::FLOAT, 0)),
         ];
         let tags = entries.each_ref().map(|(tag, _)| *tag);
-        let mut bytes = directory(entries);
+        let mut bytes = directory(kind, entries);
         debug_assert_eq!(bytes.len() as u64, software, "the directory is as long as laid out");
         bytes.extend_from_slice(SOFTWARE);
         bytes.resize(usize::try_from(offsets).ok()?, 0);
         if list > 0 {
-            bytes.extend((0..strips).flat_map(|i| strip_at(i).to_le_bytes()));
-            bytes.extend((0..strips).flat_map(|i| strip_len(i).to_le_bytes()));
+            let wide = usize::try_from(offset).ok()?;
+            for number in (0..strips).map(strip_at).chain((0..strips).map(strip_len)) {
+                bytes.extend_from_slice(&number.to_le_bytes()[..wide]);
+            }
         }
         bytes.resize(usize::try_from(start).ok()?, 0);
-        let field = |tag: Tag| 10 + 12 * tags.iter().position(|&t| t == tag).unwrap_or(0);
+        let field = |tag: Tag| kind.entry(tags.iter().position(|&t| t == tag).unwrap_or(0));
+        let inline = if kind == Kind::Classic { 8 } else { 12 };
         Some(Header {
             bytes,
-            description,
+            kind,
+            description: description.clone(),
             text_count: field(Tag::ImageDescription) + 4,
             text: usize::try_from(text).ok()?,
-            display: [field(Tag::SMinSampleValue) + 8, field(Tag::SMaxSampleValue) + 8],
+            display: [Tag::SMinSampleValue, Tag::SMaxSampleValue].map(|tag| field(tag) + inline),
         })
     }
 
@@ -146,43 +192,103 @@ impl Header {
     /// The header of the image at `index` whose samples showed `extent` and became pixels by
     /// `range`, written to `out` in place of what was there.
     pub fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
+        let display = Display::of(&self.description.rule, extent, range);
+        self.begin(display, out);
+        self.description.write(index, extent, range, out);
+        self.end(out);
+    }
+
+    /// Whether `bytes` are the header of the image at `index`, of which these are the numbers of its
+    /// range, of NaN and of infinite pixels. The display range is what they say, twice.
+    #[must_use]
+    pub fn is_of(
+        &self,
+        bytes: &[u8],
+        index: &[u64],
+        numbers: Option<(f64, f64)>,
+        [nan, inf]: [u64; 2],
+    ) -> bool {
+        let value = |at: usize| {
+            let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(f32::from_le_bytes)
+        };
+        let [Some(min), Some(max)] = self.display.map(value) else { return false };
+        let mut whole = Vec::new();
+        self.begin(Display { min, max }, &mut whole);
+        let numbers: Numbers = (numbers, nan, inf);
+        self.description.write_numbers(index, Display { min, max }, numbers, &mut whole);
+        // Numbers that are damaged may be too long for it.
+        if whole.len() > self.bytes.len() {
+            return false;
+        }
+        self.end(&mut whole);
+        whole == bytes
+    }
+
+    /// All before the text.
+    fn begin(&self, display: Display, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.bytes[..self.text]);
-        let display = Display::of(extent, range);
         for (at, value) in self.display.into_iter().zip([display.min, display.max]) {
             out[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
-        self.description.write(index, extent, range, out);
-        let count = u32::try_from(out.len() - self.text).expect("the whole header fits 32 bits");
+    }
+
+    /// What follows the text.
+    fn end(&self, out: &mut Vec<u8>) {
+        let count = u32::try_from(out.len() - self.text).expect("a description is short");
+        // Of a BigTIFF's 64 bits the upper half is 0.
         out[self.text_count..self.text_count + 4].copy_from_slice(&count.to_le_bytes());
         assert!(out.len() <= self.bytes.len(), "the room kept for the description suffices");
         out.resize(self.bytes.len(), 0);
     }
+
+    /// Whether it is a BigTIFF's.
+    #[must_use]
+    pub fn is_big(&self) -> bool {
+        self.kind == Kind::Big
+    }
 }
 
 /// The file header and the directory, as the `tiff` crate writes them.
-fn directory<const N: usize>(entries: [(Tag, Entry); N]) -> Vec<u8> {
+fn directory<const N: usize>(kind: Kind, entries: [(Tag, Entry); N]) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     let directory: Directory = entries.into_iter().collect();
-    let mut encoder = TiffEncoder::new(&mut file).expect("memory takes 8 bytes");
-    let mut writer = encoder.image_directory().expect("memory takes everything");
-    writer.extend_from(&directory);
-    writer.finish().expect("memory takes everything");
+    match kind {
+        Kind::Classic => write(TiffEncoder::new(&mut file), &directory),
+        Kind::Big => write(TiffEncoder::new_big(&mut file), &directory),
+    }
+    .expect("memory takes everything, and all numbers fit");
     file.into_inner()
+}
+
+fn write<K: TiffKind>(
+    encoder: TiffResult<TiffEncoder<&mut Cursor<Vec<u8>>, K>>,
+    directory: &Directory,
+) -> TiffResult<()> {
+    let mut encoder = encoder?;
+    let mut writer = encoder.image_directory()?;
+    writer.extend_from(directory);
+    writer.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::normalize::Kept;
+    use crate::normalize::Norm;
     use tiff::decoder::ifd::Value;
     use tiff::decoder::{Decoder, DecodingResult, Limits};
 
     fn file(width: u64, height: u64, samples: &[f32], norm: Norm) -> Vec<u8> {
-        let header = Header::new((width, height), "a.b", &[12, 3], Dtype::F32, norm).unwrap();
+        let rule = Rule::from(norm);
+        let how = (&rule, Scope::Image);
+        let header =
+            Header::new((width, height), "a.b", &[12, 3], Dtype::F32, how, &Encoding::default())
+                .unwrap();
         let extent = samples.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(f64::from(x))));
         let mut file = Vec::new();
-        header.write(&[7, 2], &extent, &Range::of(norm, &extent), &mut file);
+        header.write(&[7, 2], &extent, &Range::of(&rule, &extent.into(), false), &mut file);
         assert_eq!(file.len(), header.len());
         file.extend(samples.iter().flat_map(|x| x.to_le_bytes()));
         file
@@ -216,6 +322,39 @@ mod tests {
         assert_eq!(tags, expected);
     }
 
+    /// Tag by tag the classic file's, but for where things lie.
+    #[test]
+    fn a_bigtiff_differs_in_offsets_alone() {
+        let how = (&Rule::default(), Scope::Image);
+        for (width, height) in [(3, 2), (4096, 4097)] {
+            let tags = |bigtiff: BigTiff| {
+                let encoding = Encoding { bigtiff };
+                let header =
+                    Header::new((width, height), "a.b", &[12, 3], Dtype::F32, how, &encoding);
+                let mut file = Vec::new();
+                let extent = Extent::of(3.0).merge(Extent::of(-1.5));
+                let range = Range::of(how.0, &extent.into(), false);
+                header.unwrap().write(&[7, 2], &extent, &range, &mut file);
+                let mut decoder = Decoder::new(Cursor::new(&file)).unwrap();
+                let pointer = decoder.ifd_pointer().map(|pointer| pointer.0);
+                let tags: Vec<(u16, Value)> =
+                    decoder.tag_iter().map(|e| e.map(|(t, v)| (t.to_u16(), v)).unwrap()).collect();
+                let [offsets, counts] = [Tag::StripOffsets, Tag::StripByteCounts]
+                    .map(|tag| decoder.get_tag_u64_vec(tag).unwrap());
+                assert_eq!(offsets[0], file.len() as u64);
+                assert!(offsets.windows(2).zip(&counts).all(|(at, len)| at[0] + len == at[1]));
+                let tags: Vec<_> =
+                    tags.into_iter().filter(|(tag, _)| ![273, 279].contains(tag)).collect();
+                (file[..4].to_vec(), pointer, tags, counts)
+            };
+            let (classic, big) = (tags(BigTiff::No), tags(BigTiff::Yes));
+            assert_eq!(classic.0, [b'I', b'I', 42, 0]);
+            assert_eq!(big.0, [b'I', b'I', 43, 0]);
+            assert_eq!((classic.1, big.1), (Some(8), Some(16)));
+            assert_eq!((classic.2, classic.3), (big.2, big.3));
+        }
+    }
+
     #[test]
     fn pixels_come_back() {
         let samples: Vec<f32> = (0..35_u8).map(f32::from).collect();
@@ -231,8 +370,10 @@ mod tests {
     fn an_image_of_64_mib_is_one_strip_and_one_row_more_is_not() {
         for (width, height) in [(4096, 4096), (1, 1 << 24), (1 << 24, 1), (5793, 2896)] {
             let strips = |height: u64| {
+                let how = (&Rule::default(), Scope::Image);
                 let header =
-                    Header::new((width, height), "t", &[], Dtype::F32, Norm::None).unwrap();
+                    Header::new((width, height), "t", &[], Dtype::F32, how, &Encoding::default())
+                        .unwrap();
                 let mut file = Vec::new();
                 header.write(&[], &Extent::EMPTY, &Range::Keep(Kept::Asked), &mut file);
                 let mut decoder =
@@ -271,11 +412,25 @@ mod tests {
     }
 
     #[test]
-    fn an_image_beyond_32_bit_offsets_is_refused() {
-        let new = |w, h| Header::new((w, h), "t", &[], Dtype::F32, Norm::MinMax);
-        assert!(new(1 << 15, (1 << 15) - 1).is_ok());
-        assert!(new(1 << 15, 1 << 15).is_err());
-        assert!(new(u64::MAX, 2).is_err());
-        assert!(new(1 << 33, 1).is_err());
+    fn an_image_beyond_32_bit_offsets_is_a_bigtiff_or_refused() {
+        let how = (&Rule::default(), Scope::Image);
+        let new = |bigtiff, w, h| {
+            let header = Header::new((w, h), "t", &[], Dtype::F32, how, &Encoding { bigtiff });
+            header.map(|header| header.is_big())
+        };
+        for (bigtiff, small, large) in [
+            (BigTiff::Auto, Some(false), Some(true)),
+            (BigTiff::Yes, Some(true), Some(true)),
+            (BigTiff::No, Some(false), None),
+        ] {
+            assert_eq!(new(bigtiff, 1 << 15, (1 << 15) - 1).ok(), small, "{bigtiff:?}");
+            assert_eq!(new(bigtiff, 1 << 15, 1 << 15).ok(), large, "{bigtiff:?}");
+            assert!(new(bigtiff, u64::MAX, 2).is_err() && new(bigtiff, 1 << 33, 1).is_err());
+        }
+        // The header counts: with two lists of 256 strips it takes more than 2 KiB.
+        let all = (1_u64 << 32) / 4;
+        assert_eq!(new(BigTiff::Auto, 1, all - 500).ok(), Some(true));
+        assert_eq!(new(BigTiff::Auto, 1, all - (1 << 15)).ok(), Some(false));
+        assert!(new(BigTiff::No, 1 << 15, 1 << 15).unwrap_err().contains("--bigtiff no"));
     }
 }

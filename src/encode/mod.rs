@@ -1,4 +1,5 @@
-//! The TIFF file around the pixels: classic little-endian TIFF 6.0, uncompressed, one page.
+//! The TIFF file around the pixels: classic little-endian TIFF 6.0, uncompressed, one page; where
+//! that cannot hold them or it is asked for, BigTIFF.
 //!
 //! The order in a file is: 8-byte file header, image file directory (at offset 8), tag values,
 //! zeros, pixels. Where the pixels begin is a function of the plan alone; the text that depends
@@ -8,6 +9,8 @@
 //! Nothing here touches files or pixels.
 
 mod description;
+mod encoding;
 mod header;
 
+pub use encoding::{BigTiff, Encoding, EncodingText};
 pub use header::Header;

@@ -7,48 +7,29 @@
 //! at the end; every operation rounds to nearest even.
 //!
 //! `minmax` is y = (x − lo) / (hi − lo) with lo and hi the least and greatest finite sample of the
-//! image and a true division. Where hi − lo overflows, x, lo and hi are halved first. NaN and ±Inf
+//! [`Scope`] and a true division. Where hi − lo overflows, x, lo and hi are halved first. NaN and ±Inf
 //! do not take part in the range; they and the pixels of constant images keep their bits.
 //! A zero in a normalized image is +0.
+//!
+//! The other [`Norm`]s end in the same division, or in that by a deviation. Where one clamps, x is
+//! compared with lo and hi before the arithmetic. Percentiles are order statistics of the finite
+//! samples (`quantiles`), interpolated in f64 as NumPy does, and rounded to the working type; means
+//! and deviations come from exact sums (`sums`), rounded once, and again to the working type after
+//! each further step. Both, like the extent, merge in any order. A scope that mixes types works in
+//! f64 if any of them does.
+//!
+//! [`Rule`] has what follows: y^gamma in f64 by the `libm` crate, rounded once; then the output
+//! range, product and sum rounded, where 1 becomes its end exactly. What [`Constant`] and
+//! [`Nonfinite`] put in a sample's place goes through both as if it were normalized.
 
 mod extent;
 pub mod oracle;
+pub(crate) mod quantiles;
 mod range;
+mod rule;
+pub(crate) mod sums;
 
 pub use extent::Extent;
-pub use range::{Kept, Range};
-
-use std::fmt;
-
-/// How samples become pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Norm {
-    /// y = (x − lo) / (hi − lo) over the finite samples of the image.
-    #[default]
-    MinMax,
-    /// The widened samples, bit for bit.
-    None,
-}
-
-impl Norm {
-    /// The word that options and files use.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Norm::MinMax => "minmax",
-            Norm::None => "none",
-        }
-    }
-
-    /// The one of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Norm> {
-        [Norm::MinMax, Norm::None].into_iter().find(|norm| norm.name() == name)
-    }
-}
-
-impl fmt::Display for Norm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use range::{Kept, Range, Stats};
+pub use rule::{Constant, Nonfinite, Norm, Rule, RuleText, Scope};
+pub use sums::Moments;

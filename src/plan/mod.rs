@@ -6,22 +6,24 @@
 
 mod distinct;
 mod escape;
-mod glob;
-mod nearest;
+mod fields;
+mod pick;
 mod row;
+mod scope;
 mod select;
 mod template;
 
 use std::borrow::Cow;
 
-#[cfg(feature = "cli")]
-pub(crate) use glob::Glob;
+pub use pick::{Pick, Sample};
 pub use row::Row;
+pub use scope::{Part, Scopes};
 pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
 
 use crate::error::{Error, shown};
 use crate::tensor::{Dump, TensorInfo, Unsupported};
 use distinct::Clash;
+use fields::Regex;
 use template::{Pattern, Template};
 
 /// Longest name of an image, in bytes: below what systems take as a path.
@@ -81,10 +83,14 @@ impl Plan {
         let selected = Selected::new(dumps, tensors, unsupported, selection)?;
         let names = match naming {
             Naming::Template(template) => {
-                let template = Template::parse(template)?;
+                let filter = Filter::new(selection)?;
+                let fields = filter.fields.as_ref();
+                let template = Template::parse(template, fields.map_or(&[], Regex::fields))?;
                 let pattern = |row: &Row| {
                     let tensor = &tensors[row.tensor];
-                    template.pattern(&dumps[tensor.dump].stem, &tensor.name, row.is_indexed())
+                    let stem = &dumps[tensor.dump].stem;
+                    let values = fields.map_or_else(Vec::new, |fields| fields.values(&tensor.name));
+                    template.pattern(stem, &tensor.name, &values, row.is_indexed())
                 };
                 Names::Patterns(selected.rows().iter().map(pattern).collect())
             }
@@ -312,11 +318,8 @@ mod tests {
     fn plan(tensors: &[Tensor<'_>], template: &str) -> Result<Plan, Error> {
         let stems = [("d.safetensors", "d"), ("x/d.safetensors", "d")];
         let dumps = stems.map(|(label, stem)| Dump { label: label.into(), stem: stem.into() });
-        let tensors = tensors.iter().map(|&(dump, name, shape)| TensorInfo {
-            name: name.to_owned(),
-            dump,
-            dtype: Dtype::F32,
-            shape: shape.to_vec(),
+        let tensors = tensors.iter().map(|&(dump, name, shape)| {
+            TensorInfo::new(name.to_owned(), dump, Dtype::F32, shape.to_vec())
         });
         let naming = Naming::Template(template.to_owned());
         Plan::new(&dumps, &tensors.collect::<Vec<_>>(), &[], &Selection::default(), &naming)
@@ -364,8 +367,7 @@ mod tests {
     #[test]
     fn names_of_a_list_that_meet_are_told_by_how_they_meet() {
         let dump = [Dump { label: "d".into(), stem: "d".into() }];
-        let tensor =
-            [TensorInfo { name: "t".to_owned(), dump: 0, dtype: Dtype::F32, shape: vec![3, 2, 2] }];
+        let tensor = [TensorInfo::new("t".to_owned(), 0, Dtype::F32, vec![3, 2, 2])];
         let cases = [
             (["a", "x", "a.tif"], "the same name is given twice"),
             (["a", "x", "A"], "without regard to case"),

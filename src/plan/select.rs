@@ -1,12 +1,16 @@
 //! Which tensors, and which planes of them.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
-use super::glob::Glob;
-use super::nearest::edit_distance;
-use super::row::Row;
+use super::fields::Regex;
+use super::pick::{Pick, Sample};
+use super::row::{Row, Taken};
+use super::template::Template;
+use crate::error::nearest::edit_distance;
 use crate::error::{Error, shown, shown_shape};
-use crate::tensor::{Dump, TensorInfo, Unsupported};
+use crate::tensor::{Dump, Glob, Leading, Misfit, TensorInfo, Unsupported};
 
 /// Which tensors to take, and which of their planes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,8 +20,63 @@ pub struct Selection {
     pub tensors: Vec<String>,
     /// Patterns of which a name must match none.
     pub exclude: Vec<String>,
+    /// A regular expression that has to match in a name. Its named groups are fields of names.
+    pub regex: Option<String>,
+    /// A template of fields of names, as of images' names: tensors of which it makes the same text are a
+    /// group. See [`Scope::Group`](crate::normalize::Scope::Group).
+    pub group_by: Option<String>,
     /// Take only this index of the third axis from the end.
     pub channel: Option<u64>,
+    /// Which of the images then.
+    pub pick: Pick,
+}
+
+impl Selection {
+    /// Options that are not fields of their own in what is recorded, as [`add`](Selection::add) takes them.
+    pub const NAMES: [&'static str; 6] =
+        ["tensor-regex", "group-by", "every", "sample", "seed", "limit"];
+
+    /// Sets one of [`NAMES`](Selection::NAMES) as the command line has it, without its `--`; a seed after
+    /// the sample.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a text that is none, or another name.
+    pub fn add(&mut self, option: &str, text: &str) -> Result<(), Error> {
+        let wrong = |_| Error::Usage(format!("--{option} {}: a number is due", shown(text)));
+        let seed = self.pick.sample.map_or(0, |sample| sample.seed);
+        match option {
+            "tensor-regex" => self.regex = Some(text.to_owned()),
+            "group-by" => self.group_by = Some(text.to_owned()),
+            "every" => self.pick.every = Some(text.parse().map_err(wrong)?),
+            "sample" => {
+                self.pick.sample = Some(Sample { count: text.parse().map_err(wrong)?, seed });
+            }
+            "seed" => match &mut self.pick.sample {
+                Some(sample) => sample.seed = text.parse().map_err(wrong)?,
+                None => return Err(Error::Usage("--seed goes with --sample".to_owned())),
+            },
+            "limit" => self.pick.limit = Some(text.parse().map_err(wrong)?),
+            _ => return Err(Error::Usage(format!("--{}: there is no such option", shown(option)))),
+        }
+        Ok(())
+    }
+
+    /// The options of [`NAMES`](Selection::NAMES) that were set.
+    #[must_use]
+    pub fn texts(&self) -> BTreeMap<String, String> {
+        let Pick { every, sample, limit } = self.pick;
+        let seed = sample.map(|sample| sample.seed).filter(|seed| *seed != 0);
+        let all = [
+            ("tensor-regex", self.regex.clone()),
+            ("group-by", self.group_by.clone()),
+            ("every", every.map(|every| every.to_string())),
+            ("sample", sample.map(|sample| sample.count.to_string())),
+            ("seed", seed.map(|seed| seed.to_string())),
+            ("limit", limit.map(|limit| limit.to_string())),
+        ];
+        let set = |(name, text): (&str, Option<String>)| Some((name.to_owned(), text?));
+        all.into_iter().filter_map(set).collect()
+    }
 }
 
 /// A selected tensor that gives no image.
@@ -39,13 +98,19 @@ pub enum SkipReason {
     Empty,
     /// A channel was asked for, but there is no third axis.
     NoChannels,
+    /// Its axes are not those that a layout asks for.
+    Misfit(Misfit),
 }
 
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            SkipReason::Rank(1) => {
+                f.write_str("1-D: needs at least two axes, or --rows to make them")
+            }
             SkipReason::Rank(rank) => write!(f, "{rank}-D: needs at least two axes"),
             SkipReason::Empty => f.write_str("has no elements"),
+            SkipReason::Misfit(misfit) => write!(f, "{misfit}"),
             SkipReason::NoChannels => f.write_str("rank 2: --channel needs a third axis"),
         }
     }
@@ -71,6 +136,7 @@ impl Selected {
         selection: &Selection,
     ) -> Result<Selected, Error> {
         let filter = Filter::new(selection)?;
+        let mut grouping = Grouping::new(selection, &filter)?;
         let names = || {
             let others = unsupported.iter().map(|tensor| tensor.tensor.as_str());
             tensors.iter().map(|tensor| tensor.name.as_str()).chain(others)
@@ -80,6 +146,15 @@ impl Selected {
                 return Err(no_match(pattern, names()));
             }
         }
+        if let Some(regex) =
+            filter.fields.as_ref().filter(|fields| !names().any(|name| fields.matches(name)))
+        {
+            return Err(Error::Usage(format!(
+                "--tensor-regex {}: matches in none of {} names (`tensortiff ls` lists them)",
+                shown(regex.text()),
+                names().count()
+            )));
+        }
         let mut selected = Selected { rows: Vec::new(), skipped: Vec::new(), images: 0 };
         for (index, tensor) in tensors.iter().enumerate() {
             if !filter.takes(&tensor.name) {
@@ -88,6 +163,7 @@ impl Selected {
             match plan_tensor(index, tensor, selection.channel, &dumps[tensor.dump])? {
                 Err(reason) => selected.skipped.push(Skipped { tensor: index, reason }),
                 Ok(mut row) => {
+                    row.group = grouping.of(&dumps[tensor.dump].stem, &tensor.name);
                     row.first_image = selected.images;
                     selected.images = selected
                         .images
@@ -97,6 +173,9 @@ impl Selected {
                 }
             }
         }
+        let rows = std::mem::take(&mut selected.rows);
+        selected.rows = selection.pick.of(rows, selected.images)?;
+        selected.images = selected.rows.last().map_or(0, |row| row.first_image + row.images);
         Ok(selected)
     }
 
@@ -119,11 +198,37 @@ impl Selected {
     }
 }
 
+/// Which group tensors are of.
+struct Grouping<'f> {
+    by: Option<(Fields<'f>, HashMap<String, usize>)>,
+}
+
+type Fields<'f> = (Template, Option<&'f Regex>);
+
+impl<'f> Grouping<'f> {
+    fn new(selection: &Selection, filter: &'f Filter) -> Result<Grouping<'f>, Error> {
+        let Some(text) = &selection.group_by else { return Ok(Grouping { by: None }) };
+        let fields = filter.fields.as_ref();
+        let names = fields.map_or(&[][..], Regex::fields);
+        let template = Template::of_groups(text, names)?;
+        Ok(Grouping { by: Some(((template, fields), HashMap::new())) })
+    }
+
+    fn of(&mut self, stem: &str, tensor: &str) -> usize {
+        let Some(((template, fields), groups)) = &mut self.by else { return 0 };
+        let values = fields.map_or_else(Vec::new, |fields| fields.values(tensor));
+        let text = template.pattern(stem, tensor, &values, false).texts.concat();
+        let next = groups.len();
+        *groups.entry(text).or_insert(next)
+    }
+}
+
 /// The compiled patterns of a selection.
 #[derive(Debug)]
 pub struct Filter {
     take: Vec<Glob>,
     leave: Vec<Glob>,
+    pub(super) fields: Option<Regex>,
 }
 
 impl Filter {
@@ -135,6 +240,7 @@ impl Filter {
         Ok(Filter {
             take: globs("--tensor", &selection.tensors)?,
             leave: globs("--exclude", &selection.exclude)?,
+            fields: selection.regex.as_deref().map(Regex::new).transpose()?,
         })
     }
 
@@ -142,7 +248,9 @@ impl Filter {
     #[must_use]
     pub fn takes(&self, name: &str) -> bool {
         let matches = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(name));
-        (self.take.is_empty() || matches(&self.take)) && !matches(&self.leave)
+        (self.take.is_empty() || matches(&self.take))
+            && !matches(&self.leave)
+            && self.fields.as_ref().is_none_or(|fields| fields.matches(name))
     }
 }
 
@@ -160,6 +268,11 @@ fn plan_tensor(
     channel: Option<u64>,
     dump: &Dump,
 ) -> Result<Result<Row, SkipReason>, Error> {
+    match &tensor.leading {
+        Leading::Misfit(misfit) => return Ok(Err(SkipReason::Misfit(*misfit))),
+        Leading::Wrong(problem) => return Err(Error::Usage(problem.to_string())),
+        Leading::Plain | Leading::Named(_) => {}
+    }
     let [axes @ .., height, width] = &tensor.shape[..] else {
         return Ok(Err(SkipReason::Rank(tensor.shape.len())));
     };
@@ -201,8 +314,16 @@ fn plan_tensor(
         height: *height,
         images: counted.iter().product(), // of a whole tensor, which was found to fit
         first_image: 0,
+        group: 0,
         axes: axes.to_vec(),
-        channel,
+        called: match &tensor.leading {
+            Leading::Named(called) => Some(Arc::clone(called)),
+            _ => None,
+        },
+        taken: match (channel, axes.last()) {
+            (Some(first), Some(&step)) => Taken::Every { first, step },
+            _ => Taken::First,
+        },
     }))
 }
 
@@ -239,8 +360,7 @@ mod tests {
 
     fn select(shape: &[u64], channel: Option<u64>) -> Result<Selected, Error> {
         let dumps = [Dump { label: "d.safetensors".to_owned(), stem: "d".to_owned() }];
-        let tensor =
-            TensorInfo { name: "t".to_owned(), dump: 0, dtype: Dtype::F64, shape: shape.to_vec() };
+        let tensor = TensorInfo::new("t".to_owned(), 0, Dtype::F64, shape.to_vec());
         Selected::new(&dumps, &[tensor], &[], &Selection { channel, ..Selection::default() })
     }
 
@@ -248,7 +368,7 @@ mod tests {
     fn tensors_without_images_are_skipped_with_the_reason() {
         let cases: [(&[u64], Option<u64>, &str); 6] = [
             (&[], None, "0-D: needs at least two axes"),
-            (&[3], Some(9), "1-D: needs at least two axes"),
+            (&[3], Some(9), "1-D: needs at least two axes, or --rows to make them"),
             (&[2, 0], None, "has no elements"),
             (&[0, 2, 2], Some(9), "has no elements"),
             (&[u64::MAX, u64::MAX, 0], None, "has no elements"),

@@ -1,7 +1,7 @@
 //! `--name`: what images are called.
 
 use super::escape;
-use super::nearest::edit_distance;
+use crate::error::nearest::edit_distance;
 use crate::error::{Error, shown};
 
 const FIELDS: [&str; 3] = ["stem", "tensor", "index"];
@@ -21,6 +21,8 @@ enum Piece {
     Stem,
     Tensor,
     Index,
+    /// A group of `--tensor-regex`, by number.
+    Field(usize),
 }
 
 /// A name with the index left open: the text before each index, and the text after the last.
@@ -30,10 +32,11 @@ pub(super) struct Pattern {
 }
 
 impl Template {
-    pub(super) fn parse(template: &str) -> Result<Template, Error> {
+    /// A template of names; `fields` are those beside its own.
+    pub(super) fn parse(template: &str, fields: &[String]) -> Result<Template, Error> {
         let wrong =
             |problem: String| Error::Usage(format!("--name {}: {problem}", shown(template)));
-        let indexed = pieces(template).map_err(wrong)?;
+        let indexed = pieces(template, fields).map_err(wrong)?;
         let lower = template.to_ascii_lowercase();
         if !(lower.ends_with(".tif") || lower.ends_with(".tiff")) {
             return Err(wrong("names must end in .tif or .tiff".to_owned()));
@@ -45,8 +48,25 @@ impl Template {
         Ok(Template { indexed, single })
     }
 
+    /// A template of texts by which tensors are grouped.
+    pub(super) fn of_groups(template: &str, fields: &[String]) -> Result<Template, Error> {
+        let wrong =
+            |problem: String| Error::Usage(format!("--group-by {}: {problem}", shown(template)));
+        let pieces = pieces(template, fields).map_err(wrong)?;
+        if pieces.contains(&Piece::Index) {
+            return Err(wrong("tensors are grouped, which have no {index}".to_owned()));
+        }
+        Ok(Template { single: pieces.clone(), indexed: pieces })
+    }
+
     /// The names of a tensor's images; with a place for the index where they have one.
-    pub(super) fn pattern(&self, stem: &str, tensor: &str, indexed: bool) -> Pattern {
+    pub(super) fn pattern(
+        &self,
+        stem: &str,
+        tensor: &str,
+        fields: &[String],
+        indexed: bool,
+    ) -> Pattern {
         let mut texts = vec![String::new()];
         for piece in if indexed { &self.indexed } else { &self.single } {
             let last = texts.last_mut().expect("there is always a last text");
@@ -54,6 +74,7 @@ impl Template {
                 Piece::Text(text) => last.push_str(text),
                 Piece::Stem => last.push_str(&escape::path(stem)),
                 Piece::Tensor => last.push_str(&escape::path(tensor)),
+                Piece::Field(number) => last.push_str(&escape::path(&fields[*number])),
                 Piece::Index => texts.push(String::new()),
             }
         }
@@ -79,7 +100,7 @@ impl Pattern {
     }
 }
 
-fn pieces(template: &str) -> Result<Vec<Piece>, String> {
+fn pieces(template: &str, fields: &[String]) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut text = String::new();
     let mut rest = template;
@@ -103,15 +124,10 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
             "stem" => Piece::Stem,
             "tensor" => Piece::Tensor,
             "index" => Piece::Index,
-            other => {
-                let nearest = FIELDS.into_iter().min_by_key(|field| edit_distance(other, field));
-                return Err(format!(
-                    "there is no field {{{}}}; there are {{stem}}, {{tensor}} and {{index}}; the \
-                     nearest is {{{}}}",
-                    shown(other),
-                    nearest.unwrap_or_default()
-                ));
-            }
+            other => match fields.iter().position(|field| field == other) {
+                Some(number) => Piece::Field(number),
+                None => return Err(no_field(other, fields)),
+            },
         });
         rest = &rest[end + 1..];
     }
@@ -120,6 +136,22 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
         pieces.push(Piece::Text(text));
     }
     Ok(pieces)
+}
+
+fn no_field(wanted: &str, fields: &[String]) -> String {
+    let all = || FIELDS.into_iter().chain(fields.iter().map(String::as_str));
+    let nearest = all().min_by_key(|field| edit_distance(wanted, field)).unwrap_or_default();
+    let list: Vec<String> = all().map(|field| format!("{{{field}}}")).collect();
+    let help = if fields.is_empty() {
+        "; --tensor-regex has others as its named groups, as (?<layer>\\d+)"
+    } else {
+        ""
+    };
+    format!(
+        "there is no field {{{}}}; there are {}; the nearest is {{{nearest}}}{help}",
+        shown(wanted),
+        list.join(", ")
+    )
 }
 
 /// The template for a tensor that is one image: the index goes, with what belongs to it.
@@ -211,10 +243,12 @@ mod tests {
     use super::*;
 
     fn names(template: &str) -> (String, String) {
-        let template = Template::parse(template).unwrap();
+        let template = Template::parse(template, &[]).unwrap();
         let name = |indexed| {
             let mut name = String::new();
-            template.pattern("s", "a/b", indexed).write_name(&mut name, |out| out.push_str("07_1"));
+            template
+                .pattern("s", "a/b", &[], indexed)
+                .write_name(&mut name, |out| out.push_str("07_1"));
             name
         };
         (name(true), name(false))
@@ -258,7 +292,7 @@ mod tests {
             ("con/{tensor}.tif", "Windows"),
         ];
         for (template, part) in cases {
-            let error = Template::parse(template).unwrap_err();
+            let error = Template::parse(template, &[]).unwrap_err();
             assert!(error.is_usage() && error.to_string().contains(part), "{template}: {error}");
         }
     }

@@ -2,7 +2,7 @@
 
 use twox_hash::XxHash3_64;
 
-use crate::normalize::Extent;
+use crate::normalize::{Extent, Range, Rule};
 
 /// Bytes of an entry. A disk writes no less than eight of them at once.
 pub const SIZE: usize = 64;
@@ -27,7 +27,7 @@ pub enum Entry {
 /// What was found in an image's samples, and made of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Found {
-    /// Least and greatest finite sample; `None` where there is none.
+    /// The numbers of its range, as [`Range::numbers`] has them; `None` where there are none.
     pub range: Option<(f64, f64)>,
     /// Number of NaN.
     pub nan: u64,
@@ -54,16 +54,19 @@ pub enum Doing {
     Read = 0,
     /// Writing its file.
     Write = 1,
+    /// Normalizing: it has samples that are not finite.
+    Normalize = 2,
 }
 
 impl Found {
-    /// What an extent says. `kept` images show samples beyond f32 as infinite.
+    /// What an extent and a range say. Images that are kept show samples beyond f32 as infinite.
     #[must_use]
-    pub fn of(extent: &Extent, kept: bool, hash: Option<u64>) -> Found {
+    pub fn of(rule: &Rule, extent: &Extent, range: &Range, hash: Option<u64>) -> Found {
+        let overflow = if range.keeps(rule) { extent.overflow } else { 0 };
         Found {
-            range: extent.has_finite().then_some((extent.min, extent.max)),
+            range: range.numbers(rule, extent),
             nan: extent.nan,
-            inf: extent.pos_inf + extent.neg_inf + if kept { extent.overflow } else { 0 },
+            inf: extent.pos_inf + extent.neg_inf + overflow,
             hash,
         }
     }
@@ -105,14 +108,15 @@ impl Entry {
             DONE => {
                 let [lo, hi] = [1, 2].map(|at| f64::from_bits(word(bytes, at)));
                 Some(Entry::Done(Found {
-                    range: (lo <= hi).then_some((lo, hi)),
+                    range: lo.is_finite().then_some((lo, hi)),
                     nan: word(bytes, 3),
                     inf: word(bytes, 4),
                     hash: (bytes[0] & HASHED != 0).then(|| word(bytes, 5)),
                 }))
             }
             FAILED => {
-                let doing = if bytes[1] == Doing::Read as u8 { Doing::Read } else { Doing::Write };
+                let all = [Doing::Read, Doing::Write, Doing::Normalize];
+                let doing = all.into_iter().find(|doing| *doing as u8 == bytes[1])?;
                 let errno = i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
                 Some(Entry::Failed(Failure { doing, errno }))
             }
@@ -150,6 +154,9 @@ mod tests {
             found(None, Some(0)),
             Entry::Failed(Failure { doing: Doing::Read, errno: 5 }),
             Entry::Failed(Failure { doing: Doing::Write, errno: -1 }),
+            Entry::Failed(Failure { doing: Doing::Normalize, errno: 0 }),
+            found(Some((3.0, 0.5)), None),
+            found(Some((3.0, f64::INFINITY)), None),
             Entry::Existed,
         ]
     }

@@ -1,7 +1,7 @@
 //! Files of a run's record: never through a link, and opened only if they are regular.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, BufRead};
 use std::path::Path;
 
 use crate::error::Error;
@@ -35,6 +35,34 @@ fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn is_same(_: &fs::Metadata, other: &fs::Metadata) -> bool {
     other.is_file()
+}
+
+/// Most bytes that are read of a line behind a NUL: no line has one, and it may be a hole of terabytes.
+const DAMAGED: u64 = 1 << 20;
+
+/// The next line with its end, of so many bytes at most; empty at the end of the file.
+pub(super) fn read_line(lines: &mut impl BufRead, most: u64, line: &mut Vec<u8>) -> io::Result<()> {
+    line.clear();
+    let (mut left, mut is_damaged) = (most, false);
+    while left > 0 {
+        let buffer = match lines.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            buffer => buffer?,
+        };
+        let some = &buffer[..buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let end = some.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+        let read = end.unwrap_or(some.len());
+        line.extend_from_slice(&some[..read]);
+        left -= read as u64;
+        if !is_damaged && some[..read].contains(&0) {
+            (is_damaged, left) = (true, left.min(DAMAGED));
+        }
+        lines.consume(read);
+        if end.is_some() || read == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file, or a link, if it is there.

@@ -1,5 +1,7 @@
 //! What a run is, so that another can tell whether it is the same.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::shown;
@@ -32,6 +34,12 @@ pub struct Hash(pub u64);
 pub struct Asked {
     /// The normalization by name.
     pub norm: String,
+    /// Its options that are not the default, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rule: BTreeMap<String, String>,
+    /// How pixels are stored: options that are not the default, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub encoding: BTreeMap<String, String>,
     /// The template of names, or a hash of the list.
     pub names: String,
     /// Patterns of tensors to take.
@@ -42,6 +50,15 @@ pub struct Asked {
     pub channel: Option<u64>,
     /// Whether pixels are hashed.
     pub hash: bool,
+    /// What raw files hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
+    /// What NumPy's dtype `|V2` stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub npy_v2: Option<String>,
+    /// What else was asked for of axes, tensors and images: options by name, each as often as it was given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub more: BTreeMap<String, Vec<String>>,
 }
 
 /// One dump, as it was when the run began.
@@ -53,6 +70,9 @@ pub struct Origin {
     pub bytes: u64,
     /// When it was last modified, in nanoseconds since 1970.
     pub modified: Option<u64>,
+    /// Of a dump of several files, a hash of the bytes and times of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Hash>,
 }
 
 impl Identity {
@@ -77,7 +97,7 @@ impl Identity {
             if was.bytes != is.bytes {
                 return Some(format!("{path} had {} bytes, and now has {}", was.bytes, is.bytes));
             }
-            if was.modified != is.modified {
+            if (was.modified, was.files) != (is.modified, is.files) {
                 return Some(format!("{path} was modified since"));
             }
         }
@@ -95,11 +115,41 @@ impl Identity {
                 return Some(format!("{what} was {}, and now is {}", shown(was), shown(is)));
             }
         }
+        let asked = |of: &Asked| -> BTreeMap<String, String> {
+            of.rule.iter().chain(&of.encoding).map(|(k, v)| (k.clone(), v.clone())).collect()
+        };
+        let asked = [asked(was), asked(is)];
+        for name in asked[0].keys().chain(asked[1].keys()) {
+            let [was, is] = [0, 1].map(|at: usize| asked[at].get(name));
+            if was != is {
+                let of =
+                    |text: Option<&String>| text.map_or("the default".to_owned(), |t| shown(t));
+                return Some(format!("--{} was {}, and now is {}", shown(name), of(was), of(is)));
+            }
+        }
         let lists = [("-t", &was.tensors, &is.tensors), ("--exclude", &was.exclude, &is.exclude)];
         for (what, was, is) in lists {
             if was != is {
                 let [was, is] = [was, is].map(|list| shown(&list.join(" ")));
                 return Some(format!("{what} was \"{was}\", and now is \"{is}\""));
+            }
+        }
+        let said = [("--raw", &was.raw, &is.raw), ("--npy-v2", &was.npy_v2, &is.npy_v2)];
+        for (what, was, is) in said {
+            if was != is {
+                let [was, is] = [was, is].map(|of| of.as_deref().map_or("not given".into(), shown));
+                return Some(format!("{what} was {was}, and now is {is}"));
+            }
+        }
+        for name in was.more.keys().chain(is.more.keys()) {
+            let [was, is] = [was, is].map(|asked| asked.more.get(name));
+            if was != is {
+                let of = |texts: Option<&Vec<String>>| match texts {
+                    None => "not given".to_owned(),
+                    Some(texts) if texts.iter().all(String::is_empty) => "given".to_owned(),
+                    Some(texts) => shown(&texts.join(" ")),
+                };
+                return Some(format!("--{} was {}, and now is {}", shown(name), of(was), of(is)));
             }
         }
         if was.channel != is.channel {

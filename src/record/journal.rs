@@ -6,7 +6,8 @@
 //! Entries that were never written are holes. An entry is written after its image has its name, so
 //! that what the journal says is there.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::Hasher as _;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,13 @@ pub struct Place {
     images: Range<u64>,
 }
 
+/// Whether the process that writes to a journal is at work, as far as that can be told.
+#[must_use]
+pub fn is_at_work(path: &Path) -> bool {
+    let Ok(Some(file)) = files::open_regular(path, false) else { return false };
+    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
 impl Journal {
     /// A new journal, in the place of one that may be there.
     ///
@@ -104,6 +112,44 @@ impl Journal {
         Ok(Journal { file, place: Place::new(path, head.len() as u64, about) })
     }
 
+    /// A new journal that has its name only when its head is whole: one without is never of a run
+    /// that is just beginning.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn create_whole(path: &Path, about: &About) -> Result<Journal, Error> {
+        Journal::create_with(path, about, |_| Ok(()))
+    }
+
+    /// Says to other processes of this machine that it is at work, until it is dropped; see
+    /// [`is_at_work`]. Where a system cannot lock files nothing is said.
+    pub fn say_at_work(&self) {
+        let _ = self.file.try_lock_shared();
+    }
+
+    /// The same, in the place of one that may be there, with what `fill` writes to it.
+    ///
+    /// # Errors
+    /// [`Error::Write`], and what `fill` says.
+    pub fn create_with(
+        path: &Path,
+        about: &About,
+        fill: impl FnOnce(&Journal) -> Result<(), Error>,
+    ) -> Result<Journal, Error> {
+        let temporary = path.with_extension("tmp");
+        let named = Journal::create(&temporary, about).and_then(|journal| {
+            fill(&journal)?;
+            let place = Place { path: path.to_owned(), ..journal.place };
+            fs::rename(&temporary, path).map_err(|source| place.failed(source))?;
+            Ok(Journal { place, ..journal })
+        });
+        if named.is_err() {
+            // The first error counts.
+            let _ = files::remove(&temporary);
+        }
+        named
+    }
+
     /// What is at `path`, to be written to if `writable`.
     ///
     /// # Errors
@@ -117,14 +163,13 @@ impl Journal {
             }
             let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight"));
             let len = word(16);
-            // No allocation is sized by a claim alone.
-            if len > LONGEST || len > file.metadata()?.len() {
+            // No allocation is sized by a claim alone: what is not as it was written, a hole perhaps,
+            // is read in pieces and found out.
+            if len > LONGEST || hash_of(&file, len)? != Some(word(24)) {
                 return Ok(None);
             }
             let mut json = vec![0; usize::try_from(len).expect("at most 64 MiB")];
-            if files::read_at(&file, &mut json, HEAD as u64)? < json.len()
-                || XxHash3_64::oneshot(&json) != word(24)
-            {
+            if files::read_at(&file, &mut json, HEAD as u64)? < json.len() {
                 return Ok(None);
             }
             let about = serde_json::from_slice(&json).ok().filter(|about: &About| {
@@ -181,6 +226,23 @@ impl Journal {
     pub fn remove(self) -> Result<(), Error> {
         files::remove(&self.place.path).map_err(|source| self.place.failed(source))
     }
+}
+
+/// The hash of so many bytes behind the head; `None` if there are not so many.
+fn hash_of(file: &File, len: u64) -> io::Result<Option<u64>> {
+    let mut hasher = XxHash3_64::new();
+    let mut piece = [0; 4096];
+    let mut left = len;
+    while left > 0 {
+        let take = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+        let piece = &mut piece[..take];
+        if files::read_at(file, piece, HEAD as u64 + (len - left))? < take {
+            return Ok(None);
+        }
+        hasher.write(piece);
+        left -= take as u64;
+    }
+    Ok(Some(hasher.finish()))
 }
 
 impl Place {

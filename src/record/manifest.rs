@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,10 @@ use crate::error::Error;
 
 /// Longest line that is read: as long as the longest name of a tensor takes.
 const LONGEST: u64 = 256 << 20;
+/// What every manifest begins with.
+const BEGIN: &[u8] = b"{\"tensortiff\":\"";
+/// Longest line that is read of what begins like none, to find the next.
+const LONGEST_DAMAGED: u64 = 1 << 20;
 /// Longest name of a tensor that is written whole, in bytes: every image's line has it.
 const NAME: usize = 1000;
 /// Images whose lines a thread makes at once.
@@ -58,12 +62,19 @@ pub struct Line<'a> {
     pub dtype: Cow<'a, str>,
     /// Height and width in samples.
     pub shape: [u64; 2],
-    /// Least finite sample; `null` where there is none or nothing is known.
+    /// What maps to 0, or where there is no range the least finite sample; `null` where there is none
+    /// or nothing is known.
     pub lo: Option<f64>,
-    /// Greatest finite sample.
+    /// What maps to 1, or the greatest finite sample.
     pub hi: Option<f64>,
     /// How samples became pixels.
     pub norm: Cow<'a, str>,
+    /// Of z-scores, instead of lo and hi: the mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
+    /// And the standard deviation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<f64>,
     /// Number of NaN.
     pub nan: Option<u64>,
     /// Number of infinite pixels.
@@ -119,6 +130,20 @@ impl Manifest {
         Ok(head.map(|head| Manifest { path: path.to_owned(), lines, line, head }))
     }
 
+    /// Whether what is at `path` is what a loss of power may leave of a manifest that was just written:
+    /// nothing, zeros, or a beginning of it and zeros.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], [`Error::Open`] where it cannot be read.
+    pub fn is_torn(path: &Path) -> Result<bool, Error> {
+        let Some(file) = files::open_regular(path, false)? else { return Ok(false) };
+        let mut begin = [0; BEGIN.len()];
+        let read = files::read_at(&file, &mut begin, 0).map_err(failed(path))?;
+        let written = begin[..read].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let is_begin = BEGIN.starts_with(&begin[..written]);
+        Ok(is_begin && Manifest::open(path)?.is_none())
+    }
+
     /// Its first line.
     #[must_use]
     pub fn head(&self) -> &Head {
@@ -154,10 +179,11 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Open { path: path.clone(), source }
 }
 
-/// The next line; empty at the end.
+/// The next line; empty at the end. Of what is no line, a hole of terabytes perhaps, little is read.
 fn read_line(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<()> {
-    line.clear();
-    lines.by_ref().take(LONGEST).read_until(b'\n', line).map(drop)
+    let is_line = lines.fill_buf()?.first() == Some(&b'{');
+    let most = if is_line { LONGEST } else { LONGEST_DAMAGED };
+    files::read_line(lines, most, line)
 }
 
 /// Appends the lines of some images.
@@ -200,9 +226,11 @@ pub fn write(
     written
 }
 
-/// The name under which a manifest is written, in the same folder.
+/// The name under which a manifest is written, in the same folder, where others of the same names may be
+/// written at once: `--manifest` puts those of several folders into one.
 fn temporary(path: &Path, names: Hash) -> PathBuf {
-    path.with_file_name(format!(".tensortiff-{}.manifest.tmp", String::from(names)))
+    let (names, process) = (String::from(names), std::process::id());
+    path.with_file_name(format!(".tensortiff-{names}-{process}.manifest.tmp"))
 }
 
 /// Makes lines on all threads and writes them in order.

@@ -31,6 +31,7 @@ use manifest::Manifest;
 pub const HIDDEN: &str = ".tensortiff-";
 const MANIFEST: &str = "manifest";
 const JOURNAL: &str = ".journal";
+const TEMPORARY: &str = ".tmp";
 
 /// Whether images may not have a name that begins with this part: a run's own files have it.
 #[must_use]
@@ -84,11 +85,17 @@ pub fn forget_parts(folder: &Path, names: Hash) -> Result<(), Error> {
 /// [`Error::InTheWay`], [`Error::Open`] where one that is there cannot be read.
 pub fn manifest_path(folder: &Path, names: Hash) -> Result<PathBuf, Error> {
     let usual = folder.join(format!("{MANIFEST}.jsonl"));
-    let free = match std::fs::symlink_metadata(&usual) {
-        Err(_) => true,
-        Ok(_) => Manifest::open(&usual)?.is_some_and(|found| found.head().names == names),
+    let other = folder.join(format!("{MANIFEST}-{}.jsonl", String::from(names)));
+    let is_there = |path: &Path| std::fs::symlink_metadata(path).is_ok();
+    let free = match is_there(&usual) {
+        false => true,
+        true => match Manifest::open(&usual)? {
+            Some(found) => found.head().names == names,
+            // It may have been this run's.
+            None => !is_there(&other) && Manifest::is_torn(&usual)?,
+        },
     };
-    Ok(if free { usual } else { folder.join(format!("{MANIFEST}-{}.jsonl", String::from(names))) })
+    Ok(if free { usual } else { other })
 }
 
 /// Takes away the manifest in a folder of the run with these names: it says nothing any more of
@@ -99,6 +106,45 @@ pub fn manifest_path(folder: &Path, names: Hash) -> Result<PathBuf, Error> {
 pub fn forget(folder: &Path, names: Hash) -> Result<(), Error> {
     let path = manifest_path(folder, names)?;
     files::remove(&path).map_err(|source| Error::Write { path, source })
+}
+
+/// Takes away journals and the manifest in a folder of runs with these names that are of something
+/// else, as of the same dumps before they were changed.
+///
+/// # Errors
+/// As [`forget`] and [`forget_parts`], [`Error::Write`] where one cannot be read, and [`Error::Busy`] where
+/// such a run is at work.
+pub fn forget_others(folder: &Path, names: Hash, run: &identity::Identity) -> Result<(), Error> {
+    let is_other = |was: &identity::Identity| was.difference(run).is_some();
+    let mut journals = parts(folder, names)?;
+    journals.push(journal_path(folder, names));
+    for path in journals {
+        if whose(&path)?.is_some_and(|was| is_other(&was)) {
+            // What it makes is not what this run makes, under the same names.
+            if journal::is_at_work(&path) {
+                return Err(Error::Busy { path: folder.to_owned() });
+            }
+            files::remove(&path).map_err(|source| Error::Write { path, source })?;
+        }
+    }
+    let manifest = Manifest::open(&manifest_path(folder, names)?)?;
+    match manifest.is_some_and(|found| is_other(&found.head().identity)) {
+        true => forget(folder, names),
+        false => Ok(()),
+    }
+}
+
+/// Takes away the files with temporary names in a folder, which a run that was killed left: nobody is
+/// at work there.
+///
+/// # Errors
+/// [`Error::Open`] where the folder cannot be read, [`Error::Write`].
+pub fn forget_temporary(folder: &Path) -> Result<(), Error> {
+    let is_temporary = |name: &str| name.starts_with(HIDDEN) && name.ends_with(TEMPORARY);
+    names(folder, is_temporary)?
+        .into_iter()
+        .map(|name| folder.join(name))
+        .try_for_each(|path| files::remove(&path).map_err(|source| Error::Write { path, source }))
 }
 
 /// All manifests in a folder, the usual one first.

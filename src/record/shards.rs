@@ -1,18 +1,20 @@
 //! The file that divides a run into shards: JSON lines. The first says which run it is ([`Head`]),
-//! each other which images a shard makes ([`Unit`]).
+//! then each says which images a shard makes ([`Unit`]), and where images share ranges, each of the
+//! last ones such a [`Range`].
 //!
 //! It is a function of the dumps and the options alone, so that whoever divides the same run gets
 //! the same shards.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write};
-use std::ops::Range;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::identity::{Hash, Identity};
-use crate::error::{Error, shown_problem};
+use super::{Hasher, files};
+use crate::error::{Error, shown, shown_problem};
+use crate::normalize::Range;
 
 /// Longest line that is read: the first may hold a list of names.
 const LONGEST: u64 = 1 << 30;
@@ -35,6 +37,33 @@ pub struct Head {
     /// The name of each image, where they come from a list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<Vec<String>>,
+    /// Number of scopes that are wider than an image.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scopes: u64,
+    /// [`sum`] of their ranges, if there are any: pixels depend on them, and nothing else would show
+    /// that one is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Hash>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a plan's first line says of its ranges.
+#[must_use]
+pub fn sum(ranges: &[Range]) -> Option<Hash> {
+    let mut hasher = Hasher::default();
+    ranges.iter().for_each(|range| hasher.text(&range.to_text()));
+    (!ranges.is_empty()).then(|| Hash(hasher.finish()))
+}
+
+/// The line of a scope.
+#[derive(Serialize, Deserialize)]
+struct ScopeLine {
+    scope: u64,
+    range: String,
 }
 
 /// The line of a shard.
@@ -57,18 +86,20 @@ pub struct Unit {
 }
 
 /// A run, divided.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shards {
     /// Which run.
     pub head: Head,
     /// Its shards, in order. They cover its images without a gap.
     pub units: Vec<Unit>,
+    /// The ranges of its scopes that are wider than an image, so that no shard need look for them.
+    pub ranges: Vec<Range>,
 }
 
 impl Unit {
     /// The numbers of its images.
     #[must_use]
-    pub fn range(&self) -> Range<u64> {
+    pub fn range(&self) -> std::ops::Range<u64> {
         self.first..self.first + self.images
     }
 }
@@ -80,26 +111,27 @@ impl Shards {
     /// [`Error::Open`] where it cannot be read, [`Error::Format`] where it is none.
     pub fn read(path: &Path) -> Result<Shards, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(open)?;
-        if file.metadata().map_err(open)?.is_dir() {
+        let wrong = |problem| Error::Format { path: path.to_owned(), format: FORMAT, problem };
+        // Looked at before it is opened: opening a pipe waits for a writer.
+        let kind = fs::metadata(path).map_err(open)?.file_type();
+        if kind.is_dir() {
             return Err(open(io::ErrorKind::IsADirectory.into()));
         }
+        if !kind.is_file() {
+            return Err(wrong("it is not a regular file".to_owned()));
+        }
+        let file = File::open(path).map_err(open)?;
         Shards::parse(BufReader::with_capacity(1 << 16, file)).map_err(|problem| match problem {
             Problem::Io(source) => open(source),
-            Problem::Format(problem) => {
-                Error::Format { path: path.to_owned(), format: FORMAT, problem }
-            }
+            Problem::Format(problem) => wrong(problem),
         })
     }
 
     fn parse(mut lines: impl io::BufRead) -> Result<Shards, Problem> {
         let mut line = Vec::new();
-        let told = |number: u64, what: &str, error: serde_json::Error| {
-            format!("line {number} is not {what}: {}", shown_problem(&error))
-        };
         next(&mut lines, &mut line)?;
         let head: Head = serde_json::from_slice(&line).map_err(|error| {
-            told(1, "the head of a plan, as `tensortiff plan` writes it", error)
+            told(1, "the head of a plan, as `tensortiff plan` writes it", &error)
         })?;
         if head.shards == 0 || head.shards > MOST {
             return Err(format!("{} shards, and 1 to {MOST} can be", head.shards).into());
@@ -117,7 +149,7 @@ impl Shards {
                 return Err(format!("it ends after {shard} of {} shards", head.shards).into());
             }
             let unit: Unit = serde_json::from_slice(&line)
-                .map_err(|error| told(shard + 2, "a shard's", error))?;
+                .map_err(|error| told(shard + 2, "a shard's", &error))?;
             let follows = unit.shard == shard && unit.first == end;
             let all = head.identity.images;
             let to = end.checked_add(unit.images).filter(|to| follows && *to <= all);
@@ -137,10 +169,38 @@ impl Shards {
             let all = head.identity.images;
             return Err(format!("its shards end at image {end} of {all}").into());
         }
+        let ranges = Shards::parse_ranges(&mut lines, &mut line, &head)?;
         if next(&mut lines, &mut line)? {
             return Err(format!("it goes on after its {} shards", head.shards).into());
         }
-        Ok(Shards { head, units })
+        Ok(Shards { head, units, ranges })
+    }
+
+    fn parse_ranges(
+        mut lines: impl io::BufRead,
+        line: &mut Vec<u8>,
+        head: &Head,
+    ) -> Result<Vec<Range>, Problem> {
+        let mut ranges = Vec::new();
+        for scope in 0..head.scopes {
+            if !next(&mut lines, line)? {
+                return Err(format!("it ends after {scope} of {} scopes", head.scopes).into());
+            }
+            let number = head.shards + scope + 2;
+            let due: ScopeLine =
+                serde_json::from_slice(line).map_err(|error| told(number, "a scope's", &error))?;
+            if due.scope != scope {
+                let found = due.scope;
+                return Err(format!("line {number} is scope {found}, and {scope} is due").into());
+            }
+            let range = Range::from_text(&due.range)
+                .ok_or_else(|| format!("line {number}: {} is no range", shown(&due.range)))?;
+            ranges.push(range);
+        }
+        if sum(&ranges) != head.ranges {
+            return Err("its ranges are not those that it was written with".to_owned().into());
+        }
+        Ok(ranges)
     }
 
     /// Writes the file's text.
@@ -152,6 +212,10 @@ impl Shards {
         out.write_all(b"\n")?;
         for unit in &self.units {
             serde_json::to_writer(&mut *out, unit)?;
+            out.write_all(b"\n")?;
+        }
+        for (scope, range) in (0..).zip(&self.ranges) {
+            serde_json::to_writer(&mut *out, &ScopeLine { scope, range: range.to_text() })?;
             out.write_all(b"\n")?;
         }
         Ok(())
@@ -169,10 +233,13 @@ impl From<String> for Problem {
     }
 }
 
+fn told(number: u64, what: &str, error: &serde_json::Error) -> String {
+    format!("line {number} is not {what}: {}", shown_problem(error))
+}
+
 /// The next line without its end; false at the end of the file.
 fn next(lines: &mut impl io::BufRead, line: &mut Vec<u8>) -> Result<bool, Problem> {
-    line.clear();
-    lines.by_ref().take(LONGEST).read_until(b'\n', line).map_err(Problem::Io)?;
+    files::read_line(lines, LONGEST, line).map_err(Problem::Io)?;
     match line.pop() {
         None => Ok(false),
         Some(b'\n') => Ok(true),

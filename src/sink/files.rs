@@ -121,7 +121,8 @@ impl FilesSink {
         for entry in std::fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if entry.file_name().to_str().is_some_and(place::is_temporary) {
-                std::fs::remove_file(entry.path()).map_err(failed)?;
+                let path = entry.path();
+                std::fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
             }
         }
         Ok(())
@@ -248,6 +249,19 @@ impl Sink for FilesSink {
     fn join(&self, names: &mut dyn Iterator<Item = String>, resumed: bool) -> Result<(), Error> {
         self.prepare_root(names, resumed, false)?;
         self.place.overwrite();
+        Ok(())
+    }
+
+    fn tidy(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        self.clean("")?;
+        let mut last = String::new();
+        for name in names {
+            let (folder, _) = self.checked(&name)?;
+            if folder != last && self.check_folders(folder)? {
+                self.clean(folder)?;
+            }
+            folder.clone_into(&mut last);
+        }
         Ok(())
     }
 

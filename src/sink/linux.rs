@@ -1,13 +1,12 @@
 //! Making files on Linux: relative to open folders, without a name until they are whole.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -15,8 +14,8 @@ use rustix::io::Errno;
 use super::Space;
 use super::place::with_temporary_name;
 
-/// Open folders that are kept. A run works on few at a time, and 64 descriptors must suffice: these,
-/// the root, and for each thread a file and two folders.
+/// Open folders that are kept, of all threads. A run works on few at a time, and 64 descriptors must
+/// suffice: these, the root, and for each thread a file and two folders.
 const FOLDERS: usize = 16;
 /// Folders and files as `mkdir` and `open` make them: the umask takes its bits away.
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
@@ -34,7 +33,23 @@ pub(super) struct Place {
     /// Whether they can be linked by their descriptor alone; found out by the first.
     by_descriptor: AtomicBool,
     root_folder: OnceLock<Arc<OwnedFd>>,
-    folders: RwLock<HashMap<String, Arc<OwnedFd>>>,
+    folders: [Folders; FOLDERS],
+    /// How many of these hold any.
+    used: AtomicUsize,
+}
+
+/// Open folders of one thread, or of some where there are many. What threads count and lock in common
+/// takes them time with every file, here and in the kernel: a folder that two of them write to is open
+/// twice.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Folders(Mutex<Vec<(String, Arc<OwnedFd>)>>);
+
+/// Which ones are this thread's.
+fn own() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % FOLDERS);
+    OWN.with(|own| *own)
 }
 
 impl Place {
@@ -45,7 +60,8 @@ impl Place {
             nameless: AtomicBool::new(true),
             by_descriptor: AtomicBool::new(true),
             root_folder: OnceLock::new(),
-            folders: RwLock::default(),
+            folders: Default::default(),
+            used: AtomicUsize::new(0),
         }
     }
 
@@ -118,21 +134,26 @@ impl Place {
 
     /// The open folder, made where it is missing.
     fn folder(&self, path: &str) -> io::Result<Arc<OwnedFd>> {
-        let mut folder = self.root_folder()?;
-        if path.is_empty() {
-            return Ok(folder);
-        }
-        if let Some(known) = self.folders.read().unwrap_or_else(PoisonError::into_inner).get(path) {
+        let Folders(folders) = &self.folders[own()];
+        let folders = || folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = folders().iter().find(|(of, _)| of == path) {
             return Ok(Arc::clone(known));
         }
-        for part in path.split('/') {
+        let mut folder = self.root_folder()?;
+        // The root as well is open once more for this thread.
+        for part in if path.is_empty() { "." } else { path }.split('/') {
             folder = Arc::new(open_or_make(&folder, part)?);
         }
-        let mut folders = self.folders.write().unwrap_or_else(PoisonError::into_inner);
-        if folders.len() >= FOLDERS {
+        let mut folders = folders();
+        if folders.is_empty() {
+            self.used.fetch_add(1, Ordering::Relaxed);
+        }
+        // Others hold no more, or will not once they need another one.
+        if folders.len() >= FOLDERS / self.used.load(Ordering::Relaxed).clamp(1, FOLDERS) {
             folders.clear();
         }
-        Ok(Arc::clone(folders.entry(path.to_owned()).or_insert(folder)))
+        folders.push((path.to_owned(), Arc::clone(&folder)));
+        Ok(folder)
     }
 }
 

@@ -76,6 +76,16 @@ pub trait Sink: Sync {
         Ok(None)
     }
 
+    /// Takes away what runs that were killed left besides images in the folders of these names, and in the
+    /// place itself. Nobody else is at work there.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    fn tidy(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        let _ = names;
+        Ok(())
+    }
+
     /// From now on images that exist are replaced: some of this run's are made again.
     fn replace(&self) {}
 

@@ -16,7 +16,7 @@ const TRIES: usize = 1000;
 #[derive(Debug)]
 pub(super) enum Place {
     #[cfg(target_os = "linux")]
-    Linux(linux::Place),
+    Linux(Box<linux::Place>),
     #[cfg_attr(target_os = "linux", allow(dead_code, reason = "there it is for tests"))]
     Portable(portable::Place),
 }
@@ -43,7 +43,7 @@ impl Place {
     /// The best way that the system has.
     pub(super) fn new(root: &Path, overwrite: bool) -> Place {
         #[cfg(target_os = "linux")]
-        return Place::Linux(linux::Place::new(root, overwrite));
+        return Place::Linux(Box::new(linux::Place::new(root, overwrite)));
         #[cfg(not(target_os = "linux"))]
         return Place::portable(root, overwrite);
     }

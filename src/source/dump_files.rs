@@ -7,15 +7,19 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::formats::{self, Found};
+use super::inflate::Broken;
 use super::open_files::{self, Gone, OpenFiles};
+use super::reading::Reading;
 use super::stored::Stored;
+use super::unpacker::Unpacker;
 use super::{Source, index, past_end, pread};
 use crate::error::{Error, shown_path};
 use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 
 /// One or more files: `.safetensors`, `*.safetensors.index.json` with the files that it names, and
-/// `.npy`, `.npz` and what `torch.save` wrote (`.pt`, `.pth`, `.bin`), by their names. Arrays in Fortran order, or with their
-/// bytes the other way round, are read as if they were not.
+/// `.npy`, `.npz` and what `torch.save` wrote (`.pt`, `.pth`, `.bin`), by their names; or all of them raw, where
+/// that is said. Arrays in Fortran order, or with their bytes the other way round, are read as if they
+/// were not, and deflated ones as if they were not packed.
 ///
 /// Opening reads and checks every header and nothing else. Files stay open, up to a quarter of the
 /// descriptors that the process may have; of more, each is opened when it is read.
@@ -30,14 +34,20 @@ pub struct DumpFiles {
     /// Where each tensor's bytes are.
     places: Vec<Place>,
     unsupported: Vec<Unsupported>,
+    /// What was said of the files.
+    reading: Reading,
+    unpacker: Unpacker,
 }
 
 /// Where a tensor's bytes are.
 #[derive(Debug)]
 struct Place {
     file: usize,
+    /// In the file, or in the member that it is packed in.
     begin: u64,
     stored: Stored,
+    /// The number of the member.
+    packed: Option<usize>,
 }
 
 impl DumpFiles {
@@ -47,12 +57,24 @@ impl DumpFiles {
     /// [`Error::Open`] or [`Error::Format`] for a bad file, [`Error::Inputs`] with all of them
     /// for several, [`Error::Usage`] for a file that is named twice.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<DumpFiles, Error> {
-        let (source, bad) = DumpFiles::open_those_that_can_be(paths);
+        DumpFiles::open_as(paths, &Reading::default())
+    }
+
+    /// Opens files and checks their headers, where they have some; what they do not say themselves is
+    /// said.
+    ///
+    /// # Errors
+    /// As [`open`](DumpFiles::open).
+    pub fn open_as<P: AsRef<Path>>(paths: &[P], reading: &Reading) -> Result<DumpFiles, Error> {
+        let (source, bad) = DumpFiles::open_those_that_can_be(paths, reading);
         if bad.is_empty() { Ok(source) } else { Err(Error::of_all(bad)) }
     }
 
     /// Opens those files whose headers are good, and tells what is wrong with each of the others.
-    pub fn open_those_that_can_be<P: AsRef<Path>>(paths: &[P]) -> (DumpFiles, Vec<Error>) {
+    pub fn open_those_that_can_be<P: AsRef<Path>>(
+        paths: &[P],
+        reading: &Reading,
+    ) -> (DumpFiles, Vec<Error>) {
         let mut source = DumpFiles {
             files: OpenFiles::new(paths.len()),
             metadata: Vec::new(),
@@ -61,6 +83,8 @@ impl DumpFiles {
             tensors: Vec::new(),
             places: Vec::new(),
             unsupported: Vec::new(),
+            reading: reading.clone(),
+            unpacker: Unpacker::default(),
         };
         let mut bad = Vec::new();
         let mut known = HashMap::new();
@@ -70,6 +94,15 @@ impl DumpFiles {
             }
         }
         (source, bad)
+    }
+
+    /// Fills a buffer from byte `at` on of what a tensor lies in.
+    fn fill_from(&self, place: &Place, at: u64, buf: &mut [u8]) -> Result<(), Broken<Gone>> {
+        let fill = &mut |at: u64, buf: &mut [u8]| self.fill(place.file, at, buf);
+        match place.packed {
+            None => fill(at, buf).map_err(Broken::Read),
+            Some(member) => self.unpacker.read(member, at, buf, fill),
+        }
     }
 
     fn fill(&self, file: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
@@ -85,7 +118,7 @@ impl DumpFiles {
     fn add_dump(&mut self, path: &Path, known: &mut Known) -> Result<(), Error> {
         is_new(path, known)?;
         let label = path.to_string_lossy().into_owned();
-        let (stem, files) = match index::stem(path) {
+        let (stem, files) = match index::stem(path).filter(|_| self.reading.raw.is_none()) {
             Some(stem) => {
                 let files = index::open_all(path)?;
                 files.iter().try_for_each(|(path, _)| is_new(path, known))?;
@@ -93,7 +126,7 @@ impl DumpFiles {
             }
             None => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                (stem, vec![(path.to_owned(), formats::open(path)?)])
+                (stem, vec![(path.to_owned(), formats::open(path, &self.reading)?)])
             }
         };
         let first = self.files.len();
@@ -105,24 +138,21 @@ impl DumpFiles {
 
     /// Adds a file to the last dump.
     fn add_file(&mut self, path: &Path, found: Found) -> Result<(), Error> {
-        let Found { file: opened, header, data } = found;
+        let Found { file: opened, seen, header, data } = found;
         let (dump, file) = (self.dumps.len() - 1, self.files.len());
-        self.files.add(path, opened).map_err(formats::open_error(path))?;
+        self.files.add(path, opened, &seen).map_err(formats::open_error(path))?;
         self.parts[dump].end = self.files.len();
         self.metadata[dump].extend(header.metadata);
         for tensor in header.tensors {
+            let tensor = tensor.of_complex(self.reading.complex);
             match tensor.dtype {
                 Ok(dtype) => {
-                    self.tensors.push(TensorInfo {
-                        name: tensor.name,
-                        dump,
-                        dtype,
-                        shape: tensor.shape,
-                    });
+                    self.tensors.push(TensorInfo::new(tensor.name, dump, dtype, tensor.shape));
                     self.places.push(Place {
                         file,
                         begin: data + tensor.begin,
                         stored: tensor.stored,
+                        packed: tensor.packed.map(|packed| self.unpacker.add(packed)),
                     });
                 }
                 Err(dtype) => {
@@ -157,12 +187,16 @@ impl Source for DumpFiles {
         &self.metadata[dump]
     }
 
-    fn origin(&self, dump: usize) -> Option<Origin> {
-        // Of several files all bytes, and the latest time.
-        self.parts[dump].clone().map(|file| self.files.origin(file)).reduce(|one, other| Origin {
-            bytes: one.bytes.saturating_add(other.bytes),
-            modified: one.modified.zip(other.modified).map(|(one, other)| one.max(other)),
-        })
+    fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    fn memory(&self) -> u64 {
+        self.unpacker.memory()
+    }
+
+    fn origins(&self, dump: usize) -> Vec<Origin> {
+        self.parts[dump].clone().map(|file| self.files.origin(file)).collect()
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
@@ -177,21 +211,21 @@ impl Source for DumpFiles {
         let info = &self.tensors[tensor];
         let dump = &self.dumps[info.dump];
         let end = offset.checked_add(buf.len() as u64).filter(|end| Some(*end) <= info.bytes());
-        let Place { file, begin, stored } = &self.places[tensor];
-        let (file, begin) = (*file, *begin);
+        let place @ Place { begin, stored, .. } = &self.places[tensor];
         let at = end.and_then(|_| begin.checked_add(offset));
         let at = at.ok_or_else(|| past_end(dump, info, offset, buf.len()))?;
         let filled = if stored.is_plain() {
-            self.fill(file, at, buf)
+            self.fill_from(place, at, buf)
         } else {
-            let fill = &mut |at: u64, buf: &mut [u8]| self.fill(file, begin + at, buf);
+            let fill = &mut |at: u64, buf: &mut [u8]| self.fill_from(place, begin + at, buf);
             stored.read(&info.shape, info.dtype.size() as u64, offset, buf, fill)
         };
-        filled.map_err(|gone| {
+        filled.map_err(|broken| {
             let (dump, tensor) = (dump.label.clone(), info.name.clone());
-            match gone {
-                Gone::Refused(source) => Error::Read { dump, tensor, source },
-                Gone::Changed(end) => Error::Changed { dump, tensor, end },
+            match broken {
+                Broken::Read(Gone::Refused(source)) => Error::Read { dump, tensor, source },
+                Broken::Read(Gone::Changed(end)) => Error::Changed { dump, tensor, end },
+                Broken::Damaged(problem) => Error::Damaged { dump, tensor, problem },
             }
         })
     }

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IntoDeserializer as _, MapAccess, Visitor};
 
+use super::inflate::Packed;
+use super::reading::Complex;
 use super::stored::Stored;
 use crate::error::{shown, shown_problem, shown_shape};
 use crate::tensor::{self, Dtype};
@@ -26,6 +28,13 @@ pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, String>,
 }
 
+impl Header {
+    /// Of a format that says nothing else.
+    pub(super) fn of(tensors: Vec<Tensor>) -> Header {
+        Header { tensors, metadata: BTreeMap::new() }
+    }
+}
+
 /// One tensor of a header.
 #[derive(Debug)]
 pub(super) struct Tensor {
@@ -33,11 +42,28 @@ pub(super) struct Tensor {
     /// The name of a type that safetensors knows and this version does not convert, otherwise.
     pub(super) dtype: Result<Dtype, String>,
     pub(super) shape: Vec<u64>,
-    /// First byte, counted from the end of the header.
+    /// First byte, counted from the end of the header; of a packed one, from its member's begin.
     pub(super) begin: u64,
-    pub(super) bytes: u64,
+    pub(super) bytes: u64, // as they lie there
     /// How its bytes lie there.
     pub(super) stored: Stored,
+    /// The member that it is in, where that is deflated.
+    pub(super) packed: Option<Packed>,
+}
+
+impl Tensor {
+    /// The same as numbers that are made of complex ones, if it is of such.
+    pub(super) fn of_complex(self, complex: Option<Complex>) -> Tensor {
+        // As safetensors, NumPy and PyTorch call two f32.
+        const NAMES: [&str; 4] = ["C64", "<c8", ">c8", "complex64"];
+        let is_complex = |name: &String| NAMES.contains(&name.as_str());
+        match complex {
+            Some(complex) if self.dtype.as_ref().is_err_and(is_complex) => {
+                Tensor { dtype: Ok(Dtype::F32), stored: self.stored.complex(complex), ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Parses `json`, the header of a file with `data` bytes behind it.
@@ -194,12 +220,19 @@ fn check_sizes(entries: &[(String, RawTensor)], data: u64) -> Result<(), String>
         let shape = || shown_shape(&tensor.shape);
         let demanded = tensor::product(&tensor.shape, bits)
             .ok_or_else(|| at(format!("its shape {} is larger than 64 bits can say", shape())))?;
-        if demanded % 8 != 0 || demanded / 8 != next - begin {
+        if demanded % 8 != 0 {
+            return Err(at(format!(
+                "{} of shape {} takes {demanded} bits, which are no whole bytes",
+                shown(&tensor.dtype),
+                shape(),
+            )));
+        }
+        if demanded / 8 != next - begin {
             return Err(at(format!(
                 "{} of shape {} takes {} bytes, but its offsets span {}",
                 shown(&tensor.dtype),
                 shape(),
-                demanded.div_ceil(8),
+                demanded / 8,
                 next - begin
             )));
         }
@@ -220,13 +253,15 @@ fn format_dtype(name: &str) -> Result<FormatDtype, String> {
 }
 
 fn tensor(name: &str, raw: &RawTensor) -> Tensor {
+    let dtype = Dtype::from_name(&raw.dtype);
     Tensor {
         name: name.to_owned(),
-        dtype: Dtype::from_name(&raw.dtype).ok_or_else(|| raw.dtype.clone()),
+        dtype: dtype.ok_or_else(|| raw.dtype.clone()),
         shape: raw.shape.clone(),
         begin: raw.data_offsets.0,
         bytes: raw.data_offsets.1 - raw.data_offsets.0, // found in order by check_sizes
-        stored: Stored::default(),
+        stored: dtype.map_or_else(Stored::default, Stored::packed),
+        packed: None,
     }
 }
 

@@ -12,6 +12,7 @@ use serde::de::IgnoredAny;
 
 use super::formats::{Found, open, open_error};
 use super::header::{LONGEST, Strings};
+use super::reading::Reading;
 use crate::error::{Error, shown, shown_problem};
 
 const SUFFIX: &str = ".safetensors.index.json";
@@ -31,17 +32,16 @@ struct Raw {
     weight_map: Strings,
 }
 
-/// Opens the files that an index names, in the order of their names.
-///
-/// # Errors
-/// [`Error::Open`] or [`Error::Format`] for the index or a file of it, [`Error::Inputs`] with all of
-/// them for several.
-pub(super) fn open_all(path: &Path) -> Result<Vec<(PathBuf, Found)>, Error> {
-    let wrong = |problem: String| Error::Format {
-        path: path.to_owned(),
-        format: "safetensors index",
-        problem,
-    };
+/// The files that an index names, in the order of their names, and the tensors that it says are in
+/// each.
+type Map = BTreeMap<String, BTreeSet<String>>;
+
+fn wrong(path: &Path, problem: String) -> Error {
+    Error::Format { path: path.to_owned(), format: "safetensors index", problem }
+}
+
+fn read(path: &Path) -> Result<Map, Error> {
+    let wrong = |problem: String| wrong(path, problem);
     if !fs::metadata(path).map_err(open_error(path))?.is_file() {
         return Err(wrong("it is not a regular file".to_owned()));
     }
@@ -56,23 +56,47 @@ pub(super) fn open_all(path: &Path) -> Result<Vec<(PathBuf, Found)>, Error> {
         return Err(wrong("it is no map".to_owned()));
     }
     let raw: Raw = serde_json::from_str(&text).map_err(|error| wrong(shown_problem(&error)))?;
-    let mut files: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (tensor, file) in &raw.weight_map.0 {
-        check_name(file).map_err(|problem| {
-            wrong(format!("tensor {} is in {}: {problem}", shown(tensor), shown(file)))
+    let mut files = Map::new();
+    for (tensor, file) in raw.weight_map.0 {
+        check_name(&file).map_err(|problem| {
+            wrong(format!("tensor {} is in {}: {problem}", shown(&tensor), shown(&file)))
         })?;
         files.entry(file).or_default().insert(tensor);
     }
     if files.is_empty() {
         return Err(wrong("its weight_map is empty".to_owned()));
     }
+    Ok(files)
+}
+
+/// The paths of the files that an index names; `None` where it is no index by its name.
+///
+/// # Errors
+/// [`Error::Open`] or [`Error::Format`] for the index.
+#[cfg(feature = "cli")]
+pub(crate) fn files(path: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
+    if stem(path).is_none() {
+        return Ok(None);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(Some(read(path)?.keys().map(|file| folder.join(file)).collect()))
+}
+
+/// Opens the files that an index names, in the order of their names.
+///
+/// # Errors
+/// [`Error::Open`] or [`Error::Format`] for the index or a file of it, [`Error::Inputs`] with all of
+/// them for several.
+pub(super) fn open_all(path: &Path) -> Result<Vec<(PathBuf, Found)>, Error> {
+    let wrong = |problem: String| wrong(path, problem);
+    let files = read(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let (mut opened, mut bad) = (Vec::new(), Vec::new());
-    for (file, tensors) in files {
+    for (file, tensors) in &files {
         let at = folder.join(file);
-        match open(&at) {
+        match open(&at, &Reading::default()) {
             Err(error) => bad.push(error),
-            Ok(found) => match difference(&found, &tensors) {
+            Ok(found) => match difference(&found, tensors) {
                 Some((tensor, true)) => bad.push(wrong(format!(
                     "tensor {} is said to be in {}, and is not",
                     shown(tensor),
@@ -91,10 +115,11 @@ pub(super) fn open_all(path: &Path) -> Result<Vec<(PathBuf, Found)>, Error> {
 }
 
 /// A tensor that is only said to be in a file (true), or only is.
-fn difference<'t>(found: &'t Found, said: &BTreeSet<&'t str>) -> Option<(&'t str, bool)> {
+fn difference<'t>(found: &'t Found, said: &'t BTreeSet<String>) -> Option<(&'t str, bool)> {
+    let said: BTreeSet<&str> = said.iter().map(String::as_str).collect();
     let there: BTreeSet<&str> = found.header.tensors.iter().map(|t| t.name.as_str()).collect();
     let missing = said.difference(&there).next().map(|tensor| (*tensor, true));
-    missing.or_else(|| there.difference(said).next().map(|tensor| (*tensor, false)))
+    missing.or_else(|| there.difference(&said).next().map(|tensor| (*tensor, false)))
 }
 
 /// Files lie beside the index, or below it.

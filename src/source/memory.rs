@@ -41,10 +41,8 @@ impl<'a> MemorySource<'a> {
         shape: &[u64],
         bytes: impl Into<Cow<'a, [u8]>>,
     ) -> Result<Self, Error> {
-        let (tensor, bytes) = (
-            TensorInfo { name: name.to_owned(), dump: 0, dtype, shape: shape.to_vec() },
-            bytes.into(),
-        );
+        let (tensor, bytes) =
+            (TensorInfo::new(name.to_owned(), 0, dtype, shape.to_vec()), bytes.into());
         if tensor.bytes() != Some(bytes.len() as u64) {
             return Err(Error::Usage(format!(
                 "tensor {}: {dtype} of shape {} does not take {} bytes",

@@ -5,27 +5,41 @@
 //! under a map kills the process, a short read is an error with a name.
 //!
 //! Files come through `dump_files`, which opens them by their `formats`: safetensors (`header`, and
-//! `index` for several files), NumPy's (`npy`, in `zip` archives), torch's (`pickle`, `torch`). What is
-//! not stored in C order and little-endian is read as if it were (`stored`). Parsers trust nothing:
+//! `index` for several files), NumPy's (`npy`, in `zip` archives), torch's (`pickle`, `torch`), bytes without
+//! a header (`raw`). What files leave open the user says (`reading`). What is not stored in C order,
+//! little-endian and in whole bytes is read as if it were (`stored`), and so is what is deflated (`inflate`: one
+//! thread on its way through a member; `unpacker`: all of them at once). A [`View`] shows a source's tensors with
+//! other axes. Parsers trust nothing:
 //! they have no unsafe, check every sum and product, and bound what they allocate and how deep they go.
 
 mod dump_files;
 mod formats;
 mod header;
 mod index;
+mod inflate;
 mod memory;
 mod npy;
 mod open_files;
 mod pickle;
 mod pread;
+mod raw;
+mod reading;
 mod stored;
 mod torch;
+mod unpacker;
+mod view;
 mod zip;
 
 pub use dump_files::DumpFiles;
+#[cfg(feature = "cli")]
+pub(crate) use index::files as files_of_index;
 pub use memory::MemorySource;
+pub use raw::Raw;
+pub use reading::{Complex, NpyV2, Reading};
+pub use view::{Layout, View};
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use crate::error::Error;
 use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
@@ -34,6 +48,8 @@ use crate::tensor::{Dump, Origin, TensorInfo, Unsupported};
 ///
 /// # Contract
 /// - [`tensors`](Source::tensors) does not change, and every tensor's byte count fits `u64`.
+/// - Bytes are what [`TensorInfo::bytes`] counts: samples in C order, each of [`Dtype::size`](crate::tensor::Dtype::size) bytes. Those
+///   that files pack several to a byte are unpacked here, so that nobody else knows of it.
 /// - [`read_at`](Source::read_at) fills the whole buffer or fails; it may be called from many
 ///   threads at once. A source that ends early answers [`Error::Changed`]; to read past a tensor's
 ///   end is the caller's mistake.
@@ -57,10 +73,27 @@ pub trait Source: Sync {
         &NONE
     }
 
-    /// The file of a dump; `None` where it is none.
-    fn origin(&self, dump: usize) -> Option<Origin> {
+    /// What the user said of the files that they do not say themselves.
+    fn reading(&self) -> &Reading {
+        static NOTHING: Reading = Reading { raw: None, npy_v2: None, complex: None };
+        &NOTHING
+    }
+
+    /// How its tensors are shown.
+    fn layout(&self) -> &Layout {
+        static AS_STORED: LazyLock<Layout> = LazyLock::new(Layout::default);
+        &AS_STORED
+    }
+
+    /// Bytes of memory that reading takes at most, beside the buffers of who reads.
+    fn memory(&self) -> u64 {
+        0
+    }
+
+    /// The files of a dump, in the order of their names; none where it lies elsewhere.
+    fn origins(&self, dump: usize) -> Vec<Origin> {
         let _ = dump;
-        None
+        Vec::new()
     }
 
     /// Called when all is read: whether everything is still what it was when it was opened. What
@@ -78,7 +111,7 @@ pub trait Source: Sync {
     /// # Errors
     /// [`Error::Read`] where the system refuses, and of kind
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where the tensor has fewer bytes;
-    /// [`Error::Changed`] where bytes are gone.
+    /// [`Error::Changed`] where bytes are gone, [`Error::Damaged`] where a checksum is wrong.
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error>;
 }
 

@@ -2,12 +2,9 @@
 //! Python dictionary of three keys), the array's bytes. Source: NumPy's `numpy/lib/format.py`,
 //! versions 1.0 to 3.0.
 
-use std::fs::File;
-use std::ops::Range;
-
-use super::formats::{Problem, header_bytes};
+use super::formats::Problem;
 use super::header::Tensor;
-use super::pread;
+use super::reading::NpyV2;
 use super::stored::Stored;
 use crate::error::shown;
 use crate::tensor::{self, Dtype};
@@ -39,11 +36,18 @@ fn length(bytes: &[u8]) -> Result<u64, String> {
     Ok(length)
 }
 
-/// The array in bytes `within` of a file, called `name`.
-pub(super) fn read(file: &File, within: Range<u64>, name: &str) -> Result<Tensor, Problem> {
-    let len = within.end - within.start;
+/// Fills a buffer from a byte of the array's file on; answers how many bytes there were.
+pub(super) type Fill<'f> = dyn FnMut(u64, &mut [u8]) -> Result<usize, Problem> + 'f;
+
+/// The array of a file of `len` bytes, called `name`.
+pub(super) fn read(
+    fill: &mut Fill<'_>,
+    len: u64,
+    name: &str,
+    v2: Option<NpyV2>,
+) -> Result<Tensor, Problem> {
     let mut prefix = [0; PREFIX];
-    let read = pread::fill(file, within.start, &mut prefix)?;
+    let read = fill(0, &mut prefix)?;
     let Some(version) = prefix[..read].strip_prefix(MAGIC) else {
         return Err("it does not begin as .npy files do".to_owned().into());
     };
@@ -53,7 +57,7 @@ pub(super) fn read(file: &File, within: Range<u64>, name: &str) -> Result<Tensor
     let mut length = [0; 4];
     let length = &mut length[..length_of_length([major, minor])?];
     let begin = (PREFIX + length.len()) as u64;
-    let read = pread::fill(file, within.start + PREFIX as u64, length)?;
+    let read = fill(PREFIX as u64, length)?;
     let claimed = self::length(length)?;
     let data = begin + claimed;
     if read < length.len() || data > len {
@@ -61,17 +65,19 @@ pub(super) fn read(file: &File, within: Range<u64>, name: &str) -> Result<Tensor
             format!("it is truncated: its header ends at byte {data}, and it has {len}").into()
         );
     }
-    let header = header_bytes(file, within.start + begin, claimed)?;
-    let tensor = parse(&header, name, len - data)?;
-    Ok(Tensor { begin: within.start + data, ..tensor })
+    let mut header = vec![0; usize::try_from(claimed).expect("at most a MiB")];
+    if fill(begin, &mut header)? < header.len() {
+        return Err("it shrank while it was read".to_owned().into());
+    }
+    let tensor = parse(&header, name, len - data, v2)?;
+    Ok(Tensor { begin: data, ..tensor })
 }
 
 /// The array of a header, called `name`, with `data` bytes behind it.
-fn parse(header: &[u8], name: &str, data: u64) -> Result<Tensor, String> {
+fn parse(header: &[u8], name: &str, data: u64, v2: Option<NpyV2>) -> Result<Tensor, String> {
     let text = std::str::from_utf8(header).map_err(|_| "its header is not text".to_owned())?;
     let Fields { descr, fortran_order, shape } = Parser { rest: text }.header()?;
-    let size_and_dtype = dtype(&descr)?;
-    let (dtype, size, swapped) = size_and_dtype;
+    let (dtype, size, swapped) = dtype(&descr, v2)?;
     let bytes = tensor::product(&shape, size)
         .ok_or_else(|| format!("its shape {} is of more than 2^64 bytes", shown_tuple(&shape)))?;
     if bytes != data {
@@ -85,7 +91,7 @@ fn parse(header: &[u8], name: &str, data: u64) -> Result<Tensor, String> {
         true => Stored::fortran(&shape, swapped),
         false => Stored::plain(swapped),
     };
-    Ok(Tensor { name: name.to_owned(), dtype, shape, begin: 0, bytes, stored })
+    Ok(Tensor { name: name.to_owned(), dtype, shape, begin: 0, bytes, stored, packed: None })
 }
 
 fn shown_tuple(shape: &[u64]) -> String {
@@ -94,7 +100,10 @@ fn shown_tuple(shape: &[u64]) -> String {
 
 /// The type that a description means, its size in bytes, and whether its bytes are the other way
 /// round.
-fn dtype(descr: &str) -> Result<(Result<Dtype, String>, u64, bool), String> {
+pub(super) fn dtype(
+    descr: &str,
+    v2: Option<NpyV2>,
+) -> Result<(Result<Dtype, String>, u64, bool), String> {
     let wrong = || format!("its dtype is {}, which is none of numbers", shown(descr));
     let mut chars = descr.chars();
     let order = chars.next().ok_or_else(wrong)?;
@@ -125,10 +134,13 @@ fn dtype(descr: &str) -> Result<(Result<Dtype, String>, u64, bool), String> {
         ('f', 8) => Dtype::F64,
         // Known, and not converted.
         ('c', 8 | 16 | 32) | ('f', 12 | 16) => return Ok((Err(descr.to_owned()), size, swapped)),
+        // `|V2` of NumPy alone, `<V2` of types that others add to it.
+        ('V', 2) if v2 == Some(NpyV2::Bf16) => return Ok((Ok(Dtype::Bf16), size, swapped)),
         ('V', _) => {
+            let help = if size == 2 { "--npy-v2 bf16 takes it for that, or " } else { "" };
             return Err(format!(
                 "its dtype is {}, bytes of which NumPy does not say what they are (bfloat16 is \
-                 written so); save it as float32, or as safetensors",
+                 written as |V2); {help}save it as float32, or as safetensors",
                 shown(descr)
             ));
         }
@@ -259,7 +271,11 @@ mod tests {
     use super::*;
 
     fn told(header: &str, data: u64) -> String {
-        match parse(header.as_bytes(), "t", data) {
+        told_of(header, data, None)
+    }
+
+    fn told_of(header: &str, data: u64, v2: Option<NpyV2>) -> String {
+        match parse(header.as_bytes(), "t", data, v2) {
             Ok(Tensor { dtype, shape, stored, .. }) => format!("{dtype:?} {shape:?} {stored:?}"),
             Err(problem) => problem,
         }
@@ -288,6 +304,19 @@ mod tests {
     }
 
     #[test]
+    fn two_bytes_of_any_kind_are_bfloat16_where_that_was_said() {
+        let of = |descr| format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (3,)}}");
+        let told = |descr| told_of(&of(descr), 6, Some(NpyV2::Bf16));
+        assert!(told("|V2").contains("Ok(Bf16) [3]") && told("|V2").contains("swapped: false"));
+        assert!(told("<V2").contains("Ok(Bf16)"));
+        assert!(told(">V2").contains("swapped: true"));
+        assert!(told("<f2").contains("Ok(F16)"), "what NumPy says counts");
+        for wrong in ["|V3", "|V", "=V2", "V2", "|V02x"] {
+            assert!(told(wrong).starts_with("its dtype is"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn headers_that_lie_are_refused_with_the_reason() {
         let of = |descr: &str| {
             format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (2, 3), }}")
@@ -307,7 +336,9 @@ mod tests {
             (of("'|O'"), "Python objects"),
             (of("'|O8'"), "Python objects"),
             (of("[('a', '<f4')]"), "structured array"),
-            (of("'|V2'"), "bfloat16"),
+            (of("'|V2'"), "--npy-v2 bf16 takes it for that, or save"),
+            (of("'|V4'"), "written as |V2); save it"),
+            (of("'V2'"), "none of numbers"),
             (of("'<U3'"), "none of numbers"),
             (of("'<M8[ns]'"), "none of numbers"),
             (of("'|f4'"), "none of numbers"),

@@ -98,13 +98,14 @@ impl OpenFiles {
         OpenFiles { files: Vec::with_capacity(count), most, few: Mutex::default() }
     }
 
-    /// Adds a file that is open.
+    /// Adds a file that is open, and what it was before its header was read: what is written to it
+    /// from then on is a change.
     ///
     /// # Errors
     /// What the system says where it says nothing about the file.
-    pub(super) fn add(&mut self, path: &Path, file: File) -> io::Result<()> {
+    pub(super) fn add(&mut self, path: &Path, file: File, seen: &Metadata) -> io::Result<()> {
         let known = Known {
-            identity: Identity::of(path, &file.metadata()?)?,
+            identity: Identity::of(path, seen)?,
             // The folder that a relative path starts from may be another one later.
             path: std::path::absolute(path)?,
             kept: (self.files.capacity() <= self.most).then_some(file),
@@ -251,9 +252,15 @@ mod tests {
         for i in 0..FILES {
             let path = dir.join(i.to_string());
             fs::write(&path, [u8::try_from(i).unwrap(); LEN]).unwrap();
-            files.add(&path, File::open(&path).unwrap()).unwrap();
+            add(&mut files, &path);
         }
         files
+    }
+
+    fn add(files: &mut OpenFiles, path: &Path) {
+        let file = File::open(path).unwrap();
+        let seen = file.metadata().unwrap();
+        files.add(path, file, &seen).unwrap();
     }
 
     fn read(files: &OpenFiles, i: usize) -> Result<[u8; LEN], Gone> {
@@ -289,7 +296,7 @@ mod tests {
         let path = dir.path().join("a");
         fs::write(&path, [3; LEN]).unwrap();
         let mut files = OpenFiles::with_bound(1, 1);
-        files.add(&path, File::open(&path).unwrap()).unwrap();
+        add(&mut files, &path);
         fs::remove_file(&path).unwrap();
         assert_eq!(read(&files, 0).unwrap(), [3; LEN]);
         assert!(matches!(files.get(0), Ok(Handle::Kept(_))));

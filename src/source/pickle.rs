@@ -10,6 +10,8 @@ use crate::error::shown;
 
 /// Tuples are nested no deeper than this: each holds the next.
 const DEEPEST: u32 = 100;
+/// Opcodes that are done at most: each may leave a value in memory, or in the memo.
+const MOST_OPCODES: u64 = 20_000_000;
 
 /// A value.
 #[derive(Debug, Clone)]
@@ -47,6 +49,8 @@ pub(super) trait Host {
 pub(super) struct Heap {
     pub(super) lists: Vec<Vec<Value>>,
     pub(super) dicts: Vec<Vec<(Value, Value)>>,
+    /// What dictionaries have beside their items.
+    pub(super) attributes: Vec<Value>,
 }
 
 /// A global whose call makes an empty dictionary.
@@ -71,7 +75,7 @@ pub(super) fn load(pickle: &[u8], host: &mut dyn Host) -> Result<(Value, Heap), 
         marks: Vec::new(),
         memo: HashMap::new(),
     };
-    loop {
+    for _ in 0..MOST_OPCODES {
         let at = pickle.len() - machine.rest.len();
         match machine.step() {
             Ok(None) => {}
@@ -79,6 +83,7 @@ pub(super) fn load(pickle: &[u8], host: &mut dyn Host) -> Result<(Value, Heap), 
             Err(problem) => return Err(format!("its pickle at byte {at}: {problem}")),
         }
     }
+    Err(format!("its pickle has more than {MOST_OPCODES} opcodes"))
 }
 
 impl Machine<'_, '_> {
@@ -116,6 +121,12 @@ impl Machine<'_, '_> {
                     }
                 }
             }
+            // No size is so long.
+            0x8B => {
+                let len = usize::try_from(self.number(4)?).unwrap_or(usize::MAX);
+                self.take(len)?;
+                self.stack.push(Value::Other);
+            }
             b'X' => self.text(4)?,
             0x8C | b'U' => self.text(1)?,
             0x8D => self.text(8)?,
@@ -143,13 +154,19 @@ impl Machine<'_, '_> {
                 let values = self.marked()?;
                 self.tuple(values)?;
             }
-            b']' => self.list(),
+            // A set is a list, here.
+            b']' | 0x8F => self.list(),
+            0x91 => {
+                let values = self.marked()?;
+                self.list();
+                self.extend(values)?;
+            }
             b'}' => self.dict(),
             b'a' => {
                 let value = self.pop()?;
                 self.extend(vec![value])?;
             }
-            b'e' => {
+            b'e' | 0x90 => {
                 let values = self.marked()?;
                 self.extend(values)?;
             }
@@ -202,9 +219,9 @@ impl Machine<'_, '_> {
             }
             // The state of an ordered dictionary is what modules note beside their tensors.
             b'b' => {
-                self.pop()?;
+                let state = self.pop()?;
                 match self.stack.last() {
-                    Some(Value::Dict(_)) => {}
+                    Some(Value::Dict(_)) => self.heap.attributes.push(state),
                     _ => return Err("a state for what is no dictionary".to_owned()),
                 }
             }
@@ -326,8 +343,8 @@ impl Machine<'_, '_> {
     fn global(&mut self, name: &str) -> Result<(), String> {
         if name != ORDERED_DICT && !self.host.knows(name) {
             return Err(format!(
-                "it wants Python to load {}, which is not done: save tensors, in dictionaries and \
-                 lists, as torch.load(..., weights_only=True) takes them",
+                "it wants Python to load {}, which is not done: save plain tensors, in dictionaries \
+                 and lists",
                 shown(name)
             ));
         }

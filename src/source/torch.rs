@@ -19,15 +19,19 @@ const LONGEST: u64 = 256 << 20;
 /// Values that are looked at at most, and how deep: lists may hold themselves.
 const MOST_VALUES: u64 = 10_000_000;
 const DEEPEST: usize = 100;
+/// Bytes that the list of the tensors takes at most: few bytes of a pickle may stand for many tensors.
+const MOST_LISTED: u64 = 256 << 20;
+/// Axes at most, as NumPy has them.
+const MOST_AXES: usize = 64;
 
-/// How files begin that `torch.save` wrote before version 1.6.
-const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+/// What files that `torch.save` wrote before version 1.6 begin with, behind the pickle's protocol.
+const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 /// The tensors of a file of `len` bytes; one that is not in a dictionary or list is called `name`.
 pub(super) fn read(file: &File, len: u64, name: &str) -> Result<Vec<Tensor>, Problem> {
-    let mut begin = vec![0; LEGACY.len()];
+    let mut begin = [0; 32];
     let read = super::pread::fill(file, 0, &mut begin)?;
-    if begin[..read] == *LEGACY {
+    if begin[..read].windows(LEGACY.len()).any(|window| window == LEGACY) {
         return Err("it is of torch.save's old format; in Python, x = torch.load(path, \
                     weights_only=True) and torch.save(x, path) make a new one of it"
             .to_owned()
@@ -37,6 +41,14 @@ pub(super) fn read(file: &File, len: u64, name: &str) -> Result<Vec<Tensor>, Pro
         return Err("it does not begin as files of torch.save do".to_owned().into());
     }
     let members = zip::members(file, len)?;
+    if let Some(member) = members.iter().find(|member| member.packed.is_some()) {
+        return Err(format!(
+            "its member {} is compressed, which torch.save never does; unpack the archive and pack \
+             it with `zip -0`, or save it again",
+            shown(&member.name)
+        )
+        .into());
+    }
     let pickles: Vec<&Member> =
         members.iter().filter(|member| member.name.ends_with("/data.pkl")).collect();
     let [pickle] = pickles[..] else {
@@ -61,13 +73,14 @@ pub(super) fn read(file: &File, len: u64, name: &str) -> Result<Vec<Tensor>, Pro
         },
     };
     let mut tensors =
-        Torch { by_name, swapped, storages: Vec::new(), views: Vec::new() }.read(&bytes, name)?;
+        Torch { by_name, swapped, storages: Vec::new(), views: Vec::new(), attributes: Vec::new() }
+            .read(&bytes, name)?;
     tensors.sort_by_key(|tensor| tensor.begin);
     Ok(tensors)
 }
 
 /// Types by torch's names, with the size of those that are not converted.
-fn dtype(name: &str) -> Option<(Result<Dtype, String>, u64)> {
+pub(super) fn dtype(name: &str) -> Option<(Result<Dtype, String>, u64)> {
     let dtype = match name {
         "DoubleStorage" | "float64" | "double" => Dtype::F64,
         "FloatStorage" | "float32" | "float" => Dtype::F32,
@@ -84,11 +97,11 @@ fn dtype(name: &str) -> Option<(Result<Dtype, String>, u64)> {
         "uint64" => Dtype::U64,
         "float8_e4m3fn" => Dtype::F8E4m3,
         "float8_e5m2" => Dtype::F8E5m2,
+        "float8_e4m3fnuz" => Dtype::F8E4m3Fnuz,
+        "float8_e5m2fnuz" => Dtype::F8E5m2Fnuz,
+        "float8_e8m0fnu" => Dtype::F8E8m0,
         "ComplexFloatStorage" | "complex64" => return Some((Err("complex64".to_owned()), 8)),
         "ComplexDoubleStorage" | "complex128" => return Some((Err("complex128".to_owned()), 16)),
-        "float8_e4m3fnuz" | "float8_e5m2fnuz" | "float8_e8m0fnu" => {
-            return Some((Err(name.to_owned()), 1));
-        }
         _ => return None,
     };
     Some((Ok(dtype), dtype.size() as u64))
@@ -115,6 +128,8 @@ struct Torch<'m> {
     swapped: bool,
     storages: Vec<Storage>,
     views: Vec<View>,
+    /// What parameters have beside their tensors.
+    attributes: Vec<Value>,
 }
 
 impl Host for Torch<'_> {
@@ -128,7 +143,8 @@ impl Host for Torch<'_> {
                 | "torch.storage.UntypedStorage"
                 | "torch.Size"
                 | "torch.device"
-        ) || global.strip_prefix("torch.").is_some_and(|name| dtype(name).is_some())
+        ) || is_plain(global)
+            || global.strip_prefix("torch.").is_some_and(|name| dtype(name).is_some())
     }
 
     /// `('storage', type, key, location, number of elements)`.
@@ -168,21 +184,31 @@ impl Host for Torch<'_> {
                 else {
                     return Err(wrong());
                 };
-                let asked = match (global.ends_with('3'), rest) {
-                    (false, _) => None,
-                    (true, [_, _, Value::Global(name), ..]) => {
-                        Some(name.strip_prefix("torch.").and_then(dtype).ok_or_else(wrong)?)
+                let (asked, bits) = match (global.ends_with('3'), rest) {
+                    (false, [_, _, bits @ ..]) => (None, bits),
+                    (true, [_, _, Value::Global(name), bits @ ..]) => {
+                        let asked = name.strip_prefix("torch.").and_then(dtype);
+                        (Some(asked.ok_or_else(wrong)?), bits)
                     }
+                    _ => return Err(wrong()),
+                };
+                // What is in the storage is not what the tensor has.
+                let is_lazy = match bits {
+                    [] | [Value::Other] => false,
+                    [Value::Dict(_)] => true,
                     _ => return Err(wrong()),
                 };
                 let shape = sizes(size).ok_or_else(wrong)?;
                 let strides = sizes(stride).ok_or_else(wrong)?;
                 let offset = u64::try_from(*offset).map_err(|_| wrong())?;
-                self.view(*storage, offset, shape, strides, asked)
+                self.view(*storage, offset, shape, strides, asked, is_lazy)
             }
             "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
                 match arguments {
-                    [tensor @ Value::Made(_), ..] => Ok(tensor.clone()),
+                    [tensor @ Value::Made(_), rest @ ..] => {
+                        self.attributes.extend(rest.iter().cloned());
+                        Ok(tensor.clone())
+                    }
                     _ => Err(wrong()),
                 }
             }
@@ -191,9 +217,20 @@ impl Host for Torch<'_> {
                 _ => Err(wrong()),
             },
             "torch.device" => Ok(Value::Other),
+            _ if is_plain(global) => match arguments {
+                [items @ (Value::Dict(_) | Value::List(_))] => Ok(items.clone()),
+                _ => Ok(Value::Other),
+            },
             _ => Err(format!("a call of {global}, which is not called so")),
         }
     }
+}
+
+/// What Python has beside tensors: counts, sets, bytes and complex numbers.
+fn is_plain(global: &str) -> bool {
+    let builtin = global.strip_prefix("builtins.").or_else(|| global.strip_prefix("__builtin__."));
+    matches!(builtin, Some("set" | "frozenset" | "bytearray" | "complex"))
+        || matches!(global, "collections.Counter" | "_codecs.encode")
 }
 
 fn sizes(value: &Value) -> Option<Vec<u64>> {
@@ -202,6 +239,9 @@ fn sizes(value: &Value) -> Option<Vec<u64>> {
         Value::Int(axis) => u64::try_from(*axis).ok(),
         _ => None,
     };
+    if axes.len() > MOST_AXES {
+        return None;
+    }
     axes.iter().map(axis).collect()
 }
 
@@ -213,11 +253,17 @@ impl Torch<'_> {
         shape: Vec<u64>,
         strides: Vec<u64>,
         asked: Option<(Result<Dtype, String>, u64)>,
+        is_lazy: bool,
     ) -> Result<Value, String> {
         let storage = &self.storages[storage];
         let (dtype, size) = asked
             .or_else(|| storage.dtype.clone())
             .ok_or_else(|| "a tensor of a storage without a type".to_owned())?;
+        let dtype = match dtype {
+            dtype if !is_lazy => dtype,
+            Ok(dtype) => Err(format!("{dtype} with torch's neg bit (see resolve_neg)")),
+            Err(dtype) => Err(format!("{dtype} with torch's conj or neg bit (see resolve_conj)")),
+        };
         let too_large = || format!("a tensor of shape {} leaves its storage", shown_shape(&shape));
         let bytes = tensor::product(&shape, size).ok_or_else(too_large)?;
         if shape.len() != strides.len() {
@@ -238,7 +284,21 @@ impl Torch<'_> {
 
     fn read(mut self, pickle: &[u8], name: &str) -> Result<Vec<Tensor>, String> {
         let (root, heap) = pickle::load(pickle, &mut self)?;
-        let mut found = Found { heap: &heap, tensors: Vec::new(), left: MOST_VALUES };
+        let mut found = Found {
+            heap: &heap,
+            views: &self.views,
+            tensors: Vec::new(),
+            left: MOST_VALUES,
+            room: MOST_LISTED,
+        };
+        for attribute in self.attributes.iter().chain(&heap.attributes) {
+            found.walk(attribute, &mut Vec::new(), "")?;
+            if !found.tensors.is_empty() {
+                let problem = "a parameter or dictionary has a tensor as its attribute, which is \
+                               not read: save it as an item";
+                return Err(problem.to_owned());
+            }
+        }
         found.walk(&root, &mut Vec::new(), name)?;
         let tensor = |(name, view): (String, usize)| {
             let View { dtype, shape, begin, bytes, stored } = &self.views[view];
@@ -249,6 +309,7 @@ impl Torch<'_> {
                 begin: *begin,
                 bytes: *bytes,
                 stored: stored.clone(),
+                packed: None,
             }
         };
         Ok(found.tensors.into_iter().map(tensor).collect())
@@ -258,45 +319,67 @@ impl Torch<'_> {
 /// Walks through what was saved.
 struct Found<'h> {
     heap: &'h Heap,
+    views: &'h [View],
     tensors: Vec<(String, usize)>,
     left: u64,
+    /// Bytes that may still be listed.
+    room: u64,
 }
 
 impl Found<'_> {
-    fn walk(&mut self, value: &Value, keys: &mut Vec<Rc<str>>, name: &str) -> Result<(), String> {
+    /// `keys` are those of the dictionaries and lists around; one that is neither text nor a whole
+    /// number is none, and may not be a tensor's.
+    fn walk(
+        &mut self,
+        value: &Value,
+        keys: &mut Vec<Option<Rc<str>>>,
+        name: &str,
+    ) -> Result<(), String> {
         self.left = self.left.checked_sub(1).ok_or("it holds too many values")?;
         if keys.len() > DEEPEST {
             return Err(format!("it is nested more than {DEEPEST} deep"));
         }
         let heap = self.heap;
-        let mut each = |key: Rc<str>, value: &Value| {
+        let mut each = |key: Option<Rc<str>>, value: &Value| {
             keys.push(key);
             let outcome = self.walk(value, keys, name);
             keys.pop();
             outcome
         };
+        let at = |at: usize| Some(at.to_string().into());
         match value {
             Value::Made(view) => {
-                let joined = keys.join(".");
-                let name = if keys.is_empty() { name.to_owned() } else { joined };
+                let name = self.name(keys, self.views[*view].shape.len(), name)?;
                 self.tensors.push((name, *view));
                 Ok(())
             }
             Value::Dict(dict) => heap.dicts[*dict].iter().try_for_each(|(key, value)| match key {
-                Value::Text(key) => each(Rc::clone(key), value),
-                Value::Int(key) => each(key.to_string().into(), value),
-                _ => Err("a dictionary has a key that is neither text nor a number".to_owned()),
+                Value::Text(key) => each(Some(Rc::clone(key)), value),
+                Value::Int(key) => each(Some(key.to_string().into()), value),
+                _ => each(None, value),
             }),
-            Value::List(list) => heap.lists[*list]
-                .iter()
-                .enumerate()
-                .try_for_each(|(at, value)| each(at.to_string().into(), value)),
-            Value::Tuple(values, _) => values
-                .iter()
-                .enumerate()
-                .try_for_each(|(at, value)| each(at.to_string().into(), value)),
+            Value::List(list) => {
+                heap.lists[*list].iter().enumerate().try_for_each(|(k, value)| each(at(k), value))
+            }
+            Value::Tuple(values, _) => {
+                values.iter().enumerate().try_for_each(|(k, value)| each(at(k), value))
+            }
+            Value::Persistent(_) => Err(format!(
+                "{} is a storage, and no tensor: save a tensor of it",
+                shown(&self.name(keys, 0, name)?)
+            )),
             // Numbers and texts beside the tensors.
             _ => Ok(()),
         }
+    }
+
+    /// The name of what has these keys, and takes its room in the list.
+    fn name(&mut self, keys: &[Option<Rc<str>>], axes: usize, of: &str) -> Result<String, String> {
+        let parts: Option<Vec<&str>> = keys.iter().map(Option::as_deref).collect();
+        let parts = parts.ok_or("a tensor's key is neither text nor a whole number")?;
+        let text: usize = parts.iter().map(|part| part.len() + 1).sum();
+        let bytes = size_of::<Tensor>() + axes * size_of::<u64>() + text;
+        self.room = self.room.checked_sub(bytes as u64).ok_or("it lists too many tensors")?;
+        Ok(if keys.is_empty() { of.to_owned() } else { parts.join(".") })
     }
 }

@@ -1,10 +1,11 @@
-//! ZIP archives whose members are stored as they are, so that they can be read in place: what
-//! `numpy.savez` writes. Source: PKWARE's APPNOTE 6.3.10, with ZIP64.
+//! ZIP archives whose members are stored as they are, so that they can be read in place, or deflated:
+//! what `numpy.savez` and `numpy.savez_compressed` write. Source: PKWARE's APPNOTE 6.3.10, with ZIP64.
 
 use std::collections::HashSet;
 use std::fs::File;
 
 use super::formats::Problem;
+use super::inflate::Packed;
 use super::pread;
 use crate::error::shown;
 
@@ -17,6 +18,9 @@ const LONGEST: u64 = 256 << 20;
 const LOCAL: usize = 30;
 /// What stands for a number that ZIP64 says.
 const ELSEWHERE: u64 = 0xFFFF_FFFF;
+/// How members are packed that can be read.
+const STORED: u64 = 0;
+const DEFLATED: u64 = 8;
 
 /// A file in an archive.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +28,10 @@ pub(super) struct Member {
     pub(super) name: String,
     /// Where its bytes begin in the archive.
     pub(super) begin: u64,
+    /// Its bytes, unpacked.
     pub(super) len: u64,
+    /// What it is packed, if it is.
+    pub(super) packed: Option<Packed>,
 }
 
 /// The members of an archive of `len` bytes, in the order of its directory.
@@ -32,33 +39,50 @@ pub(super) fn members(file: &File, len: u64) -> Result<Vec<Member>, Problem> {
     let (count, begin, size) = directory(file, len)?;
     let bytes = read(file, begin, size)?;
     let mut rest = Fields(&bytes);
-    let (mut members, mut names) = (Vec::new(), HashSet::new());
+    let (mut members, mut names, mut spans) = (Vec::new(), HashSet::new(), Vec::new());
     while !rest.0.is_empty() {
         let (name, member) = entry(&mut rest)?;
         let of = |problem: &str| format!("its member {}: {problem}", shown(&name));
-        let Entry { flags, method, packed, size, offset } = member;
+        let Entry { flags, method, crc, packed, size, offset } = member;
         if flags & 1 != 0 {
             return Err(of("is encrypted").into());
         }
-        if method != 0 {
-            return Err(of("is compressed, and cannot be read in place; numpy.savez writes it \
-                           uncompressed, numpy.savez_compressed does not")
+        if method != STORED && method != DEFLATED {
+            return Err(of(&format!(
+                "is compressed by method {method}, and can be read stored ({STORED}) or deflated \
+                 ({DEFLATED}): as numpy.savez and numpy.savez_compressed write it"
+            ))
             .into());
         }
         let mut local = [0; LOCAL];
         let read = pread::fill(file, offset, &mut local)?;
         let mut fields = Fields(&local[..read]);
-        let is_there = fields.take(4)? == b"PK\x03\x04" && packed == size;
+        let is_there = fields.take(4)? == b"PK\x03\x04" && (packed == size || method == DEFLATED);
         let lengths = Fields(local.get(26..30).unwrap_or_default()).pair()?;
         let data = offset.checked_add((LOCAL + lengths.0 + lengths.1) as u64);
-        let data = data.filter(|data| data.checked_add(size).is_some_and(|end| end <= begin));
+        let data = data.filter(|data| data.checked_add(packed).is_some_and(|end| end <= begin));
         let Some(data) = data.filter(|_| is_there) else {
             return Err(of("is not where the directory says").into());
         };
         if !names.insert(name.clone()) {
             return Err(of("is there twice").into());
         }
-        members.push(Member { name, begin: data, len: size });
+        let deflated = Packed { begin: data, len: packed, size, crc };
+        if method == DEFLATED && !deflated.is_possible() {
+            return Err(of(&format!(
+                "is said to be of {size} bytes, which {packed} deflated ones cannot be"
+            ))
+            .into());
+        }
+        spans.push((data, data + packed, members.len()));
+        let packed = (method == DEFLATED).then_some(deflated);
+        members.push(Member { name, begin: data, len: size, packed });
+    }
+    // An archive whose members share their bytes can unpack to the square of its size.
+    spans.sort_unstable();
+    if let Some(two) = spans.windows(2).find(|two| two[0].1 > two[1].0) {
+        let [one, other] = [two[0].2, two[1].2].map(|at| shown(&members[at].name));
+        return Err(format!("its members {one} and {other} overlap").into());
     }
     if members.len() as u64 != count {
         let found = members.len();
@@ -132,6 +156,7 @@ fn zip64(file: &File, end: u64) -> Result<Option<(u64, u64, u64, u64)>, Problem>
 struct Entry {
     flags: u64,
     method: u64,
+    crc: u32,
     packed: u64,
     size: u64,
     offset: u64,
@@ -143,7 +168,9 @@ fn entry(rest: &mut Fields<'_>) -> Result<(String, Entry), Problem> {
     }
     rest.take(4)?;
     let (flags, method) = (rest.number(2)?, rest.number(2)?);
-    rest.take(8)?; // time, date, checksum
+    rest.take(4)?; // time, date
+    let crc = rest.take(4)?;
+    let crc = u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]);
     let (mut packed, mut size) = (rest.number(4)?, rest.number(4)?);
     let (name, extra) = rest.pair()?;
     let comment = usize::try_from(rest.number(2)?).unwrap_or(usize::MAX);
@@ -166,7 +193,7 @@ fn entry(rest: &mut Fields<'_>) -> Result<(String, Entry), Problem> {
             }
         }
     }
-    Ok((name.to_owned(), Entry { flags, method, packed, size, offset }))
+    Ok((name.to_owned(), Entry { flags, method, crc, packed, size, offset }))
 }
 
 fn shown_bytes(bytes: &[u8]) -> String {

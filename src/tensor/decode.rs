@@ -12,60 +12,95 @@ use multiversion::multiversion;
 /// The NaN of every type that has no payload worth keeping.
 pub const NAN: u32 = 0x7FC0_0000;
 
-const fn table(decode: fn_table::Kind) -> [f32; 256] {
-    fn_table::build(decode)
+/// What each code of a small float stands for.
+type Table = [f32; 256];
+
+static E4M3: Table = Small { exponent: 4, mantissa: 3, bias: 7, top: Top::Nan }.table();
+static E5M2: Table = Small { exponent: 5, mantissa: 2, bias: 15, top: Top::Ieee }.table();
+static E4M3_FNUZ: Table = Small { exponent: 4, mantissa: 3, bias: 8, top: Top::Fnuz }.table();
+static E5M2_FNUZ: Table = Small { exponent: 5, mantissa: 2, bias: 16, top: Top::Fnuz }.table();
+static F6_E2M3: Table = Small { exponent: 2, mantissa: 3, bias: 1, top: Top::Finite }.table();
+static F6_E3M2: Table = Small { exponent: 3, mantissa: 2, bias: 3, top: Top::Finite }.table();
+static F4: Table = Small { exponent: 2, mantissa: 1, bias: 1, top: Top::Finite }.table();
+static E8M0: Table = e8m0();
+
+/// A float of at most 8 bits: sign, exponent, mantissa. Bits above the sign are not looked at.
+/// value = ±mantissa × 2^(max(exponent, 1) − bias − mantissa bits), with the hidden bit set where the
+/// exponent field is not 0. Sources: the OCP's specifications of 8-bit floating point (1.0) and of
+/// microscaling formats (1.0); of FNUZ, <https://arxiv.org/abs/2206.02915>.
+struct Small {
+    exponent: u32,
+    mantissa: u32,
+    bias: u32,
+    top: Top,
 }
 
-static E4M3: [f32; 256] = table(fn_table::Kind::E4m3);
-static E5M2: [f32; 256] = table(fn_table::Kind::E5m2);
+/// What of a small float's codes is no number.
+#[derive(Clone, Copy)]
+enum Top {
+    /// As IEEE 754 has it.
+    Ieee,
+    /// The greatest magnitude is NaN, and there are no infinities.
+    Nan,
+    /// The code of −0 is NaN.
+    Fnuz,
+    /// None.
+    Finite,
+}
 
-/// The two 8-bit float tables, built when the crate is compiled.
-mod fn_table {
-    pub(super) enum Kind {
-        E4m3,
-        E5m2,
-    }
-
-    /// value = ±mantissa × 2^(max(exponent, 1) − bias − mantissa bits), with the hidden bit set
-    /// where the exponent field is not 0 (OCP 8-bit floating point specification, revision 1.0).
-    pub(super) const fn build(kind: Kind) -> [f32; 256] {
-        let (mantissa_bits, bias) = match kind {
-            Kind::E4m3 => (3, 7),
-            Kind::E5m2 => (2, 15),
-        };
+impl Small {
+    const fn table(&self) -> Table {
         let mut table = [0.0; 256];
         let mut code = 0_u32;
         while code < 256 {
-            let magnitude = code & 0x7F;
-            let exponent = magnitude >> mantissa_bits;
-            let fraction = magnitude & ((1 << mantissa_bits) - 1);
-            let negative = code >> 7 == 1;
-            let bits = match kind {
-                Kind::E4m3 if magnitude == 0x7F => super::NAN,
-                Kind::E5m2 if magnitude > 0x7C => super::NAN,
-                Kind::E5m2 if magnitude == 0x7C => 0x7F80_0000 | ((negative as u32) << 31),
-                _ => {
-                    let mut significand = fraction;
-                    let mut scale = 127 - bias + 1; // biased f32 exponent of exponent field 1
-                    if exponent > 0 {
-                        significand |= 1 << mantissa_bits;
-                        scale += exponent - 1;
-                    }
-                    let mut out = 0;
-                    if significand != 0 {
-                        // Shift the leading one up to the hidden place of an f32.
-                        let lift = significand.leading_zeros() - 8;
-                        out = ((significand << lift) & 0x7F_FFFF)
-                            | ((scale + (23 - mantissa_bits) - lift) << 23);
-                    }
-                    out | ((negative as u32) << 31)
-                }
-            };
-            table[code as usize] = f32::from_bits(bits);
+            table[code as usize] = f32::from_bits(self.decode(code));
             code += 1;
         }
         table
     }
+
+    const fn decode(&self, code: u32) -> u32 {
+        let width = self.exponent + self.mantissa;
+        let magnitude = code & ((1 << width) - 1);
+        let sign = (code >> width & 1) << 31;
+        let infinity = ((1 << self.exponent) - 1) << self.mantissa;
+        match self.top {
+            Top::Ieee if magnitude > infinity => NAN,
+            Top::Ieee if magnitude == infinity => sign | 0x7F80_0000,
+            Top::Nan if magnitude == (1 << width) - 1 => NAN,
+            Top::Fnuz if magnitude == 0 && sign != 0 => NAN,
+            _ => sign | self.finite(magnitude),
+        }
+    }
+
+    const fn finite(&self, magnitude: u32) -> u32 {
+        let exponent = magnitude >> self.mantissa;
+        let mut significand = magnitude & ((1 << self.mantissa) - 1);
+        let mut scale = 127 - self.bias + 1; // biased f32 exponent of exponent field 1
+        if exponent > 0 {
+            significand |= 1 << self.mantissa;
+            scale += exponent - 1;
+        }
+        if significand == 0 {
+            return 0;
+        }
+        // Shift the leading one up to the hidden place of an f32.
+        let lift = significand.leading_zeros() - 8;
+        ((significand << lift) & 0x7F_FFFF) | ((scale + (23 - self.mantissa) - lift) << 23)
+    }
+}
+
+/// 2^(code − 127): an f32's exponent without the rest, and its greatest code NaN.
+const fn e8m0() -> Table {
+    let mut table = [0.0; 256];
+    table[0] = f32::from_bits(1 << 22); // subnormal
+    let mut code = 1_u32;
+    while code < 255 {
+        table[code as usize] = f32::from_bits(code << 23);
+        code += 1;
+    }
+    table[255] = f32::from_bits(NAN);
+    table
 }
 
 /// Widens `raw` (whole little-endian elements of a narrow type) to f32, one for one.
@@ -81,6 +116,12 @@ pub fn to_f32(dtype: Dtype, raw: &[u8], out: &mut [f32]) {
         Dtype::I8 => each(raw, out, |b| f32::from(i8::from_le_bytes(b))),
         Dtype::F8E4m3 => each(raw, out, |[b]| E4M3[usize::from(b)]),
         Dtype::F8E5m2 => each(raw, out, |[b]| E5M2[usize::from(b)]),
+        Dtype::F8E4m3Fnuz => each(raw, out, |[b]| E4M3_FNUZ[usize::from(b)]),
+        Dtype::F8E5m2Fnuz => each(raw, out, |[b]| E5M2_FNUZ[usize::from(b)]),
+        Dtype::F8E8m0 => each(raw, out, |[b]| E8M0[usize::from(b)]),
+        Dtype::F6E2m3 => each(raw, out, |[b]| F6_E2M3[usize::from(b)]),
+        Dtype::F6E3m2 => each(raw, out, |[b]| F6_E3M2[usize::from(b)]),
+        Dtype::F4 => each(raw, out, |[b]| F4[usize::from(b)]),
         Dtype::U16 => each(raw, out, |b| f32::from(u16::from_le_bytes(b))),
         Dtype::I16 => each(raw, out, |b| f32::from(i16::from_le_bytes(b))),
         Dtype::F16 => f16_to_f32(raw, out),
@@ -198,6 +239,32 @@ mod tests {
                     assert_eq!(e5m2, want.to_bits(), "e5m2 {code:#x}");
                 }
             }
+        }
+    }
+
+    /// The others' codes are in tests/small_floats.rs; here is that of a wider byte only the low bits count.
+    #[test]
+    fn other_small_floats_have_the_values_of_their_definitions() {
+        for code in 0..=255_u8 {
+            let wide = u32::from(code);
+            for (dtype, exponent, mantissa) in
+                [(Dtype::F6E2m3, 2, 3), (Dtype::F6E3m2, 3, 2), (Dtype::F4, 2, 1)]
+            {
+                let low = wide & ((1 << (exponent + mantissa + 1)) - 1);
+                let want = small_float(low, exponent, mantissa) as f32;
+                assert_eq!(one(dtype, &[code]), want.to_bits(), "{dtype} {code:#x}");
+            }
+            // With their bias greater by one.
+            for (dtype, exponent, mantissa) in
+                [(Dtype::F8E4m3Fnuz, 4, 3), (Dtype::F8E5m2Fnuz, 5, 2)]
+            {
+                let want = small_float(wide, exponent, mantissa) as f32 / 2.0;
+                let want = if code == 0x80 { NAN } else { want.to_bits() };
+                assert_eq!(one(dtype, &[code]), want, "{dtype} {code:#x}");
+            }
+            let want = 2_f64.powi(i32::from(code) - 127) as f32;
+            let want = if code == 255 { NAN } else { want.to_bits() };
+            assert_eq!(one(Dtype::F8E8m0, &[code]), want, "{code:#x}");
         }
     }
 

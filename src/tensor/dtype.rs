@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-/// An element type. Bytes are little-endian, as in safetensors.
+/// An element type. Bytes are little-endian, as in safetensors. A sample of a type of less than a byte
+/// is a byte behind a [`Source`](crate::source::Source), whatever files have ([`bits`](Dtype::bits)):
+/// its code, in the low bits; the others are not looked at.
 #[allow(
     missing_docs,
     reason = "each variant is the name that safetensors gives the type; Bool is one byte, nonzero = 1"
@@ -10,10 +12,16 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dtype {
     Bool,
+    F4,
+    F6E2m3,
+    F6E3m2,
     U8,
     I8,
     F8E4m3,
     F8E5m2,
+    F8E8m0,
+    F8E4m3Fnuz,
+    F8E5m2Fnuz,
     U16,
     I16,
     F16,
@@ -28,12 +36,18 @@ pub enum Dtype {
 
 impl Dtype {
     /// Every element type that can be converted.
-    pub const ALL: [Dtype; 15] = [
+    pub const ALL: [Dtype; 21] = [
         Dtype::Bool,
+        Dtype::F4,
+        Dtype::F6E2m3,
+        Dtype::F6E3m2,
         Dtype::U8,
         Dtype::I8,
         Dtype::F8E4m3,
         Dtype::F8E5m2,
+        Dtype::F8E8m0,
+        Dtype::F8E4m3Fnuz,
+        Dtype::F8E5m2Fnuz,
         Dtype::U16,
         Dtype::I16,
         Dtype::F16,
@@ -46,14 +60,35 @@ impl Dtype {
         Dtype::F64,
     ];
 
-    /// Bytes per element.
+    /// Bytes per element, as sources give them.
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
-            Dtype::Bool | Dtype::U8 | Dtype::I8 | Dtype::F8E4m3 | Dtype::F8E5m2 => 1,
+            Dtype::Bool
+            | Dtype::F4
+            | Dtype::F6E2m3
+            | Dtype::F6E3m2
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::F8E4m3
+            | Dtype::F8E5m2
+            | Dtype::F8E8m0
+            | Dtype::F8E4m3Fnuz
+            | Dtype::F8E5m2Fnuz => 1,
             Dtype::U16 | Dtype::I16 | Dtype::F16 | Dtype::Bf16 => 2,
             Dtype::U32 | Dtype::I32 | Dtype::F32 => 4,
             Dtype::U64 | Dtype::I64 | Dtype::F64 => 8,
+        }
+    }
+
+    /// Bits per element, as files have them: of F4 two samples are in a byte, the first in its low half,
+    /// of F6 four in three bytes, each from the lowest free bit on.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        match self {
+            Dtype::F4 => 4,
+            Dtype::F6E2m3 | Dtype::F6E3m2 => 6,
+            _ => 8 * self.size() as u64,
         }
     }
 
@@ -69,10 +104,16 @@ impl Dtype {
     pub const fn name(self) -> &'static str {
         match self {
             Dtype::Bool => "BOOL",
+            Dtype::F4 => "F4",
+            Dtype::F6E2m3 => "F6_E2M3",
+            Dtype::F6E3m2 => "F6_E3M2",
             Dtype::U8 => "U8",
             Dtype::I8 => "I8",
             Dtype::F8E4m3 => "F8_E4M3",
             Dtype::F8E5m2 => "F8_E5M2",
+            Dtype::F8E8m0 => "F8_E8M0",
+            Dtype::F8E4m3Fnuz => "F8_E4M3FNUZ",
+            Dtype::F8E5m2Fnuz => "F8_E5M2FNUZ",
             Dtype::U16 => "U16",
             Dtype::I16 => "I16",
             Dtype::F16 => "F16",

@@ -1,14 +1,19 @@
 //! The data room about tensors: element types ([`Dtype`]), what a source says of
-//! its dumps and tensors ([`Dump`], [`TensorInfo`]), and how raw little-endian bytes widen to numbers ([`decode`]).
+//! its dumps and tensors ([`Dump`], [`TensorInfo`]), patterns of names, and how raw little-endian bytes widen to
+//! numbers ([`decode`]).
 //!
 //! Nothing here reads files or knows about images.
 
 pub mod decode;
 mod dtype;
+mod glob;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use dtype::Dtype;
+pub(crate) use glob::Glob;
 
 /// One thing that the user pointed at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +24,7 @@ pub struct Dump {
     pub stem: String,
 }
 
-/// A file that a dump lies in, as it was when its header was read.
+/// A file that a dump lies in, or a part of it, as it was when its header was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// Its bytes, header included.
@@ -39,6 +44,63 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Axis lengths, outermost first; empty for a scalar.
     pub shape: Vec<u64>,
+    /// What is known of the axes before the last two.
+    pub leading: Leading,
+}
+
+/// What is known of the axes that are not an image's, and why there may be none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Leading {
+    /// That they count from 0 on, and the last of them channels.
+    #[default]
+    Plain,
+    /// What their indices are called in the tensor as it is stored, outermost first.
+    Named(Arc<[IndexAxis]>),
+    /// The tensor gives no images, as its axes are not those that were asked for.
+    Misfit(Misfit),
+    /// It cannot: what was asked for is a slip, and this is what to say of it.
+    Wrong(Arc<str>),
+}
+
+/// How the indices of an axis are called: `start`, `start + step` and so on, below `of`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexAxis {
+    /// Its letter, if it has one: `C` for channels.
+    pub letter: Option<char>,
+    /// What the first index is called.
+    pub start: u64,
+    /// How far the next ones are, at least 1.
+    pub step: u64,
+    /// Length of the axis that they are taken of.
+    pub of: u64,
+}
+
+/// Why a tensor gives no images by a layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misfit {
+    /// It has so many axes, and there are so many letters.
+    Rank(usize, usize),
+    /// It has no axis of this letter; whether its letters were said.
+    Letter(char, bool),
+    /// It is so long, which is no multiple of so many rows.
+    Rows(u64, u64),
+    /// One axis is left, and no number of rows was said.
+    NoRows,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Misfit::Rank(rank, letters) => write!(f, "{rank}-D: --layout has {letters} letters"),
+            Misfit::Letter(letter, true) => write!(f, "its --layout has no axis {letter}"),
+            Misfit::Letter(letter, false) => write!(
+                f,
+                "has no axis {letter}: the last four are N, C, H, W, unless --layout says otherwise"
+            ),
+            Misfit::Rows(len, rows) => write!(f, "{len} samples do not make {rows} equal rows"),
+            Misfit::NoRows => f.write_str("one axis is left of it: --rows makes images of that"),
+        }
+    }
 }
 
 /// A tensor of a type that its format knows and this version does not convert.
@@ -57,17 +119,33 @@ pub struct Unsupported {
 }
 
 impl TensorInfo {
+    /// A tensor of which nothing is known but this.
+    #[must_use]
+    pub fn new(name: impl Into<String>, dump: usize, dtype: Dtype, shape: Vec<u64>) -> TensorInfo {
+        TensorInfo { name: name.into(), dump, dtype, shape, leading: Leading::Plain }
+    }
+
     /// Number of elements; `None` where the product of the axes that are not 0 leaves `u64`.
     #[must_use]
     pub fn elements(&self) -> Option<u64> {
         product(&self.shape, 1)
     }
 
-    /// Number of bytes, C order without gaps; `None` where the product of the axes that are not 0,
+    /// Number of bytes as the source gives them, C order without gaps, a byte or more a sample; `None` where the product of the axes that are not 0,
     /// in bytes, leaves `u64`.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
         product(&self.shape, self.dtype.size() as u64)
+    }
+
+    /// Number of bytes as files have them, where samples of less than a byte are packed
+    /// ([`Dtype::bits`]); `None` as of [`bytes`](TensorInfo::bytes).
+    #[must_use]
+    pub fn packed_bytes(&self) -> Option<u64> {
+        let bits = u128::from(self.dtype.bits());
+        let bytes = |samples: u64| (u128::from(samples) * bits).div_ceil(8);
+        self.bytes()?;
+        u64::try_from(bytes(self.elements()?)).ok()
     }
 }
 

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use tensortiff::backend::queue::Queue;
-use tensortiff::backend::{Backend, DeviceIndex, Job};
-use tensortiff::{Device, Devices, Dtype, Dump, Error, Options, Report, Sink, Source, TensorInfo};
+use tensortiff::backend::{Backend, DeviceIndex, Job, Span};
+use tensortiff::{Device, Devices, Dump, Error, Options, Report, Rule, Sink, Source, TensorInfo};
 
 /// Nobody takes so long, unless something is wrong.
 const LONG: Duration = Duration::from_secs(10);
@@ -81,8 +81,8 @@ impl Backend for Second {
         self.gpu.name()
     }
 
-    fn takes(&self, dtype: Dtype) -> bool {
-        self.gpu.takes(dtype)
+    fn takes(&self, span: &Span, rule: &Rule) -> bool {
+        self.gpu.takes(span, rule)
     }
 
     fn pullers(&self) -> usize {

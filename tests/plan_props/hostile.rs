@@ -77,11 +77,8 @@ fn case() -> impl Strategy<Value = Case> {
         let dump = |(i, stem): (usize, String)| Dump { label: format!("{i}.safetensors"), stem };
         let dumps: Vec<Dump> = stems.into_iter().enumerate().map(dump).collect();
         let mut seen = HashSet::new();
-        let tensor = |(name, dtype, shape, at): (String, _, _, prop::sample::Index)| TensorInfo {
-            name,
-            dump: at.index(dumps.len()),
-            dtype,
-            shape,
+        let tensor = |(name, dtype, shape, at): (String, _, _, prop::sample::Index)| {
+            TensorInfo::new(name, at.index(dumps.len()), dtype, shape)
         };
         // A dump holds a name once.
         let tensors = tensors.into_iter().map(tensor);
@@ -243,9 +240,9 @@ fn check_collision(case: &Case, error: &Error) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn runner(cases: u32) -> TestRunner {
+fn runner(few: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
-        cases,
+        cases: super::cases(few),
         failure_persistence: None,
         ..ProptestConfig::default()
     })
@@ -282,7 +279,7 @@ fn every_plan_is_safe_distinct_and_complete() {
 fn the_default_template_takes_every_tensor() {
     let done = runner(5_000).run(&(name(), shape()), |(name, shape)| {
         let dumps = [Dump { label: "s.safetensors".to_owned(), stem: "s".to_owned() }];
-        let tensors = [TensorInfo { name, dump: 0, dtype: Dtype::F32, shape }];
+        let tensors = [TensorInfo::new(name, 0, Dtype::F32, shape)];
         let plan = Plan::new(&dumps, &tensors, &[], &Selection::default(), &Naming::default());
         prop_assert!(plan.is_ok(), "{:?}: {plan:?}", tensors[0].name);
         Ok(())
@@ -291,7 +288,7 @@ fn the_default_template_takes_every_tensor() {
 }
 
 fn one(name: &str, shape: &[u64]) -> TensorInfo {
-    TensorInfo { name: name.to_owned(), dump: 0, dtype: Dtype::U8, shape: shape.to_vec() }
+    TensorInfo::new(name.to_owned(), 0, Dtype::U8, shape.to_vec())
 }
 
 fn plan_of(tensors: &[TensorInfo], template: &str) -> Result<Plan, Error> {

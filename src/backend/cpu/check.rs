@@ -39,10 +39,10 @@ pub(in crate::backend) fn extent(
     samples: Range<u64>,
     found: &Extent,
 ) -> Option<String> {
-    let dtype = queue.spans()[image.span].dtype;
+    let shape = queue.spans()[image.span];
     let mut differs = None;
     let own = compare(queue, desk, 0, &[], &mut differs, |worker| {
-        worker.extent_of(dtype, image, samples)
+        worker.extent_of(&shape, image, samples)
     });
     let own = own.ok()?;
     let range = |extent: &Extent| format!("{:?} to {:?}", extent.min, extent.max);
@@ -65,11 +65,11 @@ pub(in crate::backend) fn block(
     finding: &Finding,
     pixels: &[u8],
 ) -> Option<String> {
-    let dtype = queue.spans()[image.span].dtype;
+    let shape = queue.spans()[image.span];
     let samples = first..first + pixels.len() as u64 / 4;
     let mut differs = None;
     let made = compare(queue, desk, first, pixels, &mut differs, |worker| {
-        worker.hand_over(dtype, image, samples, finding)
+        worker.hand_over(&shape, image, samples, finding)
     });
     made.ok().and(differs)
 }
@@ -85,7 +85,7 @@ fn compare<T>(
 ) -> T {
     let cpu = Cpu::new(Some(NonZeroUsize::MIN));
     let desk = Box::new(Comparing { inner: desk, first, pixels, differs });
-    work(&mut Worker::at(&cpu, queue, desk, queue.norm()))
+    work(&mut Worker::at(&cpu, queue, desk))
 }
 
 /// A desk that reads from another one, and compares.

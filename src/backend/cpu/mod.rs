@@ -14,9 +14,12 @@
 pub(in crate::backend) mod check;
 pub mod extent;
 pub mod fused;
+pub(crate) mod gather;
+mod map;
 pub mod normalize;
 pub mod range;
 pub mod softfloat;
+pub(crate) mod survey;
 pub mod triples;
 pub mod widen;
 
@@ -27,8 +30,9 @@ use std::thread;
 use super::queue::{Appetite, Lease, Pass, Queue, Unit};
 use super::{Backend, Desk, DeviceIndex, Finding, ImageId, Job, Span, wait_at};
 use crate::error::Error;
-use crate::normalize::{Extent, Norm, Range as ValueRange};
+use crate::normalize::{Extent, Range as ValueRange, Rule};
 use crate::tensor::{Dtype, decode};
+use gather::{AtOnce, Gatherer, Keys, Wanted};
 
 /// Bytes read at once: the step that stays in cache between reading and the look at it.
 const STEP: usize = 256 << 10;
@@ -46,6 +50,14 @@ const LEAST_WORKER: u64 = 2 * STEP as u64 + PIECES + (128 << 10);
 
 const APPETITE: Appetite =
     Appetite { samples: STEP as u64 / 4, least_samples: 1024, images: 4096, everything: true };
+
+/// Bytes of address space that a thread may take: its stack, its buffers, and what the allocator sets
+/// aside for it (glibc twice 64 MiB, for a moment) before it has asked for any.
+const MAPPED: u64 = 144 << 20;
+
+/// Files that a run has open whatever it does: standard streams, what signals come by, the folder, its lock,
+/// journal and manifest, folders that are kept.
+const OPEN: u64 = 27;
 
 /// All cores of this machine, or as many as wished.
 #[derive(Debug)]
@@ -72,6 +84,23 @@ impl Cpu {
         Cpu { threads: threads.unwrap_or_else(cores).get().min(Cpu::MOST_THREADS), kept: u64::MAX }
     }
 
+    /// The same with as many workers as may be where so many bytes can be mapped, but one.
+    #[must_use]
+    pub fn mapping(mut self, bytes: u64) -> Cpu {
+        let most = usize::try_from(bytes / MAPPED).unwrap_or(usize::MAX).max(1);
+        self.threads = self.threads.min(most);
+        self
+    }
+
+    /// The same with as many workers as may be where so many files can be open, but one. Each has its own and
+    /// two folders open at most; a quarter is the dumps'.
+    #[must_use]
+    pub fn opening(mut self, files: u64) -> Cpu {
+        let most = (files / 4 * 3).saturating_sub(OPEN) / 3;
+        self.threads = self.threads.min(usize::try_from(most).unwrap_or(usize::MAX).max(1));
+        self
+    }
+
     /// The same with buffers of so many bytes at most: images that do not fit are read twice, and
     /// if not even steps do, there are fewer workers, but one.
     #[must_use]
@@ -84,9 +113,11 @@ impl Cpu {
 }
 
 impl Cpu {
-    /// Whether images of a span are read twice, and not kept.
-    fn is_large(&self, span: &Span) -> bool {
-        let bytes = span.samples.saturating_mul(span.dtype.size().max(4) as u64);
+    /// Whether images of a span are read twice, and not kept. To find percentiles in what is kept
+    /// takes as much room again.
+    fn is_large(&self, span: &Span, wanted: &Wanted) -> bool {
+        let room = if wanted.percents.is_empty() { 1 } else { 2 };
+        let bytes = span.samples.saturating_mul(room * span.dtype.size().max(4) as u64);
         span.samples > LARGE || bytes > self.kept
     }
 }
@@ -96,7 +127,7 @@ impl Backend for Cpu {
         "cpu"
     }
 
-    fn takes(&self, _dtype: Dtype) -> bool {
+    fn takes(&self, _: &Span, _: &Rule) -> bool {
         true
     }
 
@@ -107,7 +138,8 @@ impl Backend for Cpu {
     fn memory(&self, spans: &[Span], _block: u64) -> u64 {
         let bytes = |span: &Span| {
             let size = span.dtype.size().max(4) as u64;
-            let kept = if self.is_large(span) { 0 } else { span.samples * size };
+            let kept =
+                if self.is_large(span, &Wanted::default()) { 0 } else { span.samples * size };
             kept.max(STEP as u64 / 4 * size)
         };
         self.threads as u64 * (spans.iter().map(bytes).max().unwrap_or(0) + PIECES)
@@ -138,7 +170,10 @@ struct Worker<'a> {
     cpu: &'a Cpu,
     queue: &'a Queue,
     desk: Box<dyn Desk + 'a>,
-    norm: Norm,
+    rule: Rule,
+    /// What images of unknown range are to be asked beside their extent.
+    wanted: Wanted,
+    keys: Keys,
     buffer: Vec<f32>,
     /// A piece's raw samples, and what they are decoded to on the way.
     raw: Box<[u8; 8 * PIECE]>,
@@ -151,9 +186,15 @@ struct Worker<'a> {
 struct Load {
     dtype: Dtype,
     count: usize,
+    /// Whether they are computed in f64.
+    wide: bool,
 }
 
 impl Load {
+    fn of(shape: &Span, count: usize) -> Load {
+        Load { dtype: shape.dtype, count, wide: shape.wide }
+    }
+
     /// f32s in the used part of the buffer.
     fn len(self) -> usize {
         self.count * self.dtype.size().div_ceil(4)
@@ -169,15 +210,18 @@ impl Load {
 
 impl<'a> Worker<'a> {
     fn new(cpu: &'a Cpu, queue: &'a Queue, job: &'a dyn Job, by: DeviceIndex) -> Worker<'a> {
-        Worker::at(cpu, queue, job.desk(by), job.norm())
+        Worker::at(cpu, queue, job.desk(by))
     }
 
-    fn at(cpu: &'a Cpu, queue: &'a Queue, desk: Box<dyn Desk + 'a>, norm: Norm) -> Worker<'a> {
+    fn at(cpu: &'a Cpu, queue: &'a Queue, desk: Box<dyn Desk + 'a>) -> Worker<'a> {
+        let rule = *queue.rule();
         Worker {
             cpu,
             queue,
             desk,
-            norm,
+            rule,
+            wanted: Wanted::of(rule.norm),
+            keys: Keys::default(),
             buffer: Vec::new(),
             raw: Box::new([0; 8 * PIECE]),
             narrow: Box::new([0.0; PIECE]),
@@ -202,7 +246,7 @@ impl<'a> Worker<'a> {
         // A run was cut to the appetite, so several images are one step.
         if count > 1 && shape.contiguous {
             let first = ImageId { span, index: images.start };
-            let load = Load { dtype: shape.dtype, count: each * len(count) };
+            let load = Load::of(&shape, each * len(count));
             if self.read(load, first, 0, None).is_ok() {
                 for (k, index) in images.enumerate() {
                     let place = k * each..(k + 1) * each;
@@ -213,16 +257,16 @@ impl<'a> Worker<'a> {
             }
             // One of them cannot be read: each alone, so that only that one fails.
         }
-        if self.cpu.is_large(&shape) {
+        if self.cpu.is_large(&shape, &self.wanted) {
             for index in images {
                 let image = ImageId { span, index };
-                if let Err(error) = self.large(shape.dtype, shape.samples, image) {
+                if let Err(error) = self.large(&shape, image) {
                     self.desk.fail(image, error);
                 }
             }
             return;
         }
-        let load = Load { dtype: shape.dtype, count: each };
+        let load = Load::of(&shape, each);
         for index in images {
             let image = ImageId { span, index };
             let mut extent = Extent::EMPTY;
@@ -235,31 +279,116 @@ impl<'a> Worker<'a> {
 
     /// Makes the pixels of one loaded image and hands them over.
     fn finish(&mut self, load: Load, image: ImageId, place: Range<usize>, extent: Extent) {
-        let finding = Finding::of(self.norm, extent);
+        let range = match self.queue.known(image) {
+            Some(range) => range,
+            None if self.wanted.is_nothing() => {
+                ValueRange::of(&self.rule, &extent.into(), load.wide)
+            }
+            None => self.range_of(load, place.clone(), extent),
+        };
+        let finding = Finding { extent, range };
         self.make(load, place.clone(), &finding);
         self.desk.put(image, &finding, bytemuck::cast_slice(&self.buffer[place]));
     }
 
+    /// The range of loaded samples of that extent, where that is not enough to know.
+    fn range_of(&mut self, load: Load, place: Range<usize>, extent: Extent) -> ValueRange {
+        let (mut keys, wanted) = (std::mem::take(&mut self.keys), self.wanted.clone());
+        let mut at_once = AtOnce::new(&wanted, load.wide, &mut keys);
+        self.look_at_once(load, place, &mut at_once);
+        let gathered = at_once.gathered(extent);
+        self.keys = keys;
+        ValueRange::of(&self.rule, &gathered.stats, load.wide)
+    }
+
+    /// Has loaded samples looked at.
+    fn look_at_once(&mut self, load: Load, place: Range<usize>, at_once: &mut AtOnce<'_>) {
+        if load.dtype == Dtype::F32 {
+            at_once.look_f32(&self.buffer[place]);
+        } else {
+            let size = load.dtype.size();
+            let raw = &bytemuck::cast_slice(&self.buffer)[load.raw(place)];
+            for raw in raw.chunks(PIECE * size) {
+                let count = raw.len() / size;
+                if load.dtype.is_wide() {
+                    decode::to_f64(load.dtype, raw, &mut self.wide[..count]);
+                    at_once.look_f64(&self.wide[..count]);
+                } else {
+                    decode::to_f32(load.dtype, raw, &mut self.narrow[..count]);
+                    at_once.look_f32(&self.narrow[..count]);
+                }
+            }
+        }
+    }
+
     /// Does a whole large image.
-    fn large(&mut self, dtype: Dtype, samples: u64, image: ImageId) -> Result<(), Error> {
-        let finding = Finding::of(self.norm, self.extent_of(dtype, image, 0..samples)?);
-        self.hand_over(dtype, image, 0..samples, &finding)?;
+    fn large(&mut self, shape: &Span, image: ImageId) -> Result<(), Error> {
+        let samples = 0..shape.samples;
+        let finding = if let Some(range) = self.queue.known(image) {
+            let extent = self.look_and_hand_over(shape, image, samples, range)?;
+            Finding { extent, range }
+        } else {
+            let finding = if self.wanted.is_nothing() {
+                let extent = self.extent_of(shape, image, samples.clone())?;
+                Finding::of(&self.rule, extent, shape.wide)
+            } else {
+                self.finding_by_passes(shape, image)?
+            };
+            self.hand_over(shape, image, samples, &finding)?;
+            finding
+        };
         self.desk.finish_blocks(image, &finding);
         Ok(())
     }
 
-    fn block(&mut self, lease: Lease<'_>, image: ImageId, pass: Pass, samples: Range<u64>) {
-        let dtype = self.queue.spans()[image.span].dtype;
-        let outcome = match pass {
-            Pass::Extent => self.extent_of(dtype, image, samples).map(Some),
-            Pass::Normalize(finding) => {
-                self.hand_over(dtype, image, samples, &finding).map(|()| None)
+    /// What is found in an image of which nothing is kept, and which is read as often as it takes.
+    fn finding_by_passes(&mut self, shape: &Span, image: ImageId) -> Result<Finding, Error> {
+        let mut gatherer = Gatherer::new(self.wanted.clone(), shape.wide);
+        loop {
+            for (first, load) in steps(shape, 0..shape.samples) {
+                self.read(load, image, first, None)?;
+                self.gather(load, &mut gatherer);
             }
+            if !gatherer.next() {
+                break;
+            }
+        }
+        let stats = gatherer.gathered().stats;
+        let range = ValueRange::of(&self.rule, &stats, shape.wide);
+        Ok(Finding { extent: stats.extent, range })
+    }
+
+    /// Has all loaded samples looked at.
+    fn gather(&mut self, load: Load, gatherer: &mut Gatherer) {
+        if load.dtype == Dtype::F32 {
+            return gatherer.look_f32(&self.buffer[..load.count]);
+        }
+        let size = load.dtype.size();
+        let raw = &bytemuck::cast_slice(&self.buffer)[load.raw(0..load.count)];
+        for raw in raw.chunks(PIECE * size) {
+            let count = raw.len() / size;
+            if load.dtype.is_wide() {
+                decode::to_f64(load.dtype, raw, &mut self.wide[..count]);
+                gatherer.look_f64(&self.wide[..count]);
+            } else {
+                decode::to_f32(load.dtype, raw, &mut self.narrow[..count]);
+                gatherer.look_f32(&self.narrow[..count]);
+            }
+        }
+    }
+
+    fn block(&mut self, lease: Lease<'_>, image: ImageId, pass: Pass, samples: Range<u64>) {
+        let shape = self.queue.spans()[image.span];
+        let outcome = match pass {
+            Pass::Extent => self.extent_of(&shape, image, samples),
+            Pass::Normalize(finding) => {
+                self.hand_over(&shape, image, samples, &finding).map(|()| Extent::EMPTY)
+            }
+            Pass::Known(range) => self.look_and_hand_over(&shape, image, samples, range),
         };
         match outcome {
-            Ok(Some(extent)) => lease.done_extent(extent),
-            Ok(None) => {
-                if let Some(finding) = lease.done_block() {
+            Ok(extent) => {
+                if let Some(finding) = lease.done_block(extent) {
                     self.desk.finish_blocks(image, &finding);
                 }
             }
@@ -274,12 +403,12 @@ impl<'a> Worker<'a> {
     /// The extent of some samples, of which none are kept.
     fn extent_of(
         &mut self,
-        dtype: Dtype,
+        shape: &Span,
         image: ImageId,
         samples: Range<u64>,
     ) -> Result<Extent, Error> {
         let mut extent = Extent::EMPTY;
-        for (first, load) in steps(dtype, samples) {
+        for (first, load) in steps(shape, samples) {
             self.read(load, image, first, Some(&mut extent))?;
         }
         Ok(extent)
@@ -288,18 +417,38 @@ impl<'a> Worker<'a> {
     /// Makes the pixels of some samples and hands them over, step by step.
     fn hand_over(
         &mut self,
-        dtype: Dtype,
+        shape: &Span,
         image: ImageId,
         samples: Range<u64>,
         finding: &Finding,
     ) -> Result<(), Error> {
-        for (first, load) in steps(dtype, samples) {
+        for (first, load) in steps(shape, samples) {
             self.read(load, image, first, None)?;
             self.make(load, 0..load.count, finding);
             let pixels = bytemuck::cast_slice(&self.buffer[..load.count]);
             self.desk.put_block(image, first, pixels);
         }
         Ok(())
+    }
+
+    /// The same by a range that was known before; answers with the samples' extent.
+    fn look_and_hand_over(
+        &mut self,
+        shape: &Span,
+        image: ImageId,
+        samples: Range<u64>,
+        range: ValueRange,
+    ) -> Result<Extent, Error> {
+        let mut all = Extent::EMPTY;
+        for (first, load) in steps(shape, samples) {
+            let mut extent = Extent::EMPTY;
+            self.read(load, image, first, Some(&mut extent))?;
+            self.make(load, 0..load.count, &Finding { extent, range });
+            let pixels = bytemuck::cast_slice(&self.buffer[..load.count]);
+            self.desk.put_block(image, first, pixels);
+            all = all.merge(extent);
+        }
+        Ok(all)
     }
 
     /// Reads samples from number `first` of the image on. An `extent` grows by what is read.
@@ -354,8 +503,9 @@ impl<'a> Worker<'a> {
 
     /// Turns loaded samples into pixels at `place` of the buffer; those before it must be done.
     fn make(&mut self, load: Load, place: Range<usize>, finding: &Finding) {
+        let how = How { rule: &self.rule, finding, wide: load.wide };
         if load.dtype == Dtype::F32 {
-            return make_narrow(finding, &mut self.buffer[place]);
+            return how.narrow(&mut self.buffer[place]);
         }
         for start in place.clone().step_by(PIECE) {
             let piece = start..place.end.min(start + PIECE);
@@ -374,75 +524,72 @@ impl<'a> Worker<'a> {
                 (&mut pixels[4 * piece.start..], &rest[raw])
             };
             let pixels = bytemuck::cast_slice_mut(pixels);
-            pixels_of(load.dtype, finding, raw, pixels, &mut self.wide);
+            how.pixels_of(load.dtype, raw, pixels, &mut self.wide);
         }
     }
 }
 
-/// Turns raw samples into pixels. The wide ones pass through `wide`.
-fn pixels_of(
-    dtype: Dtype,
-    finding: &Finding,
-    raw: &[u8],
-    pixels: &mut [f32],
-    wide: &mut [f64; PIECE],
-) {
-    if make_halves(finding, dtype, raw, pixels) {
-        return;
+/// How samples become pixels.
+struct How<'h> {
+    rule: &'h Rule,
+    finding: &'h Finding,
+    /// Whether they are computed in f64.
+    wide: bool,
+}
+
+impl How<'_> {
+    /// Turns raw samples into pixels. The wide ones pass through `wide`.
+    fn pixels_of(&self, dtype: Dtype, raw: &[u8], pixels: &mut [f32], wide: &mut [f64; PIECE]) {
+        if self.halves(dtype, raw, pixels) {
+            return;
+        }
+        for (pixels, raw) in pixels.chunks_mut(PIECE).zip(raw.chunks(PIECE * dtype.size())) {
+            if dtype.is_wide() {
+                let samples = &mut wide[..pixels.len()];
+                decode::to_f64(dtype, raw, samples);
+                map::wide(self.rule, &self.finding.range, samples, pixels);
+            } else {
+                decode::to_f32(dtype, raw, pixels);
+                self.narrow(pixels);
+            }
+        }
     }
-    for (pixels, raw) in pixels.chunks_mut(PIECE).zip(raw.chunks(PIECE * dtype.size())) {
-        if dtype.is_wide() {
-            let samples = &mut wide[..pixels.len()];
-            decode::to_f64(dtype, raw, samples);
-            make_wide(finding, samples, pixels);
+
+    /// Turns samples of a narrow type into pixels, in place.
+    fn narrow(&self, pixels: &mut [f32]) {
+        let Finding { extent, range } = self.finding;
+        if self.wide {
+            map::narrow_in_f64(self.rule, range, pixels);
         } else {
-            decode::to_f32(dtype, raw, pixels);
-            make_narrow(finding, pixels);
+            map::narrow(self.rule, range, extent, pixels);
         }
     }
-}
 
-#[allow(clippy::cast_possible_truncation, reason = "a narrow image's lo and hi came from f32")]
-fn make_narrow(finding: &Finding, pixels: &mut [f32]) {
-    match finding.range {
-        ValueRange::Keep(_) => {}
-        ValueRange::MinMax { lo, hi } => {
-            normalize::normalize_f32(lo as f32, hi as f32, &finding.extent, pixels);
+    /// F16 and BF16 in one go, where that can be; false elsewhere.
+    #[allow(clippy::cast_possible_truncation, reason = "a narrow image's lo and hi came from f32")]
+    fn halves(&self, dtype: Dtype, raw: &[u8], pixels: &mut [f32]) -> bool {
+        match self.finding.range {
+            ValueRange::Linear { lo, hi, clamp: false }
+                if matches!(dtype, Dtype::F16 | Dtype::Bf16)
+                    && !self.wide
+                    && self.finding.extent.nonfinite() == 0
+                    && (self.rule.gamma, self.rule.out) == (None, None) =>
+            {
+                normalize::normalize_halves(lo as f32, hi as f32, dtype, raw, pixels)
+            }
+            _ => false,
         }
     }
 }
 
 /// Samples in steps of at most [`STEP`] bytes as f32: each one's first sample, and its load.
-fn steps(dtype: Dtype, samples: Range<u64>) -> impl Iterator<Item = (u64, Load)> {
+fn steps(shape: &Span, samples: Range<u64>) -> impl Iterator<Item = (u64, Load)> {
     const SAMPLES: usize = STEP / 4;
+    let shape = *shape;
     samples.clone().step_by(SAMPLES).map(move |first| {
         let count = len((samples.end - first).min(SAMPLES as u64));
-        (first, Load { dtype, count })
+        (first, Load::of(&shape, count))
     })
-}
-
-/// F16 and BF16 in one go, where that can be; false elsewhere.
-#[allow(clippy::cast_possible_truncation, reason = "a narrow image's lo and hi came from f32")]
-fn make_halves(finding: &Finding, dtype: Dtype, raw: &[u8], pixels: &mut [f32]) -> bool {
-    match finding.range {
-        ValueRange::MinMax { lo, hi }
-            if matches!(dtype, Dtype::F16 | Dtype::Bf16) && finding.extent.nonfinite() == 0 =>
-        {
-            normalize::normalize_halves(lo as f32, hi as f32, dtype, raw, pixels)
-        }
-        _ => false,
-    }
-}
-
-fn make_wide(finding: &Finding, samples: &[f64], pixels: &mut [f32]) {
-    match finding.range {
-        ValueRange::Keep(_) => {
-            for (pixel, &x) in pixels.iter_mut().zip(samples) {
-                *pixel = decode::pixel_of_f64(x);
-            }
-        }
-        ValueRange::MinMax { lo, hi } => normalize::normalize_f64(lo, hi, samples, pixels),
-    }
 }
 
 fn len(samples: u64) -> usize {

@@ -28,15 +28,19 @@ pub struct DeviceExtent {
 pub const KEEP: u32 = 0;
 /// (x − lo) / divisor.
 pub const MINMAX: u32 = 1;
+/// The same, where samples beyond lo and hi are taken for lo and hi.
+pub const CLAMPED: u32 = 2;
 
 /// A range on the device.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DeviceRange {
-    /// [`KEEP`] or [`MINMAX`].
+    /// [`KEEP`], [`MINMAX`] or [`CLAMPED`].
     pub mode: u32,
     /// Bits of lo.
     pub lo: u32,
+    /// Bits of hi.
+    pub hi: u32,
     /// hi − lo as mantissa · 2^(exponent − 150), with bit 23 the mantissa's highest.
     pub divisor_mantissa: u32,
     /// See there.
@@ -92,6 +96,10 @@ pub fn range_of(norm: Norm, extent: &DeviceExtent) -> DeviceRange {
     if norm == Norm::None || extent.max_key == 0 || lo == hi {
         return DeviceRange::default();
     }
+    if norm == Norm::Symmetric {
+        let most = (lo & 0x7FFF_FFFF).max(hi & 0x7FFF_FFFF);
+        return minmax(most | 0x8000_0000, most);
+    }
     minmax(lo, hi)
 }
 
@@ -105,6 +113,7 @@ pub fn minmax(lo: u32, hi: u32) -> DeviceRange {
     DeviceRange {
         mode: MINMAX,
         lo,
+        hi,
         divisor_mantissa: divisor.mantissa,
         divisor_exponent: divisor.exponent,
     }
@@ -114,10 +123,11 @@ impl From<crate::normalize::Range> for DeviceRange {
     #[allow(clippy::cast_possible_truncation, reason = "a narrow image's lo and hi came from f32")]
     fn from(range: crate::normalize::Range) -> DeviceRange {
         match range {
-            crate::normalize::Range::Keep(_) => DeviceRange::default(),
-            crate::normalize::Range::MinMax { lo, hi } => {
-                minmax((lo as f32).to_bits(), (hi as f32).to_bits())
+            crate::normalize::Range::Linear { lo, hi, clamp } => {
+                let range = minmax((lo as f32).to_bits(), (hi as f32).to_bits());
+                DeviceRange { mode: if clamp { CLAMPED } else { MINMAX }, ..range }
             }
+            _ => DeviceRange::default(),
         }
     }
 }
@@ -127,6 +137,14 @@ impl From<crate::normalize::Range> for DeviceRange {
 pub fn pixel(range: &DeviceRange, x: u32, spoil: i32) -> u32 {
     if range.mode == KEEP || !is_finite(x) {
         return x;
+    }
+    if range.mode == CLAMPED {
+        if key_of(x) <= key_of(range.lo) {
+            return 0;
+        }
+        if key_of(x) >= key_of(range.hi) {
+            return 1_f32.to_bits();
+        }
     }
     let divisor = Split { mantissa: range.divisor_mantissa, exponent: range.divisor_exponent };
     divide(subtract(x, range.lo), divisor, spoil)
@@ -146,8 +164,10 @@ mod tests {
                 let device = part.iter().fold(DeviceExtent::default(), |e, x| e.look(x.to_bits()));
                 let naive = part.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(x.into())));
                 assert_eq!(Extent::from(device), naive, "{part:?}");
-                let range = DeviceRange::from(Range::of(Norm::MinMax, &naive));
-                assert_eq!(range_of(Norm::MinMax, &device), range, "{part:?}");
+                for norm in [Norm::MinMax, Norm::Symmetric, Norm::None] {
+                    let range = DeviceRange::from(Range::of(&norm.into(), &naive.into(), false));
+                    assert_eq!(range_of(norm, &device), range, "{part:?}");
+                }
             }
         }
     }

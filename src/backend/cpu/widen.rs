@@ -55,6 +55,28 @@ fn f8_e5m2(code: u32) -> u32 {
     }
 }
 
+fn f8_e8m0(code: u32) -> u32 {
+    match code {
+        0xFF => NAN,
+        0 => 1 << 22,
+        code => code << 23,
+    }
+}
+
+/// A float without infinities: its sign is bit `top`, `fraction` the width of its mantissa.
+fn small(code: u32, top: u32, fraction: u32, bias: u32) -> u32 {
+    let sign = (code >> top & 1) << 31;
+    let magnitude = code & ((1 << top) - 1);
+    if magnitude >> fraction > 0 {
+        return sign | ((magnitude << (23 - fraction)) + ((127 - bias) << 23));
+    }
+    scaled(sign, magnitude, fraction + bias - 1)
+}
+
+fn fnuz(code: u32, fraction: u32, bias: u32) -> u32 {
+    if code == 0x80 { NAN } else { small(code, 7, fraction, bias) }
+}
+
 /// A two's complement integer whose sign bit is `top`.
 fn signed(code: u32, top: u32) -> u32 {
     if code & top != 0 { scaled(1 << 31, 2 * top - code, 0) } else { scaled(0, code, 0) }
@@ -69,6 +91,12 @@ pub fn decode(dtype: Dtype, code: u32) -> Option<u32> {
         Dtype::Bf16 => bf16(code),
         Dtype::F8E4m3 => f8_e4m3(code),
         Dtype::F8E5m2 => f8_e5m2(code),
+        Dtype::F8E8m0 => f8_e8m0(code),
+        Dtype::F8E4m3Fnuz => fnuz(code, 3, 8),
+        Dtype::F8E5m2Fnuz => fnuz(code, 2, 16),
+        Dtype::F6E2m3 => small(code, 5, 3, 1),
+        Dtype::F6E3m2 => small(code, 5, 2, 3),
+        Dtype::F4 => small(code, 3, 1, 1),
         Dtype::Bool => u32::from(code != 0) * 0x3F80_0000,
         Dtype::I8 => signed(code, 0x80),
         Dtype::I16 => signed(code, 0x8000),

@@ -2,12 +2,12 @@
 //! or to test them.
 
 use super::kernels::Kernel;
-use super::layout::{Image, Params, Tile, dtype_code, norm_code};
+use super::layout::{GIVEN, Image, Params, Tile, dtype_code, norm_code};
 use super::timer::TIMESTAMPS;
 use super::tuning::{Shape, Tuning};
 use crate::backend::Span;
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
-use crate::normalize::Norm;
+use crate::normalize::Rule;
 use crate::tensor::Dtype;
 
 /// Most images, whole or in blocks, of a batch.
@@ -38,7 +38,7 @@ impl Sizes {
     /// unit is a block: room for a quarter of it, so that reading, computing and writing overlap,
     /// within 1 to 64 MiB of pixels.
     #[must_use]
-    pub fn of(spans: &[Span], block: u64, taken: impl Fn(Dtype) -> bool) -> Sizes {
+    pub fn of(spans: &[Span], block: u64, taken: impl Fn(&Span) -> bool) -> Sizes {
         Sizes::tuned(spans, block, &Tuning::CHOSEN, taken)
     }
 
@@ -48,9 +48,9 @@ impl Sizes {
         spans: &[Span],
         block: u64,
         tuning: &Tuning,
-        taken: impl Fn(Dtype) -> bool,
+        taken: impl Fn(&Span) -> bool,
     ) -> Sizes {
-        let spans = || spans.iter().filter(|span| taken(span.dtype));
+        let spans = || spans.iter().filter(|span| taken(span));
         let total = spans()
             .map(|span| span.samples.saturating_mul(span.images))
             .fold(0, u64::saturating_add);
@@ -108,6 +108,8 @@ pub enum Role {
     Extent,
     /// A block of pass two: its pixels.
     Normalize(DeviceRange),
+    /// An image or a block of which the range was known before: everything.
+    Known(DeviceRange),
 }
 
 /// Workgroups of each kernel, in the order of the dispatches; 0 for none.
@@ -126,7 +128,7 @@ pub struct Workgroups {
 /// One batch: images of one element type, and what the kernels are told about them.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    norm: Norm,
+    rule: Rule,
     dtype: Dtype,
     shape: Shape,
     images: Vec<Image>,
@@ -154,15 +156,15 @@ struct Workload {
 impl Batch {
     /// A batch without images.
     #[must_use]
-    pub fn new(norm: Norm, dtype: Dtype) -> Batch {
-        Batch::shaped(norm, dtype, Shape::CHOSEN)
+    pub fn new(rule: impl Into<Rule>, dtype: Dtype) -> Batch {
+        Batch::shaped(rule, dtype, Shape::CHOSEN)
     }
 
     /// The same, for kernels of this shape.
     #[must_use]
-    pub fn shaped(norm: Norm, dtype: Dtype, shape: Shape) -> Batch {
+    pub fn shaped(rule: impl Into<Rule>, dtype: Dtype, shape: Shape) -> Batch {
         Batch {
-            norm,
+            rule: rule.into(),
             dtype,
             shape,
             given: false,
@@ -224,7 +226,8 @@ impl Batch {
         let samples = u32::try_from(samples).expect("an image of a batch fits a binding");
         let first_byte = u32::try_from(first_byte).expect("places are within a binding");
         let first_pixel = self.pixels;
-        let small = role == Role::Whole && samples <= self.shape.small;
+        let everything = matches!(role, Role::Whole | Role::Known(_));
+        let small = everything && samples <= self.shape.small;
         if small {
             self.small.push(Tile { image: index, first_sample: 0 });
             self.looked_at.fused += u64::from(samples);
@@ -233,7 +236,7 @@ impl Batch {
                 let first = (0..samples).step_by(self.shape.tile as usize);
                 first.map(|first_sample| Tile { image: index, first_sample })
             };
-            if role == Role::Whole || role == Role::Extent {
+            if !matches!(role, Role::Normalize(_)) {
                 self.extent_tiles.extend(tiles());
                 self.looked_at.extent += u64::from(samples);
             }
@@ -242,12 +245,15 @@ impl Batch {
                 self.looked_at.normalize += u64::from(samples);
             }
         }
-        self.given |= matches!(role, Role::Normalize(_));
-        let ranged = u32::from(role == Role::Whole && !small);
-        self.looked_at.range += u64::from(ranged);
+        self.given |= matches!(role, Role::Normalize(_) | Role::Known(_));
+        let ranged = match role {
+            Role::Known(_) => GIVEN,
+            role => u32::from(role == Role::Whole && !small),
+        };
+        self.looked_at.range += u64::from(ranged == 1);
         self.images.push(Image { first_byte, first_pixel, samples, ranged });
         self.ranges.push(match role {
-            Role::Normalize(range) => range,
+            Role::Normalize(range) | Role::Known(range) => range,
             _ => DeviceRange::default(),
         });
         if role != Role::Extent {
@@ -263,7 +269,7 @@ impl Batch {
             [self.extent_tiles.len(), self.extent_tiles.len() + self.normalize_tiles.len()];
         Params {
             dtype: dtype_code(self.dtype).unwrap_or(u32::MAX),
-            norm: norm_code(self.norm),
+            norm: norm_code(self.rule.norm),
             images: count(self.images.len()),
             normalize_at: count(normalize_at),
             small_at: count(small_at),
@@ -294,6 +300,7 @@ impl Batch {
             Kernel::Range => all.range * (bytes::<DeviceExtent>() + bytes::<DeviceRange>()),
             Kernel::Normalize => all.normalize * (size + 4),
             Kernel::Fused => all.fused * (size + 4),
+            Kernel::Gather => 0,
         }
     }
 
@@ -357,6 +364,7 @@ fn count(len: usize) -> u32 {
 mod tests {
     use super::super::layout::{SMALL, TILE};
     use super::*;
+    use crate::normalize::Norm;
 
     /// A binding of WebGPU's floor.
     const FLOOR: u64 = 128 << 20;
@@ -364,7 +372,7 @@ mod tests {
     const MOST_WORKGROUPS: u32 = 65_535;
 
     fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
-        Span { dtype, samples, images, contiguous: true }
+        Span { dtype, samples, images, contiguous: true, wide: dtype.is_wide(), known: false }
     }
 
     #[test]
@@ -380,14 +388,15 @@ mod tests {
             assert!(sizes.tiles < u64::from(MOST_WORKGROUPS), "{sizes:?}");
         }
         let elsewhere = [span(Dtype::F64, 1 << 30, 9), span(Dtype::U8, 100, 3)];
-        assert_eq!(Sizes::of(&elsewhere, 1 << 24, |d| d == Dtype::U8).samples, 300);
+        assert_eq!(Sizes::of(&elsewhere, 1 << 24, |span| span.dtype == Dtype::U8).samples, 300);
     }
 
     #[test]
     fn every_sample_is_in_one_tile_of_each_list_that_its_role_asks_for() {
         let edges = [1, SMALL, SMALL + 1, TILE - 1, TILE, TILE + 1, 3 * TILE, 1_000_003];
         let mut batch = Batch::new(Norm::MinMax, Dtype::U8);
-        let roles = [Role::Whole, Role::Extent, Role::Normalize(DeviceRange::default())];
+        let range = DeviceRange::default();
+        let roles = [Role::Whole, Role::Extent, Role::Normalize(range), Role::Known(range)];
         let mut want = Vec::new();
         for samples in edges {
             for role in roles {
@@ -396,7 +405,7 @@ mod tests {
                 assert_eq!(first % 4, 0);
                 let made = if role == Role::Extent { 0 } else { samples };
                 assert_eq!(pixels.len(), made as usize);
-                let small = role == Role::Whole && samples <= SMALL;
+                let small = matches!(role, Role::Whole | Role::Known(_)) && samples <= SMALL;
                 let is = |yes: bool| if yes { samples } else { 0 };
                 want.push([
                     is(!small && !matches!(role, Role::Normalize(_))),

@@ -30,6 +30,8 @@ pub struct Hooks {
     pub spoil: i32,
     /// What the driver makes of a kernel's text; `None` of what it leaves alone.
     pub rewrite: fn(Kernel, &str) -> Option<String>,
+    /// What happens to the device while its pipelines are made.
+    pub opening: fn(&wgpu::Device),
     /// Whether kernels are timed. (Nothing wrong with that.)
     pub timed: bool,
     /// What to use instead of what was chosen. (Nor with that.)
@@ -49,6 +51,7 @@ impl Hooks {
     pub const NONE: Hooks = Hooks {
         spoil: 0,
         rewrite: |_, _| None,
+        opening: |_| {},
         timed: false,
         tuning: Tuning::CHOSEN,
         submissions: u64::MAX,

@@ -1,15 +1,18 @@
 //! The kernels' text, and pipelines made from it.
 //!
 //! The element type is a parameter of a batch, not of a pipeline: four pipelines are compiled
-//! instead of forty, and the very ones that a run uses have passed the proof with every type.
-//! Measured on llvmpipe, which computes every case of a switch: 1.4 times the processor time of
-//! pipelines for each type, but a proof of all types in 56 ms instead of 1.3 s. On a card the
-//! branch is the same for a whole dispatch, whose bound is memory (not measured).
+//! instead of 64, and the very ones that a run uses have passed the proof with every type.
+//! Measured on llvmpipe, which computes every case of a switch, when there were ten types: 1.4 times
+//! the processor time of pipelines for each type, but a proof of all types in 56 ms instead of
+//! 1.3 s. On a card the branch is the same for a whole dispatch, whose bound is memory (not measured).
 
 use super::batch::Workgroups;
 use super::device::Device;
 use super::hooks::Hooks;
 use crate::error::Error;
+
+/// How many there are.
+pub const KERNELS: usize = 5;
 
 /// A kernel, and so a file of `shaders/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum Kernel {
     Normalize,
     /// Small images, all at once.
     Fused,
+    /// What is asked of samples before their pixels are made. It is in no batch.
+    Gather,
 }
 
 /// Joins files of `shaders/` into one module.
@@ -33,7 +38,8 @@ macro_rules! joined {
 
 impl Kernel {
     /// All of them, in the order of a batch's dispatches.
-    pub const ALL: [Kernel; 4] = [Kernel::Extent, Kernel::Range, Kernel::Normalize, Kernel::Fused];
+    pub const ALL: [Kernel; KERNELS] =
+        [Kernel::Extent, Kernel::Range, Kernel::Normalize, Kernel::Fused, Kernel::Gather];
 
     /// The stem of its file.
     #[must_use]
@@ -43,6 +49,7 @@ impl Kernel {
             Kernel::Range => "range",
             Kernel::Normalize => "normalize",
             Kernel::Fused => "fused",
+            Kernel::Gather => "gather",
         }
     }
 
@@ -62,6 +69,9 @@ impl Kernel {
             Kernel::Fused => {
                 joined!("shared/layout" "shared/widen" "shared/softfloat" "shared/range" "fused")
             }
+            Kernel::Gather => {
+                joined!("shared/layout" "shared/widen" "shared/softfloat" "shared/range" "gather")
+            }
         }
     }
 
@@ -73,6 +83,7 @@ impl Kernel {
             Kernel::Range => all.range,
             Kernel::Normalize => all.normalize,
             Kernel::Fused => all.fused,
+            Kernel::Gather => 0,
         }
     }
 }
@@ -93,13 +104,14 @@ pub(super) struct Bound<'a> {
 #[derive(Debug)]
 pub(super) struct Kernels {
     layout: wgpu::BindGroupLayout,
-    pipelines: [wgpu::ComputePipeline; 4],
+    pipelines: [wgpu::ComputePipeline; KERNELS],
 }
 
 impl Kernels {
     pub(super) fn new(device: &Device, hooks: &Hooks) -> Result<Kernels, Error> {
         device.guarded("compiling the kernels", |device| {
             let layout = layout(device);
+            (hooks.opening)(device);
             let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some("tensortiff kernels"),
                 bind_group_layouts: &[Some(&layout)],

@@ -18,6 +18,7 @@ mod device;
 pub mod hooks;
 pub mod kernels;
 pub mod layout;
+mod look;
 mod pipe;
 mod proof;
 mod reader;
@@ -35,14 +36,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::queue::Queue;
-use super::{Backend, DeviceIndex, Job, Span};
+use super::{Answer, Backend, DeviceIndex, Job, Question, Span};
 use crate::error::Error;
-use crate::tensor::Dtype;
+use crate::normalize::Rule;
 pub use adapters::{Adapter, AdapterInfo, Kind, adapters};
 use batch::Sizes;
 use device::Device;
 use hooks::{Fault, Hooks};
 use kernels::Kernels;
+use look::Looking;
 pub use proof::Proof;
 use slot::Slot;
 pub use speed::Speeds;
@@ -59,7 +61,7 @@ pub struct GpuStats {
     /// Copies from buffer to buffer.
     pub copies: u64,
     /// Of each kernel, in the order of [`Kernel::ALL`](kernels::Kernel::ALL).
-    pub kernels: [KernelStats; 4],
+    pub kernels: [KernelStats; kernels::KERNELS],
     /// Bytes of samples and orders that went up.
     pub bytes_up: u64,
     /// Bytes of pixels and extents that came back.
@@ -87,12 +89,12 @@ impl GpuStats {
 /// well: software adapters have them in the same memory.
 #[must_use]
 pub fn memory(spans: &[Span], block: u64) -> u64 {
-    2 * memory_of(spans, block, &Tuning::CHOSEN)
+    2 * memory_of(spans, block, &Tuning::CHOSEN) + look::MEMORY
 }
 
 /// Staging and readback.
 fn memory_of(spans: &[Span], block: u64, tuning: &Tuning) -> u64 {
-    let sizes = Sizes::tuned(spans, block, tuning, |dtype| !dtype.is_wide());
+    let sizes = Sizes::tuned(spans, block, tuning, |span| !span.wide);
     tuning.slots as u64 * sizes.raw.saturating_add(4 * sizes.samples)
 }
 
@@ -106,6 +108,10 @@ pub struct Gpu {
     writers: usize,
     /// Held through a drain: a device has one poller. Slots stay for the next drain.
     slots: Mutex<Vec<Slot>>,
+    /// What stays for the next look at samples.
+    looking: Mutex<Option<Looking>>,
+    /// Samples that were looked at before their pixels were made.
+    looked: AtomicU64,
     stats: Mutex<GpuStats>,
     proof: Proof,
     /// To open it again.
@@ -150,6 +156,8 @@ impl Gpu {
             readers: tuning.readers.unwrap_or(threads / 2).clamp(1, tuning.slots - 1),
             writers: threads.max(1),
             slots: Mutex::default(),
+            looking: Mutex::default(),
+            looked: AtomicU64::new(0),
             stats: Mutex::default(),
             proof: Proof::default(),
             info: adapter.info.clone(),
@@ -177,6 +185,13 @@ impl Gpu {
     #[must_use]
     pub fn stats(&self) -> GpuStats {
         *lock(&self.stats)
+    }
+
+    /// Samples at which it looked before their pixels were made, for ranges that images share and for
+    /// statistics, since it was opened; each as often as it took.
+    #[must_use]
+    pub fn looked(&self) -> u64 {
+        self.looked.load(Ordering::Relaxed)
     }
 
     /// The slots of an earlier drain, if they hold what this one needs, or new ones.
@@ -214,8 +229,8 @@ impl Backend for Gpu {
         &self.device.name
     }
 
-    fn takes(&self, dtype: Dtype) -> bool {
-        layout::dtype_code(dtype).is_some()
+    fn takes(&self, span: &Span, rule: &Rule) -> bool {
+        layout::dtype_code(span.dtype).is_some() && !span.wide && rule.is_linear(span.known)
     }
 
     fn pullers(&self) -> usize {
@@ -240,14 +255,27 @@ impl Backend for Gpu {
         memory_of(spans, block, &self.tuning)
     }
 
+    fn answers(&self, question: &Question<'_>) -> bool {
+        look::is_answered(question)
+    }
+
+    fn look(&self, question: &Question<'_>, raw: &[u8]) -> Result<Answer, Error> {
+        self.answer(question, raw)
+    }
+
+    fn distrust(&self, problem: &str) {
+        self.device.trouble.report(format!("computes wrongly: {problem}"));
+    }
+
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {
         let mut kept = lock(&self.slots);
         *lock(&self.stats) = GpuStats::default();
         self.device.check()?;
-        if !queue.spans().iter().any(|span| self.takes(span.dtype)) {
+        let takes = |span: &Span| self.takes(span, queue.rule());
+        if !queue.spans().iter().any(takes) {
             return Ok(());
         }
-        let sizes = Sizes::tuned(queue.spans(), queue.block(), &self.tuning, |d| self.takes(d));
+        let sizes = Sizes::tuned(queue.spans(), queue.block(), &self.tuning, takes);
         let slots = self.slots_of(&mut kept, sizes)?;
         *kept = self.turn(slots, sizes.samples, queue, job, by)?;
         Ok(())

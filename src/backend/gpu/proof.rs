@@ -48,11 +48,15 @@ impl fmt::Display for Proof {
     }
 }
 
+/// One for each way to a range: from the extent, mirrored, given by the host and clamped, none.
+const NORMS: [Norm; 4] =
+    [Norm::MinMax, Norm::Symmetric, Norm::Fixed { lo: -2.0, hi: 3.5 }, Norm::None];
+
 /// Has `gpu` prove itself.
 pub(super) fn prove(gpu: &Gpu) -> Result<Proof, Error> {
     let start = Instant::now();
     let mut proof = Proof::default();
-    for norm in [Norm::MinMax, Norm::None] {
+    for norm in NORMS {
         let planted = Planted::new(norm);
         let spans: Vec<Span> = planted.sets.iter().map(|(span, _)| *span).collect();
         proof.images += spans.iter().map(|span| span.images).sum::<u64>();
@@ -91,7 +95,10 @@ impl Planted {
             for (samples, images) in [(3, 100), (333, 5), (u64::from(SMALL) + 1, 2)] {
                 let bytes = samples * images * dtype.size() as u64;
                 let raw = (0..bytes).map(|i| mix(seed << 32 | i).to_le_bytes()[0]).collect();
-                sets.push((Span { dtype, samples, images, contiguous: true }, raw));
+                sets.push((
+                    Span { dtype, samples, images, contiguous: true, wide: false, known: false },
+                    raw,
+                ));
             }
         }
         if norm == Norm::MinMax {
@@ -102,6 +109,8 @@ impl Planted {
                     sets.push(f32s(samples, (0..samples).map(|i| triple(family, i)[1])));
                 }
             }
+        }
+        if norm.name() != Norm::None.name() && norm != Norm::Symmetric {
             sets.push(f32s(2 * BLOCK + 7, (0..2 * BLOCK + 7).map(planted_in_blocks)));
         }
         Planted { norm, sets, giant: Mutex::default(), seen: Mutex::default() }
@@ -117,7 +126,7 @@ impl Planted {
         let dtype = self.sets[image.span].0.dtype;
         let (extent, want) = oracle::normalize(self.norm, dtype, self.raw(image));
         let wrong = || format!("{dtype}, {} samples, {}", want.len(), self.norm);
-        if *finding != Finding::of(self.norm, extent) {
+        if *finding != Finding::of(&self.norm.into(), extent, false) {
             self.wrong(format!("{}: found {:?} instead of {extent:?}", wrong(), finding.extent));
         }
         let got = pixels.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
@@ -168,14 +177,10 @@ fn planted_in_blocks(i: u64) -> u32 {
 fn f32s(samples: u64, bits: impl Iterator<Item = u32>) -> (Span, Vec<u8>) {
     let raw: Vec<u8> = bits.flat_map(u32::to_le_bytes).collect();
     let images = raw.len() as u64 / (4 * samples);
-    (Span { dtype: Dtype::F32, samples, images, contiguous: true }, raw)
+    (Span { dtype: Dtype::F32, samples, images, contiguous: true, wide: false, known: false }, raw)
 }
 
 impl Job for Planted {
-    fn norm(&self) -> Norm {
-        self.norm
-    }
-
     fn desk(&self, _: DeviceIndex) -> Box<dyn Desk + '_> {
         Box::new(PlantedDesk(self))
     }
@@ -277,10 +282,6 @@ mod tests {
     }
 
     impl Job for Changed {
-        fn norm(&self) -> Norm {
-            self.planted.norm
-        }
-
         fn desk(&self, _: DeviceIndex) -> Box<dyn Desk + '_> {
             Box::new(ChangedDesk(self, PlantedDesk(&self.planted)))
         }
@@ -343,7 +344,7 @@ mod tests {
             let planted = Planted::new(norm);
             Changed { planted, change: |_, _| (), which: |_| true, times }.verdict()
         };
-        for norm in [Norm::MinMax, Norm::None] {
+        for norm in NORMS {
             assert_eq!(verdict(norm, |_| 1), Ok(()));
             let missing = verdict(norm, |image| u64::from(image != ImageId { span: 0, index: 0 }));
             assert!(missing.unwrap_err().contains("images came back"));

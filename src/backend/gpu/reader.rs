@@ -15,7 +15,7 @@ use crate::backend::cpu::range::DeviceRange;
 use crate::backend::queue::{Appetite, Lease, Member, Pass, Queue, Unit};
 use crate::backend::{Desk, DeviceIndex, ImageId, Job, Span, wait_at};
 use crate::error::Error;
-use crate::normalize::Norm;
+use crate::normalize::Rule;
 
 /// Bytes read at once: they are still in the second-level cache when they are copied.
 const CHUNK: usize = 512 << 10;
@@ -30,8 +30,8 @@ pub(super) struct Task {
     pub(super) pixels: Range<usize>,
     /// Which image of the batch it is.
     pub(super) index: usize,
-    /// First sample of a block; `None` of a whole image and of a block that only was looked at.
-    pub(super) block: Option<u64>,
+    /// Whether its extent is found, and not known.
+    pub(super) looked: bool,
     /// Whether it is whole.
     pub(super) whole: bool,
 }
@@ -58,7 +58,7 @@ pub(super) struct Reader<'r, 'q> {
     queue: &'q Queue,
     member: &'r Member<'q>,
     desk: Box<dyn Desk + 'r>,
-    norm: Norm,
+    rule: Rule,
     limits: Limits,
     chunk: Vec<u8>,
     /// A unit that did not fit the batch for which it was taken.
@@ -83,8 +83,8 @@ impl<'r, 'q> Reader<'r, 'q> {
         by: DeviceIndex,
         limits: Limits,
     ) -> Reader<'r, 'q> {
-        let (desk, norm) = (job.desk(by), job.norm());
-        Reader { ring, queue, member, desk, norm, limits, chunk: vec![0; CHUNK], pending: None }
+        let (desk, rule) = (job.desk(by), *queue.rule());
+        Reader { ring, queue, member, desk, rule, limits, chunk: vec![0; CHUNK], pending: None }
     }
 
     /// Fills slots until there is nothing left to read.
@@ -124,7 +124,7 @@ impl<'r, 'q> Reader<'r, 'q> {
         let view = slot.staging.slice(..).get_mapped_range_mut();
         let view = view.map_err(|error| one_line(&error.to_string()))?;
         let raw_at = usize::try_from(slot.raw_at()).expect("a mapped buffer fits memory");
-        let batch = Batch::shaped(self.norm, dtype, self.limits.shape);
+        let batch = Batch::shaped(self.rule, dtype, self.limits.shape);
         let mut filling = Filling { batch, tasks: Vec::new(), held: Vec::new(), view, raw_at };
         let [mut samples, mut images] = [self.limits.samples, u64::from(MOST_IMAGES)];
         let mut next = Some(first);
@@ -172,11 +172,11 @@ impl<'r, 'q> Reader<'r, 'q> {
         }
     }
 
-    fn unit(&mut self, filling: &mut Filling<'q>, lease: Lease<'q>) {
+    fn unit(&mut self, filling: &mut Filling<'q>, mut lease: Lease<'q>) {
         let shape = self.shape(lease.unit());
         match lease.unit().clone() {
             Unit::Images { span, images } => {
-                self.images(filling, &shape, span, images);
+                self.images(filling, &shape, &mut lease, span, images);
                 filling.held.push(Held { lease, task: None });
             }
             Unit::Block { image, pass, samples } => {
@@ -185,11 +185,20 @@ impl<'r, 'q> Reader<'r, 'q> {
         }
     }
 
-    fn images(&mut self, filling: &mut Filling<'q>, shape: &Span, span: usize, images: Range<u64>) {
+    fn images(
+        &mut self,
+        filling: &mut Filling<'q>,
+        shape: &Span,
+        lease: &mut Lease<'q>,
+        span: usize,
+        images: Range<u64>,
+    ) {
         let id = |index| ImageId { span, index };
         let bytes = len(shape.samples) * shape.dtype.size();
+        let queue = self.queue;
         let whole = |filling: &mut Filling<'q>, index, at| {
-            filling.add(Role::Whole, id(index), at, shape.samples, None);
+            let known = queue.known(id(index)).map(DeviceRange::from);
+            filling.add(known.map_or(Role::Whole, Role::Known), id(index), at, shape.samples, true);
         };
         if shape.contiguous {
             let count = len(images.end - images.start);
@@ -204,7 +213,7 @@ impl<'r, 'q> Reader<'r, 'q> {
             for (k, index) in images.enumerate() {
                 match self.read(filling, at + k * bytes, id(index), 0, bytes, bytes) {
                     Ok(()) => whole(filling, index, at + k * bytes),
-                    Err(error) => self.desk.fail(id(index), error),
+                    Err(error) => self.fail(lease, id(index), error),
                 }
             }
             return;
@@ -213,9 +222,15 @@ impl<'r, 'q> Reader<'r, 'q> {
             let at = filling.batch.reserve(bytes);
             match self.read(filling, at, id(index), 0, bytes, bytes) {
                 Ok(()) => whole(filling, index, at),
-                Err(error) => self.desk.fail(id(index), error),
+                Err(error) => self.fail(lease, id(index), error),
             }
         }
+    }
+
+    /// The rest of its run may be done again, if the device fails.
+    fn fail(&mut self, lease: &mut Lease<'q>, image: ImageId, error: Error) {
+        self.desk.fail(image, error);
+        lease.failed(image.index);
     }
 
     fn block(
@@ -238,13 +253,12 @@ impl<'r, 'q> Reader<'r, 'q> {
             }
             return;
         }
-        let (role, block) = match pass {
-            Pass::Extent => (Role::Extent, None),
-            Pass::Normalize(finding) => {
-                (Role::Normalize(DeviceRange::from(finding.range)), Some(samples.start))
-            }
+        let role = match pass {
+            Pass::Extent => Role::Extent,
+            Pass::Normalize(finding) => Role::Normalize(DeviceRange::from(finding.range)),
+            Pass::Known(range) => Role::Known(DeviceRange::from(range)),
         };
-        filling.add(role, image, at, count, block);
+        filling.add(role, image, at, count, false);
         filling.held.push(Held { lease, task: Some(filling.tasks.len() - 1) });
     }
 
@@ -291,10 +305,11 @@ impl<'r, 'q> Reader<'r, 'q> {
 }
 
 impl Filling<'_> {
-    fn add(&mut self, role: Role, image: ImageId, at: usize, samples: u64, block: Option<u64>) {
+    fn add(&mut self, role: Role, image: ImageId, at: usize, samples: u64, whole: bool) {
         let index = self.batch.images().len();
         let pixels = self.batch.push(role, at, samples);
-        self.tasks.push(Task { image, pixels, index, block, whole: role == Role::Whole });
+        let looked = !matches!(role, Role::Normalize(_));
+        self.tasks.push(Task { image, pixels, index, looked, whole });
     }
 }
 

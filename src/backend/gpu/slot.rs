@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::batch::{Batch, MOST_IMAGES, Part, Sizes};
 use super::device::Device;
-use super::kernels::{Bound, Kernel, Kernels};
+use super::kernels::{Bound, KERNELS, Kernel, Kernels};
 use super::layout::{Image, Params, Tile};
 use super::timer::Timer;
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
@@ -225,7 +225,7 @@ pub(super) struct Traffic {
     /// Whether the first of these are the copies'.
     pub(super) timed_copies: bool,
     /// Kernels in the order in which they were started, and the bytes that each moved.
-    pub(super) kernels: [Option<(Kernel, u64)>; 4],
+    pub(super) kernels: [Option<(Kernel, u64)>; KERNELS],
 }
 
 fn orders_end(sizes: &Sizes) -> u64 {

@@ -14,7 +14,7 @@ use crate::backend::cpu::check;
 use crate::backend::cpu::range::DeviceExtent;
 use crate::backend::queue::{Lease, Pass, Queue, Unit};
 use crate::backend::{Desk, DeviceIndex, Finding, Job, wait_at};
-use crate::normalize::{Extent, Norm};
+use crate::normalize::Extent;
 
 /// A batch whose results are in memory.
 #[derive(Debug)]
@@ -96,11 +96,10 @@ pub(super) fn write(
     by: DeviceIndex,
     wrong: &dyn Fn(String),
 ) {
-    let norm = job.norm();
     let mut desk = job.desk(by);
     while let Some((batch, range)) = wait_at(&mut *desk, || ring.board.next()) {
         for task in &batch.tasks[range] {
-            if let Some(problem) = batch.hand_over(task, norm, queue, &mut *desk) {
+            if let Some(problem) = batch.hand_over(task, queue, &mut *desk) {
                 wrong(problem);
             }
             batch.done.fetch_add(1, Ordering::Relaxed);
@@ -114,13 +113,7 @@ pub(super) fn write(
 
 impl Finished<'_> {
     /// Answers with what the CPU makes otherwise, if this is of what is compared.
-    fn hand_over(
-        &self,
-        task: &Task,
-        norm: Norm,
-        queue: &Queue,
-        desk: &mut dyn Desk,
-    ) -> Option<String> {
+    fn hand_over(&self, task: &Task, queue: &Queue, desk: &mut dyn Desk) -> Option<String> {
         let pixels = &self.view[4 * task.pixels.start..4 * task.pixels.end];
         let image = task.image;
         let check = |desk: &mut dyn Desk, first: u64, differs: &Differs<'_>| {
@@ -132,7 +125,11 @@ impl Finished<'_> {
         };
         match self.block(task) {
             None => {
-                let finding = Finding::of(norm, self.extent(task.index));
+                let extent = self.extent(task.index);
+                let finding = match queue.known(image) {
+                    Some(range) => Finding { extent, range },
+                    None => Finding::of(queue.rule(), extent, false),
+                };
                 let problem =
                     check(desk, 0, &|desk| check::image(queue, desk, image, &finding, pixels));
                 desk.put(image, &finding, pixels);
@@ -145,10 +142,21 @@ impl Finished<'_> {
                     check::extent(queue, desk, image, samples.clone(), &extent)
                 })
             }
-            Some((Pass::Normalize(finding), samples)) => {
+            Some((pass @ (Pass::Normalize(_) | Pass::Known(_)), samples)) => {
                 let first = samples.start;
+                let extent = self.extent(task.index);
+                let finding = match pass {
+                    Pass::Known(range) => Finding { extent, range },
+                    Pass::Normalize(finding) => finding,
+                    Pass::Extent => unreachable!("it makes no pixels"),
+                };
                 let problem = check(desk, first, &|desk| {
-                    check::block(queue, desk, image, first, &finding, pixels)
+                    let looked = task
+                        .looked
+                        .then(|| check::extent(queue, desk, image, samples.clone(), &extent));
+                    looked
+                        .flatten()
+                        .or_else(|| check::block(queue, desk, image, first, &finding, pixels))
                 });
                 desk.put_block(image, first, pixels);
                 problem
@@ -167,8 +175,8 @@ impl Finished<'_> {
 
     /// How many samples a kernel looked at, of how many, where that is not all of an image.
     pub(super) fn left_out(&self) -> Option<(u64, u64)> {
-        // Blocks that became pixels were counted when they were looked at.
-        let looked_at = self.tasks.iter().filter(|task| task.block.is_none());
+        // Blocks of a second pass were counted in the first.
+        let looked_at = self.tasks.iter().filter(|task| task.looked);
         let samples = |index: usize| u64::from(self.batch.images()[index].samples);
         looked_at
             .map(|task| (self.extent(task.index).visited, samples(task.index)))
@@ -196,9 +204,8 @@ impl Finished<'_> {
 
 fn end_lease(lease: Lease<'_>, extent: Option<Extent>, desk: &mut dyn Desk) {
     match (lease.unit().clone(), extent) {
-        (Unit::Block { pass: Pass::Extent, .. }, Some(extent)) => lease.done_extent(extent),
-        (Unit::Block { image, pass: Pass::Normalize(_), .. }, _) => {
-            if let Some(finding) = lease.done_block() {
+        (Unit::Block { image, .. }, Some(extent)) => {
+            if let Some(finding) = lease.done_block(extent) {
                 desk.finish_blocks(image, &finding);
             }
         }

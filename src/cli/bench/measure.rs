@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::convert::{HEAD_START, Options, convert};
+use crate::convert::{HEAD_START, Options, Record, convert};
 use crate::error::Error;
 use crate::plan::Row;
 use crate::report::Stages;
@@ -47,13 +47,15 @@ pub(super) fn to_nothing(source: &dyn Source, options: &Options) -> Result<Whole
     whole(source, &NullSink, options)
 }
 
-/// Into a folder that is not there yet, and is gone again afterwards.
+/// Into a folder that is not there yet, and is gone again afterwards. The run is recorded, as
+/// `convert` does by default.
 pub(super) fn to_files(
     source: &dyn Source,
     options: &Options,
     folder: &Path,
 ) -> anyhow::Result<Whole> {
-    let outcome = whole(source, &FilesSink::new(folder, false), options);
+    let options = Options { record: Some(Record::new(folder)), ..options.clone() };
+    let outcome = whole(source, &FilesSink::new(folder, false), &options);
     remove(folder)?;
     Ok(outcome?)
 }
@@ -162,28 +164,30 @@ pub(super) fn copy(
     folder: &Path,
     cancel: &AtomicBool,
 ) -> anyhow::Result<Duration> {
-    fs::create_dir(folder)?;
+    let made = |path: &Path| fs::create_dir(path).map_err(|error| unwritable(path, error));
+    made(folder)?;
     for number in 0..rows.len() {
-        fs::create_dir(folder.join(number.to_string()))?;
+        made(&folder.join(number.to_string()))?;
     }
     let outcome = on_threads(threads, rows, |unit, buffer| {
         let into = folder.join(unit.number.to_string());
+        let told = |error| unwritable(&into, error);
         let create = |image: u64| File::create_new(into.join(format!("{image}.tif")));
         let size = unit.row.dtype.size();
         if unit.bytes() <= STEP as u64 {
             read_unit(source, unit, buffer, cancel, |_, _| Ok(()))?;
             let file = HEADER + usize::try_from(unit.row.samples() * 4)?;
             for image in unit.first..unit.first + unit.images {
-                create(image)?.write_all(&buffer[..file])?;
+                create(image).and_then(|mut to| to.write_all(&buffer[..file])).map_err(told)?;
             }
             return Ok(());
         }
         // A large image is written as it is read.
-        let mut file = create(unit.first)?;
+        let mut file = create(unit.first).map_err(told)?;
         let mut header = HEADER;
         read_unit(source, unit, buffer, cancel, |buffer, bytes| {
             let header = std::mem::take(&mut header);
-            file.write_all(&buffer[..header + bytes / size * 4])
+            file.write_all(&buffer[..header + bytes / size * 4]).map_err(told)
         })
     });
     remove(folder)?;
@@ -196,7 +200,7 @@ fn read_unit(
     unit: Unit<'_>,
     buffer: &mut [u8],
     cancel: &AtomicBool,
-    mut then: impl FnMut(&[u8], usize) -> io::Result<()>,
+    mut then: impl FnMut(&[u8], usize) -> Result<(), Error>,
 ) -> anyhow::Result<()> {
     let bytes = unit.bytes();
     let begins = unit.row.byte_offset(unit.first);
@@ -247,9 +251,15 @@ pub(super) fn memory_copy(threads: usize) -> (u64, Duration) {
     })
 }
 
+fn unwritable(path: &Path, source: io::Error) -> Error {
+    Error::Write { path: path.to_owned(), source }
+}
+
 fn remove(folder: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(unwritable(folder, error).into())
+        }
         _ => Ok(()),
     }
 }

@@ -18,14 +18,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::BenchArgs;
-use super::inputs::expand;
+use super::inputs::open;
 use super::{Ending, Verbosity, devices, results as to_stdout, say, signals};
 use crate::backend::choose::{self, Device, Devices, Opened};
 use crate::backend::cpu::Cpu;
 use crate::convert::Options;
+use crate::convert::span;
 use crate::error::Error;
+use crate::normalize::Rule;
 use crate::plan::{Row, Selected};
-use crate::source::{DumpFiles, Source};
+use crate::source::Source;
 use gpu::Timed;
 use made::Made;
 use measure::{Whole, gigabytes_a_second};
@@ -36,11 +38,7 @@ use scratch::Scratch;
 const LONGEST_SETTLING: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let files = if args.dumps.is_empty() {
-        None
-    } else {
-        Some(DumpFiles::open(&expand(&args.dumps).map_err(Error::of_all)?)?)
-    };
+    let files = if args.dumps.is_empty() { None } else { Some(open(&args.dumps, &args.reading)?) };
     let options = options(args);
     signals::cancel_on_signal(Arc::clone(&options.cancel))?;
     let folder = args.output.clone().unwrap_or_else(std::env::temp_dir);
@@ -157,7 +155,8 @@ impl Fleet {
         let Devices::List(list) = &self.devices else { return None };
         list.iter().find_map(|device| {
             let Device::Ready(backend) = device else { return None };
-            let row = rows.iter().find(|row| !backend.takes(row.dtype))?;
+            let rule = Rule::default();
+            let row = rows.iter().find(|row| !backend.takes(&span(row), &rule))?;
             Some(format!("{} samples are for the CPU alone", row.dtype))
         })
     }
@@ -187,9 +186,14 @@ impl Bench {
             let (bytes, time) = measure::memory_copy(threads);
             gigabytes_a_second(bytes, time)
         };
-        let both = || (copy(1), copy(self.threads.get().min(cores)));
+        let threads = self.threads.get().min(cores);
+        let both = || (copy(1), copy(threads));
         let (one, all): (Vec<f64>, Vec<f64>) = (0..self.rounds).map(|_| both()).unzip();
-        Memory { memory_copy_one: Rounds::of(one), memory_copy_all: Rounds::of(all) }
+        Memory {
+            memory_copy_one: Rounds::of(one),
+            memory_copy_all: Rounds::of(all),
+            memory_copy_threads: threads,
+        }
     }
 
     fn set(&self, name: &str, source: &dyn Source, memory: Memory) -> anyhow::Result<SetResults> {

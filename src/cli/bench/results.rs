@@ -14,7 +14,8 @@ pub(super) struct Results {
     pub(super) rounds: usize,
     /// Where files were written.
     pub(super) folder: String,
-    /// A plain copy in memory, by one thread and by all; each byte counts once.
+    /// A plain copy in memory, by one thread and by `memory_copy_threads`: as many as run, but no
+    /// more than there are cores; each byte counts once.
     #[serde(flatten)]
     pub(super) memory: Memory,
     /// Seconds that it took to open and prove the adapters.
@@ -34,6 +35,7 @@ pub(super) struct Results {
 pub(super) struct Memory {
     pub(super) memory_copy_one: Rounds,
     pub(super) memory_copy_all: Rounds,
+    pub(super) memory_copy_threads: usize,
 }
 
 /// One set of data.
@@ -90,7 +92,7 @@ pub(super) struct Pays {
     pub(super) times_cpu: f64,
 }
 
-/// Unclear where the rounds of both overlap.
+/// Unclear where the rounds of both overlap, and of a single round, which says nothing of the next.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
@@ -131,6 +133,8 @@ pub(super) struct Rounds {
     pub(super) median: f64,
     pub(super) least: f64,
     pub(super) greatest: f64,
+    #[serde(skip)]
+    count: usize,
 }
 
 impl Rounds {
@@ -139,7 +143,7 @@ impl Rounds {
         speeds.sort_by(f64::total_cmp);
         let at = |k: usize| speeds.get(k).copied().unwrap_or(f64::NAN);
         let last = speeds.len().saturating_sub(1);
-        Rounds { median: at(last / 2), least: at(0), greatest: at(last) }
+        Rounds { median: at(last / 2), least: at(0), greatest: at(last), count: speeds.len() }
     }
 }
 
@@ -215,7 +219,9 @@ impl Yardstick {
 impl Pays {
     /// Of the CPU's rounds and those of all devices together.
     pub(super) fn of(cpu: Rounds, together: Rounds) -> Pays {
-        let verdict = if together.least > cpu.greatest {
+        let verdict = if cpu.count < 2 {
+            Verdict::Unclear
+        } else if together.least > cpu.greatest {
             Verdict::Yes
         } else if cpu.least > together.greatest {
             Verdict::No
@@ -250,13 +256,19 @@ mod tests {
         assert_eq!(of([3.1, 4.0, 5.0], [1.0, 2.0, 3.0]), Verdict::No);
         assert_eq!(of([1.0, 2.0, 3.0], [2.9, 4.0, 5.0]), Verdict::Unclear);
         assert_eq!(of([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]), Verdict::Unclear);
+        let once = |cpu, both| Pays::of(rounds([cpu]), rounds([both])).verdict;
+        assert_eq!((once(1.0, 9.0), once(9.0, 1.0)), (Verdict::Unclear, Verdict::Unclear));
     }
 
     /// 8 GB: 2 s of 4 threads, of which one reads, one computes and two wait.
     #[test]
     fn stages_are_the_speed_in_their_share_of_the_time() {
         let second = Duration::from_secs(1);
-        let memory = Memory { memory_copy_one: rounds([8.0]), memory_copy_all: rounds([16.0]) };
+        let memory = Memory {
+            memory_copy_one: rounds([8.0]),
+            memory_copy_all: rounds([16.0]),
+            memory_copy_threads: 4,
+        };
         let yardstick = Yardstick::new(8_000_000_000, memory, &[second]);
         let stages = Stages {
             read: 2 * second,

@@ -28,11 +28,12 @@ pub(super) fn write(out: &mut dyn io::Write, results: &Results, auto: bool) -> i
     pays(out, results, auto)
 }
 
+/// That copied memory.
 fn threads(results: &Results) -> String {
-    if results.threads == 1 {
+    if results.memory.memory_copy_threads == 1 {
         "1 thread".to_owned()
     } else {
-        format!("{} threads", results.threads)
+        format!("{} threads", results.memory.memory_copy_threads)
     }
 }
 
@@ -148,6 +149,9 @@ fn pays(out: &mut dyn io::Write, results: &Results, auto: bool) -> io::Result<()
         let verdict = match pays.verdict {
             Verdict::Yes => "pays",
             Verdict::No => "does not pay",
+            Verdict::Unclear if results.rounds == 1 => {
+                "may pay or not, which one round does not tell"
+            }
             Verdict::Unclear => "makes no difference beyond that of the rounds",
         };
         let (name, times) = (shown(&set.name), pays.times_cpu);

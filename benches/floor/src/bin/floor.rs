@@ -8,6 +8,8 @@
 //!   written as soon as it is there: memory stays in the cache.
 //! - `steps`: the same without the first look. Only a program that need not know an image's extent
 //!   before it writes (`--norm none`) can do so.
+//! - `again`: `whole` after all threads have read all samples once: the floor of a program whose
+//!   images share a range.
 //!
 //! Images that fit a step are read some at once, whatever the variant.
 
@@ -21,7 +23,7 @@ use std::thread;
 
 use serde_json::Value;
 
-const USAGE: &str = "usage: floor DUMP OUT [--threads N] [--variant whole|vector|twice|steps] \
+const USAGE: &str = "usage: floor DUMP OUT [--threads N] [--variant whole|vector|twice|steps|again] \
                      [--step BYTES] [--headers SMALL,LARGE]\n\
                      \n\
                      OUT must not exist. --headers: bytes before the pixels of images of less than \
@@ -36,6 +38,7 @@ enum Variant {
     Vector,
     Twice,
     Steps,
+    Again,
 }
 
 struct Options {
@@ -114,6 +117,7 @@ fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
                     "vector" => Variant::Vector,
                     "twice" => Variant::Twice,
                     "steps" => Variant::Steps,
+                    "again" => Variant::Again,
                     _ => return None,
                 }
             }
@@ -142,11 +146,33 @@ fn run(options: Options) -> io::Result<()> {
         }));
     }
     let job = Job { dump, options, rows, units, next: AtomicUsize::new(0) };
+    if job.options.variant == Variant::Again {
+        in_all_threads(&job, look)?;
+        job.next.store(0, Ordering::Relaxed);
+    }
+    in_all_threads(&job, work)
+}
+
+fn in_all_threads(job: &Job, work: fn(&Job) -> io::Result<()>) -> io::Result<()> {
     thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..job.options.threads).map(|_| scope.spawn(|| work(&job))).collect();
+        let workers: Vec<_> = (0..job.options.threads).map(|_| scope.spawn(|| work(job))).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })
+}
+
+/// Reads all samples, and writes nothing.
+fn look(job: &Job) -> io::Result<()> {
+    let mut buffer = vec![0; job.options.step];
+    while let Some(unit) = job.units.get(job.next.fetch_add(1, Ordering::Relaxed)) {
+        let row = &job.rows[unit.row];
+        let (mut at, end) = (unit.first * row.bytes, (unit.first + unit.count) * row.bytes);
+        while at < end {
+            let len = buffer.len().min(end - at);
+            job.dump.read_exact_at(&mut buffer[..len], row.begins + at as u64)?;
+            at += len;
+        }
+    }
+    Ok(())
 }
 
 /// What the dump's header says of tensors that hold images.
@@ -231,7 +257,7 @@ fn one(job: &Job, row: &Row, index: usize, at: u64, buffer: &mut Vec<u8>) -> io:
     let Options { variant, step, .. } = job.options;
     let starts = (0..row.bytes).step_by(step);
     let read = |buffer: &mut [u8], done: usize| job.dump.read_exact_at(buffer, at + done as u64);
-    if matches!(variant, Variant::Whole | Variant::Vector) {
+    if matches!(variant, Variant::Whole | Variant::Vector | Variant::Again) {
         grow(buffer, ROOM + row.pixels.max(row.bytes));
         for done in starts {
             let end = row.bytes.min(done + step);

@@ -1,4 +1,4 @@
-//! Name patterns for `--tensor` and `--exclude`: `*` matches anything but `/` (dots too), `**`
+//! Name patterns, as `--tensor` and others take them: `*` matches anything but `/` (dots too), `**`
 //! anything, `?` one character but `/`, `[a-z]` and `[!a-z]` one of a set, `\` takes the next
 //! character literally. A pattern matches whole names. Not a shell's globs: no braces, and nothing
 //! is special about leading dots.

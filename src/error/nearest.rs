@@ -1,7 +1,7 @@
 //! What somebody most likely meant. Only for messages: nothing is chosen by it.
 
 /// Levenshtein distance over the first 100 characters, enough to find a slip.
-pub(super) fn edit_distance(a: &str, b: &str) -> usize {
+pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(100).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().take(100).enumerate() {

@@ -1,0 +1,93 @@
+//! `tensortiff stats`, against what NumPy and exact fractions say (scripts/make-norms-golden.py).
+
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+
+#[path = "common/tool.rs"]
+mod tool;
+
+use serde_json::Value;
+use tool::{ends_with, sample};
+
+const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/norms.safetensors");
+const GOLDEN: &str = include_str!("golden/stats.json");
+
+#[test]
+fn every_number_is_numpys() {
+    let golden: Value = serde_json::from_str(GOLDEN).unwrap();
+    let percents: Vec<String> =
+        golden["percentiles"].as_array().unwrap().iter().map(Value::to_string).collect();
+    let percents = percents.join(",");
+    for (by, want) in golden["stats"].as_object().unwrap() {
+        for threads in ["1", "3"] {
+            let (out, _) = ends_with(
+                0,
+                &["stats", DUMP, "--by", by, "--json", "--percentiles", &percents, "-j", threads],
+            );
+            let got: Value = serde_json::from_str(&out).unwrap();
+            let (got, want) = (got.as_array().unwrap(), want.as_array().unwrap());
+            assert_eq!(got.len(), want.len(), "{by}");
+            for (got, want) in got.iter().zip(want) {
+                for (name, want) in want.as_object().unwrap() {
+                    assert_eq!(got[name], *want, "{by} {name} of {got}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_and_csv_say_the_same() {
+    let (table, _) = ends_with(0, &["stats", DUMP]);
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows.len(), 5, "{table}");
+    assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{table}");
+    let (text, _) = ends_with(0, &["stats", DUMP, "--csv"]);
+    let mut csv = csv::Reader::from_reader(text.as_bytes());
+    let names = csv.headers().unwrap().clone();
+    let lines: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();
+    assert_eq!((names.get(0), lines.len()), (Some("dump"), 4));
+    for (row, line) in rows[1..].iter().zip(&lines) {
+        let of = |name: &str| {
+            let head = name.to_uppercase();
+            let column = rows[0].iter().position(|of| *of == head).unwrap();
+            let field = names.iter().position(|of| of == name).unwrap();
+            (row[column], line.get(field).unwrap())
+        };
+        for name in ["tensor", "dtype", "images", "zeros", "nan", "constant"] {
+            let (shown, exact) = of(name);
+            assert_eq!(shown, exact, "{name}");
+        }
+        for name in ["min", "max", "mean", "std", "p1", "p99"] {
+            let (shown, exact) = of(name);
+            let [shown, exact]: [f64; 2] = [shown, exact].map(|x| x.parse().unwrap());
+            assert!(
+                (shown - exact).abs() <= 1e-5 * exact.abs().max(1.0),
+                "{name}: {shown}, {exact}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_selected_is_what_is_looked_at() {
+    let (out, _) = ends_with(0, &["stats", sample(), "-t", "*.3.hidden", "--by", "image", "--csv"]);
+    assert_eq!(out.lines().count(), 1 + 4, "{out}");
+    let (out, _) = ends_with(0, &["stats", sample(), "-t", "*.3.hidden", "--percentiles", ""]);
+    assert!(!out.contains("P1") && out.contains("encoder.layer.3.hidden"), "{out}");
+    let (out, _) = ends_with(0, &["stats", DUMP, "--json", "--exclude", "*"]);
+    assert_eq!(out, "[]\n");
+    let wrong: [(&[&str], &str); 4] = [
+        (&["--percentiles", "50,1"], "ascending order"),
+        (&["--percentiles", "101"], "from 0 to 100"),
+        (&["--by", "layer"], "possible values: tensor, channel, image, all"),
+        (&["--json", "--csv"], "cannot be used with"),
+    ];
+    for (options, part) in wrong {
+        let (_, said) = ends_with(2, &[&["stats", DUMP], options].concat());
+        assert!(said.contains(part), "{options:?}: {said}");
+    }
+    let (_, said) = ends_with(1, &["stats", "/nowhere.npy"]);
+    assert!(said.contains("/nowhere.npy"), "{said}");
+}

@@ -1,0 +1,115 @@
+//! What `--bigtiff`, `--compress`, `--predictor`, `--tile` and `--profile` make: the same pixels as the
+//! default in other files, whole or absent, the same bytes from every device and number of threads.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test that panics says where"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::num::NonZeroUsize;
+
+use tensortiff::{
+    Device, Devices, Dtype, Encoding, EncodingText, MemorySink, MemorySource, Options, convert,
+};
+use tiff::decoder::{Decoder, DecodingResult, Limits};
+
+fn encoding(texts: &[(&str, &str)]) -> Encoding {
+    let mut text = EncodingText::default();
+    assert!(texts.iter().all(|(name, value)| text.set(name, value)), "{texts:?}");
+    text.read().unwrap()
+}
+
+/// Smooth samples with some noise, and some that are not finite.
+fn samples(count: u64) -> Vec<u8> {
+    let mut state = 7_u64;
+    let sample = |i: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let noise = (state >> 40) as f32 / 1e6;
+        match i % 10_007 {
+            5000 => f32::NAN,
+            5001 => f32::INFINITY,
+            _ => (i as f32 / 500.0).sin() + noise,
+        }
+    };
+    (0..count).map(sample).flat_map(f32::to_le_bytes).collect()
+}
+
+/// Images of many shapes: small ones, one that is read twice, giants of blocks.
+fn source() -> MemorySource<'static> {
+    let shapes: [(&str, &[u64]); 5] = [
+        ("tiny", &[40, 3, 5]),
+        ("line", &[2, 1, 4000]),
+        ("small", &[3, 100, 257]),
+        ("large", &[1500, 1001]),
+        ("tall", &[300_000, 3]),
+    ];
+    shapes.into_iter().fold(MemorySource::new("m"), |source, (name, shape)| {
+        source.with(name, Dtype::F32, shape, samples(shape.iter().product())).unwrap()
+    })
+}
+
+fn made(options: &Options) -> BTreeMap<String, Vec<u8>> {
+    let sink = MemorySink::default();
+    let report = convert(&source(), &sink, options).unwrap();
+    assert_eq!((report.images, report.failed), (47, 0), "{:?}", report.failures);
+    sink.into_files()
+}
+
+fn cpu() -> Options {
+    Options { devices: Devices::List(vec![Device::Cpu]), ..Options::default() }
+}
+
+/// An image's pixels, as bits.
+fn pixels(file: &[u8]) -> Vec<u32> {
+    let mut decoder = Decoder::new(Cursor::new(file)).unwrap().with_limits(Limits::unlimited());
+    let DecodingResult::F32(pixels) = decoder.read_image().unwrap() else { panic!("not f32") };
+    pixels.iter().map(|x| x.to_bits()).collect()
+}
+
+/// On the CPU with one thread and three, on the GPU, on both, and of blocks.
+fn ways(encoding: Encoding) -> Vec<(String, Options)> {
+    let mut ways = Vec::new();
+    for threads in [1, 3] {
+        for block_samples in [None, Some(100_000)] {
+            let threads = NonZeroUsize::new(threads);
+            let name = format!("{threads:?} {block_samples:?}");
+            ways.push((name, Options { threads, block_samples, encoding, ..cpu() }));
+        }
+    }
+    for fleet in common::fleets() {
+        for block_samples in [None, Some(100_000)] {
+            let name = format!("{} {block_samples:?}", fleet.label);
+            let devices = fleet.devices.clone();
+            ways.push((name, Options { devices, block_samples, encoding, ..Options::default() }));
+        }
+    }
+    ways
+}
+
+/// Every way of storing pixels, by what is typed.
+const ENCODINGS: [&[(&str, &str)]; 1] = [&[("bigtiff", "yes")]];
+
+#[test]
+fn pixels_are_those_of_the_default_and_bytes_the_same_from_all_devices() {
+    let plain = made(&cpu());
+    for texts in ENCODINGS {
+        let mut first: Option<BTreeMap<String, Vec<u8>>> = None;
+        for (way, options) in ways(encoding(texts)) {
+            let files = made(&options);
+            let first = first.get_or_insert_with(|| files.clone());
+            assert_eq!(files.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>());
+            for (name, file) in &files {
+                assert!(*file == first[name], "{texts:?}: {name} is another by {way}");
+            }
+        }
+        for (name, file) in first.unwrap() {
+            assert!(file != plain[&name], "{texts:?}: {name}");
+            assert!(pixels(&file) == pixels(&plain[&name]), "{texts:?}: {name}");
+        }
+    }
+}
