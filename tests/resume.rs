@@ -290,7 +290,7 @@ fn a_second_signal_does_not_wait_for_what_hangs() {
             .args(["-e", "inject=writev:delay_enter=60000000:when=300"])
             .arg(env!("CARGO_BIN_EXE_tensortiff"))
             .args(job.args(&["-q"]))
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("strace is there; scripts/test installs it");
         let mut last = (0, Instant::now());
@@ -324,7 +324,9 @@ fn a_second_signal_does_not_wait_for_what_hangs() {
         };
         let took = started.elapsed();
         strace.kill().unwrap();
-        strace.wait().unwrap();
+        let told = text(&strace.wait_with_output().unwrap().stderr);
+        let says = "images written so far are whole; the same command with --resume goes on";
+        assert_eq!(told.contains(says), signals.len() == 1, "{told}");
         // Its last thread goes, and the lock with it, a moment after strace.
         let out = fs::File::open(&job.out).unwrap();
         while out.try_lock().is_err() {
@@ -345,10 +347,16 @@ fn a_second_signal_does_not_wait_for_what_hangs() {
 fn an_interrupted_run_says_how_to_go_on() {
     let job = Job::new();
     let (whole, _) = job.whole();
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    let cases = [
+        ("-INT", 130, "-q", "; the same command with --resume goes on"),
+        ("-TERM", 143, "-q", "; the same command with --resume goes on"),
+        ("-INT", 130, "--overwrite", " with --resume in the place of --overwrite goes on"),
+        ("-INT", 130, "--skip-existing", " with --resume in the place of --skip-existing goes on"),
+    ];
+    for (signal, code, option, how) in cases {
         drop(fs::remove_dir_all(&job.out));
         let mut child =
-            tool::tool().args(job.args(&["-q"])).stderr(Stdio::piped()).spawn().unwrap();
+            tool::tool().args(job.args(&[option])).stderr(Stdio::piped()).spawn().unwrap();
         while child.try_wait().unwrap().is_none() && job.made() < 500 {}
         let pid = child.id().to_string();
         assert!(
@@ -359,7 +367,7 @@ fn an_interrupted_run_says_how_to_go_on() {
         assert_eq!(output.status.code(), Some(code), "{told}");
         let made = job.made();
         let says = format!("interrupted after {made} of {IMAGES} images, which are whole; ");
-        assert!(told.contains(&says) && told.contains("with --resume goes on"), "{told}");
+        assert!(told.contains(&says) && told.contains(how), "{told}");
         let (_, told) = ends_with(0, &job.args(&["--resume"]));
         assert!(told.contains(&format!("; {made} were there already")), "all are known: {told}");
         same(&tree(&job.out), &whole, &told);
@@ -382,11 +390,7 @@ fn what_fsync_promises_is_asked_of_the_system() {
             .status()
             .expect("strace is there; scripts/test installs it");
         assert!(traced.success());
-        let name = |line: &str| {
-            let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
-            call.split_once('(').map(|(name, _)| name.to_owned())
-        };
-        fs::read_to_string(log).unwrap().lines().filter_map(name).collect()
+        tool::traced_calls(&fs::read_to_string(log).unwrap())
     };
     let count = |calls: &[String], name: &str| calls.iter().filter(|call| *call == name).count();
     let none = calls("none");
@@ -656,6 +660,12 @@ fn a_dry_run_says_what_would_be_and_makes_nothing() {
     let (json, _) = ends_with(0, &job.args(&["-n", "--json", "--resume"]));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(json["there"].as_u64().unwrap() > 0, "{json}");
+    // Of what cannot even be planned a machine reads why.
+    let (json, told) = ends_with(2, &job.args(&["-n", "--json", "--name", "{tensor}.tif"]));
+    assert!(told.contains("two images would both be written to"), "{told}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let refused = json["refused"].as_str().unwrap();
+    assert!(told.contains(refused) && json.get("images").is_none(), "{json}");
     assert!(tree(&job.out) == before);
 }
 
@@ -684,4 +694,18 @@ fn an_image_that_failed_in_a_run_that_was_stopped_is_made_by_the_next() {
     assert_eq!(failed.len(), 1, "{failed:?}");
     ends_with(0, &job.args(&["--resume", "-q"]));
     same(&tree(&job.out), &whole, "an image that failed");
+}
+
+/// What a finished run recorded of z-scores is in the manifest of the run that goes on with it.
+#[test]
+fn means_and_deviations_are_kept_from_run_to_run() {
+    let dir = folder();
+    let out = dir.path().join("out").to_str().unwrap().to_owned();
+    let args = ["convert", sample(), "-o", &out, "-q", "--norm", "zscore"];
+    ends_with(0, &args);
+    let whole = tree(&out);
+    let gone = whole.keys().find(|path| path.extension().is_some_and(|e| e == "tif")).unwrap();
+    fs::remove_file(Path::new(&out).join(gone)).unwrap();
+    ends_with(0, &[&args[..], &["--resume"]].concat());
+    same(&tree(&out), &whole, "one image that was gone");
 }

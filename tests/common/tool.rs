@@ -39,6 +39,16 @@ pub fn join<'a>(take: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [take, more].concat()
 }
 
+/// The names of the calls in a log of `strace -f -o`, in its order. Each line begins with the
+/// thread's number, which is padded with spaces where it is short.
+pub fn traced_calls(log: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
+        call.split_once('(').map(|(name, _)| name.to_owned())
+    };
+    log.lines().filter_map(name).collect()
+}
+
 /// A folder for a test, and its path as text.
 pub fn folder() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -89,6 +99,29 @@ pub fn dump(path: &Path, tensors: &[(&str, &str, &[u64], usize)]) {
     let json = format!("{{{}}}", header.join(","));
     let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat();
     fs::write(path, bytes).unwrap();
+}
+
+/// An `.npz` of `a`, one byte, and of `q`, four numbers of NumPy's `longdouble`, which are not converted.
+pub fn unsupported_dump(path: &Path) {
+    let array = |descr: &str, shape: &str, data: usize| {
+        let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}\n");
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &vec![0; data]].concat()
+    };
+    let (mut members, mut directory) = (Vec::new(), Vec::new());
+    for (name, data) in [("a", array("|u1", "(1, 1)", 1)), ("q", array("<f16", "(2, 2)", 64))] {
+        let begin = u32::try_from(members.len()).unwrap().to_le_bytes();
+        let len = u32::try_from(data.len()).unwrap().to_le_bytes();
+        // Both headers: version to checksum, which nobody looks at of what is stored; sizes; lengths.
+        let common = [&[0; 14], &len[..], &len, &[5, 0, 0, 0]].concat();
+        members.extend([b"PK\x03\x04", &common[..], name.as_bytes(), b".npy", &data].concat());
+        directory.extend([b"PK\x01\x02\0\0", &common[..], &[0; 10], &begin].concat());
+        directory.extend([name.as_bytes(), b".npy"].concat());
+    }
+    let [size, begin] =
+        [directory.len(), members.len()].map(|n| u32::try_from(n).unwrap().to_le_bytes());
+    let end = [b"PK\x05\x06\0\0\0\0\x02\0\x02\0", &size[..], &begin, &[0, 0]].concat();
+    fs::write(path, [members, directory, end].concat()).unwrap();
 }
 
 /// A dump whose data is a hole: any size at no cost.
