@@ -1,4 +1,5 @@
-//! What the GPU half moves and starts, counted: nothing twice, nothing more than it must, and tiny
+//! What the GPU half moves and starts, counted where the device is told to (`backend/gpu/recording.rs`,
+//! beside which nothing may, says `tests/house.rs`): nothing twice, nothing more than it must, and tiny
 //! images many at a time. (How long a card takes for it is another matter: `tensortiff bench`.)
 
 #![cfg(feature = "gpu")]
@@ -59,7 +60,7 @@ fn tiny_images_go_by_the_thousand() {
     assert_eq!(stats.submissions, stats.batches);
     // One kernel does all, in one dispatch a batch.
     assert_eq!(of(&stats, Kernel::Fused), stats.batches);
-    assert_eq!(stats.dispatches(), stats.batches);
+    assert_eq!(stats.dispatches, stats.batches);
     // Parameters, images, tiles and samples up; pixels and extents down.
     assert_eq!(stats.copies, 6 * stats.batches);
     let orders = stats.batches * bytes::<Params>() + images * (IMAGE + bytes::<Tile>());
@@ -77,6 +78,7 @@ fn larger_images_are_looked_at_and_made_once() {
         assert_eq!(of(&stats, kernel), stats.batches, "{kernel:?} {stats:?}");
     }
     assert_eq!(of(&stats, Kernel::Fused), 0);
+    assert_eq!(stats.dispatches, 3 * stats.batches);
     assert_eq!(stats.copies, 6 * stats.batches);
     let tiles = 2 * samples.div_ceil(u64::from(TILE));
     let orders = stats.batches * bytes::<Params>() + images * (IMAGE + tiles * bytes::<Tile>());
@@ -119,6 +121,8 @@ fn only_images_larger_than_a_buffer_go_up_twice() {
         assert!(orders < 100 * 1024, "{orders} bytes of orders, {stats:?}");
         let extents = stats.bytes_down - 4 * count;
         assert!(extents < 1024, "{extents} bytes of extents, {stats:?}");
+        let started: u64 = stats.kernels.iter().map(|kernel| kernel.dispatches).sum();
+        assert_eq!(stats.dispatches, started, "{stats:?}");
         let looked = stats.kernels[Kernel::Extent as usize].bytes;
         let made = stats.kernels[Kernel::Normalize as usize].bytes;
         assert_eq!((looked, made), (count, 5 * count));

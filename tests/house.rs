@@ -129,3 +129,38 @@ fn each_outside_crate_has_one_window() {
         assert!(used > 0, "nothing uses {name}");
     }
 }
+
+/// `tests/gpu_traffic.rs` counts what goes through it. Timestamps are not counted.
+#[test]
+fn a_device_is_told_what_to_do_in_one_place() {
+    let calls = [
+        "copy_buffer_to_buffer(",
+        "copy_buffer_to_texture(",
+        "write_buffer(",
+        "write_buffer_with(",
+        "write_texture(",
+        "create_buffer_init(",
+        "dispatch_workgroups(",
+        "dispatch_workgroups_indirect(",
+        "begin_compute_pass(",
+        "clear_buffer(",
+        "queue.submit(",
+    ];
+    let recording = Path::new("backend/gpu/recording.rs");
+    let mut seen = 0;
+    for (path, text) in sources() {
+        if !path.starts_with("backend/gpu") {
+            continue;
+        }
+        let code = code(&text);
+        for call in calls {
+            let times = code.matches(call).count();
+            match path.file_name().unwrap().to_str().unwrap() {
+                _ if path == recording => seen += times,
+                "timer.rs" if call == "copy_buffer_to_buffer(" => assert_eq!(times, 2),
+                _ => assert_eq!(times, 0, "src/{}: {call} is for {recording:?}", path.display()),
+            }
+        }
+    }
+    assert!(seen >= 6, "{seen} of these calls are left in {recording:?}");
+}

@@ -13,10 +13,10 @@ MEMORY = ["tmpfs", "ramfs"]
 
 
 class Place:
-    """A folder in which programs run, each into a fresh folder below."""
+    """A folder in which programs run, each into a fresh folder below, and who starts them."""
 
-    def __init__(self, folder, named, is_first):
-        self.folder, self.named, self.is_first = folder, named, is_first
+    def __init__(self, folder, named, is_first, starter):
+        self.folder, self.named, self.is_first, self.starter = folder, named, is_first, starter
         self.memory = filesystem(folder) in MEMORY
         self.kept = []
 

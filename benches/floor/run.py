@@ -111,23 +111,33 @@ USUAL = ["floor-whole", "floor-twice", "floor-steps", "floor-again", "tensortiff
          "tensortiff-auto", "tensortiff-none", "tensortiff-wide", "tensortiff-percentile", "plain"]
 
 
-def run(command, dump, out):
-    """A whole process: seconds, processor seconds, peak KiB, and when it was started."""
-    words = [str({"DUMP": dump, "OUT": out}.get(word, word)) for word in command]
-    begun, start = time.time(), time.perf_counter()
-    child = os.posix_spawn(words[0], words, os.environ)
-    try:
-        _, status, usage = os.wait4(child, 0)
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise
-    took = time.perf_counter() - start
-    if status != 0:
-        code = os.waitstatus_to_exitcode(status)
-        sys.exit(f"{' '.join(words)} failed with {code}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return {"seconds": took, "cpu": cpu, "rss_kib": usage.ru_maxrss, "begun": begun}
+class Starter:
+    """Runs programs from a process that stays small: see starter.py."""
+
+    def __init__(self):
+        command = [sys.executable, "-I", "-S", HERE / "starter.py"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def run(self, command, dump, out):
+        """A whole process: seconds, processor seconds, peak KiB, and when it was started."""
+        words = [str({"DUMP": dump, "OUT": out}.get(word, word)) for word in command]
+        print(json.dumps(words), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"{' '.join(words)} could not be started")
+        status, took, cpu, peak, begun = json.loads(answer)
+        if status != 0:
+            code = os.waitstatus_to_exitcode(status)
+            sys.exit(f"{' '.join(words)} failed with {code}")
+        return {"seconds": took, "cpu": cpu, "rss_kib": peak, "begun": begun}
 
 
 def look(program, dump, out, row):
@@ -173,7 +183,7 @@ def measure(place, dump, commands, rounds, *, checked=False, fewer=ROUNDS):
                 continue
             out = place.folder / f"{dump.stem}-{name}-{number}"
             place.before(dump, needed)
-            row = run(commands[name], dump, out)
+            row = place.starter.run(commands[name], dump, out)
             figures[name].append(row)
             sizes[name] = look(name, dump, out, row)
             if checked and number == 0 and not name.startswith("floor"):
@@ -374,10 +384,11 @@ def main():
     for number, on in enumerate(options.on):
         with tempfile.TemporaryDirectory(prefix="tensortiff-floor-", dir=on) as folder:
             try:
-                place = Place(Path(folder), on, number == 0)
-                if options.guard:
-                    return guard(place, options)
-                everything(place, options, saved)
+                with Starter() as starter:
+                    place = Place(Path(folder), on, number == 0, starter)
+                    if options.guard:
+                        return guard(place, options)
+                    everything(place, options, saved)
             finally:
                 # To delete takes long on some disks; who ends it then would leave gigabytes.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -40,11 +40,13 @@ pub fn join<'a>(take: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The names of the calls in a log of `strace -f -o`, in its order. Each line begins with the
-/// thread's number, which is padded with spaces where it is short.
+/// thread's number, which is padded with spaces where it is short; a call that another thread cut in
+/// two has two lines, of which the second begins with `<...`.
 pub fn traced_calls(log: &str) -> Vec<String> {
     let name = |line: &str| {
         let call = line.split_once(' ').map_or("", |(_, call)| call.trim_start());
-        call.split_once('(').map(|(name, _)| name.to_owned())
+        let (name, _) = call.split_once('(').filter(|(name, _)| !name.starts_with('<'))?;
+        Some(name.to_owned())
     };
     log.lines().filter_map(name).collect()
 }

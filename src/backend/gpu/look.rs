@@ -8,6 +8,7 @@ use super::layout::{
     BINS, GATHERED_WORDS, Image, MOST_PREFIXES, Params, SUM_PARTS, SUMS_AT, TILE, Tile, ZEROS_AT,
     dtype_code,
 };
+use super::recording::{Recording, Way};
 use super::{Gpu, lock};
 use crate::backend::cpu::range::DeviceExtent;
 use crate::backend::{Answer, Question};
@@ -96,28 +97,21 @@ impl Gpu {
         let samples = (raw.len() / question.dtype.size()) as u64;
         let samples = u32::try_from(samples).ok().filter(|count| u64::from(*count) <= MOST);
         let samples = samples.ok_or_else(|| self.device.error("was handed too many samples"))?;
-        self.write(&looking, question, (samples, prefixes), raw);
+        let mut recording = Recording::new(&self.device, "look");
+        write(&mut recording, &looking, question, (samples, prefixes), raw);
         let bins = u64::from(prefixes) * 4 * u64::from(BINS);
-        let label = Some("look");
-        let mut encoder =
-            self.device.inner.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        encoder.clear_buffer(&looking.found, 0, None);
+        recording.clear(&looking.found, None);
         if bins > 0 {
-            encoder.clear_buffer(&looking.bins, 0, Some(bins));
+            recording.clear(&looking.bins, Some(bins));
         }
-        {
-            let timestamp_writes = None;
-            let mut pass = encoder
-                .begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });
-            pass.set_bind_group(0, &looking.bind_group, &[]);
-            pass.set_pipeline(self.kernels.pipeline(Kernel::Gather));
-            pass.dispatch_workgroups(samples.div_ceil(self.tuning.shape.tile), 1, 1);
-        }
-        encoder.copy_buffer_to_buffer(&looking.found, 0, &looking.readback, 0, WORDS);
+        let workgroups = samples.div_ceil(self.tuning.shape.tile);
+        let started = [(self.kernels.pipeline(Kernel::Gather), workgroups)];
+        recording.pass(None, &looking.bind_group, started);
+        recording.copy(Way::Down, (&looking.found, 0), (&looking.readback, 0), WORDS);
         if bins > 0 {
-            encoder.copy_buffer_to_buffer(&looking.bins, 0, &looking.readback, WORDS, bins);
+            recording.copy(Way::Down, (&looking.bins, 0), (&looking.readback, WORDS), bins);
         }
-        self.device.queue.submit([encoder.finish()]);
+        recording.submit();
         self.suffer(fault, Fault::LostAfter);
         self.suffer(fault, Fault::Invalid);
         self.device.check()?;
@@ -137,42 +131,41 @@ impl Gpu {
         self.looked.fetch_add(u64::from(samples), std::sync::atomic::Ordering::Relaxed);
         Ok(answer)
     }
+}
 
-    fn write(
-        &self,
-        looking: &Looking,
-        question: &Question<'_>,
-        (samples, prefixes): (u32, u32),
-        raw: &[u8],
-    ) {
-        let params = Params {
-            dtype: dtype_code(question.dtype).unwrap_or(u32::MAX),
-            images: 1,
-            settled: question.settled,
-            prefixes,
-            sums: u32::from(question.sums),
-            ..Params::default()
-        };
-        let image = Image { samples, ..Image::default() };
-        #[allow(clippy::cast_possible_truncation, reason = "of 32 bits half are settled")]
-        let tile = |prefix: &u64| Tile { image: *prefix as u32, first_sample: 0 };
-        let tiles: Vec<Tile> = question.prefixes.iter().map(tile).collect();
-        let queue = &self.device.queue;
-        queue.write_buffer(&looking.params, 0, bytemuck::bytes_of(&params));
-        queue.write_buffer(&looking.images, 0, bytemuck::bytes_of(&image));
-        if !tiles.is_empty() {
-            queue.write_buffer(&looking.tiles, 0, bytemuck::cast_slice(&tiles));
-        }
-        // Whole words.
-        let (words, rest) = raw.split_at(raw.len() / 4 * 4);
-        if !words.is_empty() {
-            queue.write_buffer(&looking.raw, 0, words);
-        }
-        if !rest.is_empty() {
-            let mut word = [0; 4];
-            word[..rest.len()].copy_from_slice(rest);
-            queue.write_buffer(&looking.raw, words.len() as u64, &word);
-        }
+fn write(
+    recording: &mut Recording<'_>,
+    looking: &Looking,
+    question: &Question<'_>,
+    (samples, prefixes): (u32, u32),
+    raw: &[u8],
+) {
+    let params = Params {
+        dtype: dtype_code(question.dtype).unwrap_or(u32::MAX),
+        images: 1,
+        settled: question.settled,
+        prefixes,
+        sums: u32::from(question.sums),
+        ..Params::default()
+    };
+    let image = Image { samples, ..Image::default() };
+    #[allow(clippy::cast_possible_truncation, reason = "of 32 bits half are settled")]
+    let tile = |prefix: &u64| Tile { image: *prefix as u32, first_sample: 0 };
+    let tiles: Vec<Tile> = question.prefixes.iter().map(tile).collect();
+    recording.write(&looking.params, 0, bytemuck::bytes_of(&params));
+    recording.write(&looking.images, 0, bytemuck::bytes_of(&image));
+    if !tiles.is_empty() {
+        recording.write(&looking.tiles, 0, bytemuck::cast_slice(&tiles));
+    }
+    // Whole words.
+    let (words, rest) = raw.split_at(raw.len() / 4 * 4);
+    if !words.is_empty() {
+        recording.write(&looking.raw, 0, words);
+    }
+    if !rest.is_empty() {
+        let mut word = [0; 4];
+        word[..rest.len()].copy_from_slice(rest);
+        recording.write(&looking.raw, words.len() as u64, &word);
     }
 }
 

@@ -22,6 +22,7 @@ mod look;
 mod pipe;
 mod proof;
 mod reader;
+mod recording;
 mod ring;
 mod slot;
 mod speed;
@@ -60,6 +61,8 @@ pub struct GpuStats {
     pub batches: u64,
     /// Copies from buffer to buffer.
     pub copies: u64,
+    /// Kernels started, as the device was told to.
+    pub dispatches: u64,
     /// Of each kernel, in the order of [`Kernel::ALL`](kernels::Kernel::ALL).
     pub kernels: [KernelStats; kernels::KERNELS],
     /// Bytes of samples and orders that went up.
@@ -75,14 +78,6 @@ pub struct GpuStats {
     pub waits: u64,
     /// Submissions under way by the first of these.
     pub submissions_before_first_wait: u64,
-}
-
-impl GpuStats {
-    /// Kernels started.
-    #[must_use]
-    pub fn dispatches(&self) -> u64 {
-        self.kernels.iter().map(|kernel| kernel.dispatches).sum()
-    }
 }
 
 /// Bytes of memory that the buffers of a GPU take at most for these spans, those on the card counted as

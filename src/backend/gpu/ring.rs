@@ -241,19 +241,20 @@ impl Gpu {
         self.count(|stats| {
             stats.batches += 1;
             stats.submissions += 1;
-            stats.copies += traffic.copies;
+            stats.copies += traffic.moved.copies;
+            stats.dispatches += traffic.moved.dispatches;
             for (kernel, bytes) in traffic.kernels.into_iter().flatten() {
                 let of = &mut stats.kernels[kernel as usize];
                 of.dispatches += 1;
                 of.bytes += bytes;
             }
-            stats.bytes_up += traffic.up;
-            stats.bytes_down += traffic.down;
+            stats.bytes_up += traffic.moved.up;
+            stats.bytes_down += traffic.moved.down;
         });
         self.suffer(fault, Fault::LostAfter);
         self.suffer(fault, Fault::Invalid);
         self.device.check()?;
-        filled.slot.map(&self.device, traffic.down + traffic.timestamps);
+        filled.slot.map(&self.device, traffic.answer + traffic.timestamps);
         self.suffer(fault, Fault::LostMapping);
         self.device.check()?;
         Ok(Flying { filled, index, since: Instant::now(), traffic })
@@ -262,15 +263,15 @@ impl Gpu {
     fn arrived<'q>(&self, flying: Flying<'q>) -> Result<Finished<'q>, Error> {
         let Filled { slot, batch, tasks, held } = flying.filled;
         let traffic = flying.traffic;
-        let view = slot
-            .readback
-            .slice(0..traffic.down + traffic.timestamps)
-            .get_mapped_range()
-            .map_err(|error| self.device.error(super::device::one_line(&error.to_string())))?;
+        let view =
+            slot.readback
+                .slice(0..traffic.answer + traffic.timestamps)
+                .get_mapped_range()
+                .map_err(|error| self.device.error(super::device::one_line(&error.to_string())))?;
         if traffic.timestamps > 0 {
-            let down = usize::try_from(traffic.down).expect("a mapped buffer fits memory");
+            let answer = usize::try_from(traffic.answer).expect("a mapped buffer fits memory");
             let period = self.device.queue.get_timestamp_period();
-            let mut times = nanoseconds(&view[down..], period);
+            let mut times = nanoseconds(&view[answer..], period);
             self.count(|stats| {
                 if traffic.timed_copies {
                     stats.nanoseconds_up += times.next().unwrap_or_default();

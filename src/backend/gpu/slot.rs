@@ -10,6 +10,7 @@ use super::batch::{Batch, MOST_IMAGES, Part, Sizes};
 use super::device::Device;
 use super::kernels::{Bound, KERNELS, Kernel, Kernels};
 use super::layout::{Image, Params, Tile};
+use super::recording::{Moved, Recording, Way};
 use super::timer::Timer;
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
 use crate::error::Error;
@@ -110,55 +111,48 @@ impl Slot {
     ) -> (wgpu::SubmissionIndex, Traffic) {
         self.staging.unmap();
         let mut traffic = Traffic::default();
-        let label = Some("batch");
-        let mut encoder =
-            device.inner.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let mut recording = Recording::new(device, "batch");
         let copies = self.timer.as_ref().filter(|timer| timer.copies);
-        let stamp = |encoder: &mut wgpu::CommandEncoder, edge| {
+        let stamp = |recording: &mut Recording<'_>, edge| {
             if let Some(timer) = copies {
-                timer.stamp(encoder, edge);
+                timer.stamp(recording.encoder(), edge);
             }
         };
         traffic.timed_copies = copies.is_some();
-        stamp(&mut encoder, 0);
+        stamp(&mut recording, 0);
         let mut at = 0;
         for (part, len) in batch.order_sizes() {
             if len > 0 {
-                encoder.copy_buffer_to_buffer(&self.staging, at, self.part(part), 0, len);
-                traffic.copies += 1;
+                recording.copy(Way::Up, (&self.staging, at), (self.part(part), 0), len);
             }
             at += len;
         }
         let raw = u64::from(batch.raw()).next_multiple_of(4);
-        encoder.copy_buffer_to_buffer(&self.staging, self.raw_at(), &self.raw, 0, raw);
-        traffic.copies += 1;
-        traffic.up = at + raw;
-        stamp(&mut encoder, 1);
+        recording.copy(Way::Up, (&self.staging, self.raw_at()), (&self.raw, 0), raw);
+        stamp(&mut recording, 1);
         let [pixels, extents] = batch.readback();
-        encoder.clear_buffer(&self.extents, 0, Some(extents));
-        self.dispatch(&mut encoder, kernels, batch, &mut traffic);
-        stamp(&mut encoder, 2);
+        recording.clear(&self.extents, Some(extents));
+        self.dispatch(&mut recording, kernels, batch, &mut traffic);
+        stamp(&mut recording, 2);
         if pixels > 0 {
-            encoder.copy_buffer_to_buffer(&self.pixels, 0, &self.readback, 0, pixels);
-            traffic.copies += 1;
+            recording.copy(Way::Down, (&self.pixels, 0), (&self.readback, 0), pixels);
         }
-        encoder.copy_buffer_to_buffer(&self.extents, 0, &self.readback, pixels, extents);
-        traffic.copies += 1;
-        traffic.down = pixels + extents;
-        stamp(&mut encoder, 3);
+        recording.copy(Way::Down, (&self.extents, 0), (&self.readback, pixels), extents);
+        traffic.answer = pixels + extents;
+        stamp(&mut recording, 3);
         if let Some(timer) = &self.timer {
             let passes = traffic.kernels.iter().flatten().count();
-            let down = traffic.down;
-            traffic.timestamps = timer.resolve(&mut encoder, passes, &self.readback, down);
+            let encoder = recording.encoder();
+            traffic.timestamps = timer.resolve(encoder, passes, &self.readback, traffic.answer);
         }
-        let index = device.queue.submit([encoder.finish()]);
-        (index, traffic)
+        let (index, moved) = recording.submit();
+        (index, Traffic { moved, ..traffic })
     }
 
     /// All kernels in one pass; each in its own where they are timed.
     fn dispatch(
         &self,
-        encoder: &mut wgpu::CommandEncoder,
+        recording: &mut Recording<'_>,
         kernels: &Kernels,
         batch: &Batch,
         traffic: &mut Traffic,
@@ -169,14 +163,9 @@ impl Slot {
         let in_one = if self.timer.is_some() { 1 } else { wanted.len().max(1) };
         for (number, together) in wanted.chunks(in_one).enumerate() {
             let timestamp_writes = self.timer.as_ref().map(|timer| timer.writes(number));
-            let label = Some("batch");
-            let mut pass = encoder
-                .begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });
-            pass.set_bind_group(0, &self.bind_group, &[]);
-            for (kernel, count) in together {
-                pass.set_pipeline(kernels.pipeline(*kernel));
-                pass.dispatch_workgroups(*count, 1, 1);
-            }
+            let started =
+                together.iter().map(|(kernel, count)| (kernels.pipeline(*kernel), *count));
+            recording.pass(timestamp_writes, &self.bind_group, started);
         }
         for (kept, (kernel, _)) in traffic.kernels.iter_mut().zip(wanted) {
             *kept = Some((kernel, batch.traffic(kernel)));
@@ -214,13 +203,12 @@ impl Slot {
     }
 }
 
-/// What a submission moved.
+/// What a submission is about.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Traffic {
-    pub(super) up: u64,
-    pub(super) down: u64,
-    pub(super) copies: u64,
-    /// Bytes behind `down`.
+    pub(super) moved: Moved,
+    /// Bytes in `readback`, and those of timestamps behind them.
+    pub(super) answer: u64,
     pub(super) timestamps: u64,
     /// Whether the first of these are the copies'.
     pub(super) timed_copies: bool,

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::Gpu;
+use super::recording::{Recording, Way};
 use super::timer::Timer;
 use crate::error::Error;
 
@@ -63,19 +64,19 @@ impl Gpu {
             // The first round meets memory that nobody touched yet.
             let mut seconds = [0.0; 3];
             for seconds in &mut seconds {
-                let mut encoder = self.device.inner.create_command_encoder(&Default::default());
+                let mut recording = Recording::new(&self.device, "speed");
                 if let Some(timer) = &timer {
-                    timer.stamp(&mut encoder, 0);
+                    timer.stamp(recording.encoder(), 0);
                 }
                 for _ in 0..COPIES {
-                    encoder.copy_buffer_to_buffer(from, 0, to, 0, size);
+                    recording.copy(Way::Within, (from, 0), (to, 0), size);
                 }
                 if let Some(timer) = &timer {
-                    timer.stamp(&mut encoder, 1);
-                    timer.resolve_one(&mut encoder, &stamps);
+                    timer.stamp(recording.encoder(), 1);
+                    timer.resolve_one(recording.encoder(), &stamps);
                 }
                 let start = Instant::now();
-                let index = self.device.queue.submit([encoder.finish()]);
+                let (index, _) = recording.submit();
                 self.device.poll(Some((index, self.device.patience)))?;
                 *seconds = start.elapsed().as_secs_f64();
                 if let Some(timer) = &timer {

@@ -4,6 +4,7 @@
 use super::Gpu;
 use super::batch::{Batch, Workgroups};
 use super::kernels::{Bound, Kernel};
+use super::recording::{Recording, Way};
 use crate::backend::cpu::range::{DeviceExtent, DeviceRange};
 use crate::error::Error;
 
@@ -56,8 +57,9 @@ impl Gpu {
             let backs: Vec<_> = contents[4..].iter().map(|bytes| make(bytes, back)).collect();
             [buffers, backs]
         })?;
+        let mut recording = Recording::new(&self.device, "stage");
         for (buffer, bytes) in buffers.iter().zip(contents) {
-            self.device.queue.write_buffer(buffer, 0, bytes);
+            recording.write(buffer, 0, bytes);
         }
         let bound = Bound {
             params: &buffers[0],
@@ -69,18 +71,13 @@ impl Gpu {
             pixels: &buffers[6],
         };
         let bind_group = self.kernels.bind(&self.device.inner, "stage", &bound);
-        let mut encoder = self.device.inner.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_bind_group(0, &bind_group, &[]);
-            pass.set_pipeline(self.kernels.pipeline(kernel));
-            let all: Workgroups = batch.workgroups();
-            pass.dispatch_workgroups(kernel.workgroups(&all), 1, 1);
-        }
+        let all: Workgroups = batch.workgroups();
+        let started = [(self.kernels.pipeline(kernel), kernel.workgroups(&all))];
+        recording.pass(None, &bind_group, started);
         for (buffer, back) in buffers[4..].iter().zip(&backs) {
-            encoder.copy_buffer_to_buffer(buffer, 0, back, 0, back.size());
+            recording.copy(Way::Down, (buffer, 0), (back, 0), back.size());
         }
-        self.device.queue.submit([encoder.finish()]);
+        recording.submit();
         let mut after = Vec::new();
         for (back, bytes) in backs.iter().zip(&contents[4..]) {
             let view = self.device.mapped(back, back.size())?;
