@@ -61,6 +61,32 @@ fn bytes(source: &DumpFiles, tensor: usize) -> Result<Vec<u8>, Error> {
     source.read_at(tensor, 0, &mut bytes).map(|()| bytes)
 }
 
+/// What lies there is found in the file, end for end, and is of the size that the archive has.
+#[test]
+fn what_lies_in_a_file_can_be_read_as_it_is() {
+    let dir = written();
+    for (name, packed) in [("stored", false), ("packed", true)] {
+        let path = dir.path().join(name).join("d.npz");
+        let (file, source) = (fs::read(&path).unwrap(), DumpFiles::open(&[&path]).unwrap());
+        let mut total = 0;
+        for (tensor, info) in source.tensors().iter().enumerate() {
+            let len = source.stored_bytes(tensor);
+            let mut lies = vec![0; len as usize];
+            source.read_stored(tensor, 0, &mut lies).unwrap();
+            assert!(lies.is_empty() || file.windows(lies.len()).any(|part| part == lies));
+            let mut last = [0];
+            if len > 0 {
+                source.read_stored(tensor, len - 1, &mut last).unwrap();
+                assert_eq!(last[0], *lies.last().unwrap());
+            }
+            assert!(source.read_stored(tensor, len, &mut last).is_err(), "{}", info.name);
+            assert!(packed || Some(len) == info.bytes(), "{}", info.name);
+            total += len;
+        }
+        assert!(total <= file.len() as u64 && total > file.len() as u64 * 9 / 10, "{total}");
+    }
+}
+
 #[test]
 fn compressed_arrays_are_those_that_are_not() {
     let dir = written();

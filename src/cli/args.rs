@@ -641,7 +641,8 @@ Examples:
 
 GB/s are 10^9 bytes of samples read a second: the median of the rounds, and their range.
   reading      the samples, into memory, and nothing else
-  file copy    reading them and writing files of the same sizes, and nothing else
+  file copy    reading the bytes of the dump as they are, packed or not, and writing files of the
+               sizes of the images, and nothing else
   to nothing   the whole conversion but for the files
   to files     the whole conversion; under it, from the run in the middle, the speed in the share
                of the time that threads spent reading, computing and writing, and the share spent
@@ -682,7 +683,7 @@ pub(super) struct BenchArgs {
     pub(super) output: Option<PathBuf>,
 
     /// How often everything is measured.
-    #[arg(long, value_name = "N", default_value = "3")]
+    #[arg(long, value_name = "N", default_value = "5")]
     pub(super) rounds: NonZeroUsize,
 
     /// Measure on a sixteenth of the made data.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::formats::{self, Found};
-use super::inflate::Broken;
+use super::inflate::{Broken, Packed};
 use super::open_files::{self, Gone, OpenFiles};
 use super::reading::Reading;
 use super::stored::Stored;
@@ -45,6 +45,8 @@ struct Place {
     file: usize,
     /// In the file, or in the member that it is packed in.
     begin: u64,
+    /// What lies in the file: its bytes, or the whole member.
+    lies: Range<u64>,
     stored: Stored,
     /// The number of the member.
     packed: Option<usize>,
@@ -105,6 +107,16 @@ impl DumpFiles {
         }
     }
 
+    fn told(&self, tensor: usize, broken: Broken<Gone>) -> Error {
+        let info = &self.tensors[tensor];
+        let (dump, tensor) = (self.dumps[info.dump].label.clone(), info.name.clone());
+        match broken {
+            Broken::Read(Gone::Refused(source)) => Error::Read { dump, tensor, source },
+            Broken::Read(Gone::Changed(end)) => Error::Changed { dump, tensor, end },
+            Broken::Damaged(problem) => Error::Damaged { dump, tensor, problem },
+        }
+    }
+
     fn fill(&self, file: usize, at: u64, buf: &mut [u8]) -> Result<(), Gone> {
         let file = self.files.get(file)?;
         let read = pread::fill(&file, at, buf)?;
@@ -148,9 +160,13 @@ impl DumpFiles {
             match tensor.dtype {
                 Ok(dtype) => {
                     self.tensors.push(TensorInfo::new(tensor.name, dump, dtype, tensor.shape));
+                    let begin = data + tensor.begin;
+                    let whole = |member: &Packed| member.begin..member.begin + member.len;
+                    let own = || begin..begin + tensor.bytes;
                     self.places.push(Place {
                         file,
-                        begin: data + tensor.begin,
+                        begin,
+                        lies: tensor.packed.as_ref().map_or_else(own, whole),
                         stored: tensor.stored,
                         packed: tensor.packed.map(|packed| self.unpacker.add(packed)),
                     });
@@ -220,14 +236,23 @@ impl Source for DumpFiles {
             let fill = &mut |at: u64, buf: &mut [u8]| self.fill_from(place, begin + at, buf);
             stored.read(&info.shape, info.dtype.size() as u64, offset, buf, fill)
         };
-        filled.map_err(|broken| {
-            let (dump, tensor) = (dump.label.clone(), info.name.clone());
-            match broken {
-                Broken::Read(Gone::Refused(source)) => Error::Read { dump, tensor, source },
-                Broken::Read(Gone::Changed(end)) => Error::Changed { dump, tensor, end },
-                Broken::Damaged(problem) => Error::Damaged { dump, tensor, problem },
-            }
-        })
+        filled.map_err(|broken| self.told(tensor, broken))
+    }
+
+    fn stored_bytes(&self, tensor: usize) -> u64 {
+        let lies = &self.places[tensor].lies;
+        lies.end - lies.start
+    }
+
+    fn read_stored(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let Place { file, lies, .. } = &self.places[tensor];
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > lies.end - lies.start) {
+            let info = &self.tensors[tensor];
+            return Err(past_end(&self.dumps[info.dump], info, offset, buf.len()));
+        }
+        let filled = self.fill(*file, lies.start + offset, buf);
+        filled.map_err(|gone| self.told(tensor, Broken::Read(gone)))
     }
 }
 

@@ -106,6 +106,21 @@ pub trait Source: Sync {
         Ok(())
     }
 
+    /// Bytes that a tensor takes where it lies: fewer than [`TensorInfo::bytes`] where it is packed.
+    fn stored_bytes(&self, tensor: usize) -> u64 {
+        self.tensors()[tensor].bytes().unwrap_or(u64::MAX)
+    }
+
+    /// Fills `buf` with the bytes of tensor number `tensor` from byte `offset` of
+    /// [`stored_bytes`](Source::stored_bytes) on as they lie there, whatever they mean: what a copy
+    /// of the dump reads.
+    ///
+    /// # Errors
+    /// As [`read_at`](Source::read_at).
+    fn read_stored(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.read_at(tensor, offset, buf)
+    }
+
     /// Fills `buf` with the bytes of tensor number `tensor` that start at byte `offset` of it.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -93,6 +94,12 @@ impl Unit<'_> {
     fn bytes(&self) -> u64 {
         self.images * self.row.samples() * self.row.dtype.size() as u64
     }
+
+    /// Its share of a tensor of so many bytes that takes `stored` where it lies.
+    fn lies(&self, bytes: u64, stored: u64) -> Range<u64> {
+        let begin = self.row.byte_offset(self.first);
+        part(stored, begin, bytes)..part(stored, begin + self.bytes(), bytes)
+    }
 }
 
 /// The images of all rows, as a copy program takes them.
@@ -146,17 +153,22 @@ fn on_threads(
     Ok(started.elapsed())
 }
 
-/// Reads the samples, and does nothing with them.
+/// Reads the samples, as a conversion does, and does nothing with them.
 pub(super) fn read(
     source: &dyn Source,
     rows: &[Row],
     threads: NonZeroUsize,
     cancel: &AtomicBool,
 ) -> anyhow::Result<Duration> {
-    on_threads(threads, rows, |unit, buffer| read_unit(source, unit, buffer, cancel, |_, _| Ok(())))
+    on_threads(threads, rows, |unit, buffer| {
+        let at = unit.row.byte_offset(unit.first);
+        let mut read = |at, buf: &mut [u8]| source.read_at(unit.row.tensor, at, buf);
+        in_steps(at..at + unit.bytes(), &mut read, buffer, cancel, |_, _| Ok(()))
+    })
 }
 
-/// Reads the samples, and writes files of the sizes that their images will have.
+/// Reads bytes as they lie in the dump, an equal share of a tensor's for each of its images, and
+/// writes files of the sizes that these will have.
 pub(super) fn copy(
     source: &dyn Source,
     rows: &[Row],
@@ -173,43 +185,67 @@ pub(super) fn copy(
         let into = folder.join(unit.number.to_string());
         let told = |error| unwritable(&into, error);
         let create = |image: u64| File::create_new(into.join(format!("{image}.tif")));
-        let size = unit.row.dtype.size();
+        let mut read = |at, buf: &mut [u8]| source.read_stored(unit.row.tensor, at, buf);
+        let all = source.tensors()[unit.row.tensor].bytes().unwrap_or(u64::MAX);
+        let lies = unit.lies(all, source.stored_bytes(unit.row.tensor));
+        let pixels = unit.row.samples() * 4;
         if unit.bytes() <= STEP as u64 {
-            read_unit(source, unit, buffer, cancel, |_, _| Ok(()))?;
-            let file = HEADER + usize::try_from(unit.row.samples() * 4)?;
+            in_steps(lies, &mut read, buffer, cancel, |_, _| Ok(()))?;
+            let file = HEADER + usize::try_from(pixels)?;
             for image in unit.first..unit.first + unit.images {
                 create(image).and_then(|mut to| to.write_all(&buffer[..file])).map_err(told)?;
             }
             return Ok(());
         }
-        // A large image is written as it is read.
+        // A large image is written as it is read; of a packed one what is left, at the end.
         let mut file = create(unit.first).map_err(told)?;
-        let mut header = HEADER;
-        read_unit(source, unit, buffer, cancel, |buffer, bytes| {
+        let (mut header, mut left) = (HEADER, pixels);
+        let bytes = (lies.end - lies.start).max(1);
+        in_steps(lies, &mut read, buffer, cancel, |buffer, step| {
             let header = std::mem::take(&mut header);
-            file.write_all(&buffer[..header + bytes / size * 4]).map_err(told)
-        })
+            let share = part(pixels, step as u64, bytes).min(left);
+            left -= share;
+            write(&mut file, buffer, header, share).map_err(told)
+        })?;
+        Ok(write(&mut file, buffer, header, left).map_err(told)?)
     });
     remove(folder)?;
     outcome
 }
 
-/// Reads a unit in steps, and tells of each how many bytes it has.
-fn read_unit(
-    source: &dyn Source,
-    unit: Unit<'_>,
+/// So many of `all`, as `share` is of `of`.
+fn part(all: u64, share: u64, of: u64) -> u64 {
+    let part = u128::from(all) * u128::from(share) / u128::from(of.max(1));
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
+/// Writes so many bytes of a header and behind it of pixels, whatever these are.
+fn write(file: &mut File, buffer: &[u8], header: usize, mut pixels: u64) -> io::Result<()> {
+    let mut most = buffer.len() - header;
+    let mut before = header;
+    while before > 0 || pixels > 0 {
+        let len = usize::try_from(pixels).unwrap_or(usize::MAX).min(most);
+        file.write_all(&buffer[..before + len])?;
+        pixels -= len as u64;
+        (before, most) = (0, buffer.len());
+    }
+    Ok(())
+}
+
+/// Reads these bytes in steps, and tells of each how many it has.
+fn in_steps(
+    bytes: Range<u64>,
+    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Error>,
     buffer: &mut [u8],
     cancel: &AtomicBool,
     mut then: impl FnMut(&[u8], usize) -> Result<(), Error>,
 ) -> anyhow::Result<()> {
-    let bytes = unit.bytes();
-    let begins = unit.row.byte_offset(unit.first);
-    for done in (0..bytes).step_by(STEP) {
+    for at in bytes.clone().step_by(STEP) {
         if cancel.load(Ordering::Relaxed) {
             return Err(Error::Interrupted.into());
         }
-        let len = STEP.min(usize::try_from(bytes - done)?);
-        source.read_at(unit.row.tensor, begins + done, &mut buffer[..len])?;
+        let len = STEP.min(usize::try_from(bytes.end - at)?);
+        read(at, &mut buffer[..len])?;
         then(buffer, len)?;
     }
     Ok(())
@@ -266,9 +302,12 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::plan::Selected;
     use crate::source::MemorySource;
-    use crate::tensor::Dtype;
+    use crate::tensor::{Dtype, Dump, TensorInfo};
 
     /// Not how many images were whole, as `convert` would: they go with the folder.
     #[test]
@@ -278,6 +317,66 @@ mod tests {
         options.cancel.store(true, Ordering::Relaxed);
         let error = to_nothing(&source, &options).unwrap_err();
         assert!(matches!(error, Error::Interrupted), "{error}");
+    }
+
+    /// Ten bytes of samples are packed in one.
+    struct Tenth {
+        of: MemorySource<'static>,
+        read: Mutex<Vec<Range<u64>>>,
+    }
+
+    impl Source for Tenth {
+        fn dumps(&self) -> &[Dump] {
+            self.of.dumps()
+        }
+        fn tensors(&self) -> &[TensorInfo] {
+            self.of.tensors()
+        }
+        fn read_at(&self, _: usize, _: u64, _: &mut [u8]) -> Result<(), Error> {
+            panic!("nobody asked for samples");
+        }
+        fn stored_bytes(&self, tensor: usize) -> u64 {
+            self.of.stored_bytes(tensor) / 10
+        }
+        fn read_stored(&self, _: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+            self.read.lock().unwrap().push(offset..offset + buf.len() as u64);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_copy_reads_what_lies_there_and_reads_it_once() {
+        // Many images to a step, and many steps to an image.
+        for shape in [[1000, 10, 10], [3, 1000, 1400]] {
+            let bytes = usize::try_from(shape.iter().product::<u64>()).unwrap();
+            let of = MemorySource::new("m").with("a", Dtype::U8, &shape, vec![1; bytes]).unwrap();
+            let source = Tenth { of, read: Mutex::default() };
+            let selection = Options::default().selection;
+            let plan = Selected::new(source.dumps(), source.tensors(), &[], &selection).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let threads = NonZeroUsize::new(2).unwrap();
+            let into = folder.path().join("copy");
+            copy(&source, plan.rows(), threads, &into, &AtomicBool::new(false)).unwrap();
+            let mut read = source.read.into_inner().unwrap();
+            read.sort_by_key(|range| range.start);
+            let mut end = 0;
+            for range in read {
+                assert_eq!(range.start, end, "{shape:?}");
+                end = range.end;
+            }
+            assert_eq!(end, bytes as u64 / 10, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn files_have_a_header_and_all_their_pixels() {
+        let path = tempfile::tempdir().unwrap().keep().join("file");
+        for (header, pixels) in [(0, 0), (512, 0), (512, 10), (512, 5000), (0, 1024), (0, 1025)] {
+            let mut file = File::create(&path).unwrap();
+            write(&mut file, &[1; 1024], header, pixels).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), header as u64 + pixels);
+        }
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 
     /// However many threads are wished, all of them together copy what caches do not hold.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::results::{
-    AdapterResults, DeviceResults, KernelResults, Results, Rounds, SetResults, Share, Speed,
+    AdapterResults, DeviceResults, KernelResults, Pays, Results, Rounds, SetResults, Share, Speed,
     Verdict,
 };
 use crate::cli::convert::bytes;
@@ -149,8 +149,8 @@ fn pays(out: &mut dyn io::Write, results: &Results, auto: bool) -> io::Result<()
         let verdict = match pays.verdict {
             Verdict::Yes => "pays",
             Verdict::No => "does not pay",
-            Verdict::Unclear if results.rounds == 1 => {
-                "may pay or not, which one round does not tell"
+            Verdict::Unclear if results.rounds < Pays::ROUNDS => {
+                "may pay or not, which fewer than five rounds do not tell"
             }
             Verdict::Unclear => "makes no difference beyond that of the rounds",
         };

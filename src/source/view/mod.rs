@@ -275,6 +275,14 @@ impl<S: Source> Source for View<S> {
         self.of.check_unchanged()
     }
 
+    fn stored_bytes(&self, tensor: usize) -> u64 {
+        self.of.stored_bytes(tensor)
+    }
+
+    fn read_stored(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.of.read_stored(tensor, offset, buf)
+    }
+
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let Some(Some(way)) = self.ways.get(tensor) else {
             return self.of.read_at(tensor, offset, buf);
