@@ -28,7 +28,7 @@ use crate::backend::cpu::Cpu;
 use crate::encode::{Encoding, Header};
 use crate::error::Error;
 use crate::normalize::{Rule, Scope};
-use crate::plan::{Filter, Naming, Plan, Scopes, Selection};
+use crate::plan::{Filter, Naming, Plan, Row, Scopes, Selection};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
@@ -375,7 +375,7 @@ pub(crate) fn unsupported(source: &dyn Source, selection: &Selection) -> Result<
 
 /// Fails if any image does not fit the format.
 fn check_headers(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
-    (0..plan.rows().len()).try_for_each(|row| header(source, plan, options, row).map(drop))
+    (0..plan.rows().len()).try_for_each(|row| header_len(source, plan, options, row).map(drop))
 }
 
 fn header(
@@ -385,16 +385,35 @@ fn header(
     row: usize,
 ) -> Result<Header, Error> {
     let row = &plan.rows()[row];
-    let tensor = &source.tensors()[row.tensor];
-    let axes = &row.index_axes();
+    let name = &source.tensors()[row.tensor].name;
     let how = (&options.rule, options.scope);
     let size = (row.width, row.height);
-    let header = Header::new(size, &tensor.name, axes, row.dtype, how, &options.encoding);
-    header.map_err(|problem| Error::TooLarge {
+    let header = Header::new(size, name, &row.index_axes(), row.dtype, how, &options.encoding);
+    header.map_err(|problem| too_large(source, row, problem))
+}
+
+/// The length of what [`header`] makes.
+fn header_len(
+    source: &dyn Source,
+    plan: &Plan,
+    options: &Options,
+    row: usize,
+) -> Result<u64, Error> {
+    let row = &plan.rows()[row];
+    let name = &source.tensors()[row.tensor].name;
+    let how = (&options.rule, options.scope);
+    let size = (row.width, row.height);
+    let len = Header::len_of(size, name, &row.index_axes(), row.dtype, how, &options.encoding);
+    len.map_err(|problem| too_large(source, row, problem))
+}
+
+fn too_large(source: &dyn Source, row: &Row, problem: String) -> Error {
+    let tensor = &source.tensors()[row.tensor];
+    Error::TooLarge {
         dump: source.dumps()[tensor.dump].label.clone(),
         tensor: tensor.name.clone(),
         problem,
-    })
+    }
 }
 
 impl std::fmt::Debug for Options {

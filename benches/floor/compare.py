@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from dumps import SIZE, place, tensors
+from dumps import NHWC, SIZE, place, tensors
 
 
 def samples(dump, dtype, begin, count):
@@ -53,8 +53,13 @@ def main():
         for index in sorted({0, min(1, number - 1), number // 2, number - 1}):
             path = Path(out, place(program, dump, name, shape, index))
             image = tifffile.imread(path)
-            want = samples(dump, dtype, begin + index * count * SIZE[dtype], count)
             every = lambda: samples(dump, dtype, begin, count * number)
+            if Path(dump).stem == NHWC:
+                n, c, h, w = shape
+                want = every().reshape(n, h, w, c)[index // c, :, :, index % c]
+                want = np.ascontiguousarray(want)
+            else:
+                want = samples(dump, dtype, begin + index * count * SIZE[dtype], count)
             want = wanted(norm, want.reshape(shape[-2:]), every)
             if image.shape != want.shape or image.dtype != np.float32:
                 sys.exit(f"{path} holds {image.dtype} {image.shape}, not float32 {want.shape}")

@@ -31,7 +31,10 @@ MADE = {
     "BF16": [("t", "BF16", [2048, 256, 256])],
     "F16": [("t", "F16", [64, 64, 112, 112])],
     "MIXED": list(vit()),
+    "NHWC": [("t", "F32", [16, 256, 256, 64])],
 }
+# Of which the last axis counts images: not for programs that know nothing of layouts.
+NHWC = "NHWC"
 NAMES = [*MADE, "SAMPLE"]
 
 
@@ -69,14 +72,17 @@ def make_sample(sample, path, megabytes):
 
 
 def tensors(dump):
-    """Name, dtype, shape and place of each tensor of two axes or more."""
+    """Name, dtype, shape (the image's axes last) and place of each tensor of two axes or more."""
     with open(dump, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     for name, entry in header.items():
-        if len(entry["shape"]) >= 2:
-            yield name, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0]
+        shape = entry["shape"]
+        if Path(dump).stem == NHWC:
+            shape = [shape[0], shape[3], *shape[1:3]]
+        if len(shape) >= 2:
+            yield name, entry["dtype"], shape, 8 + length + entry["data_offsets"][0]
 
 
 def images(dump):

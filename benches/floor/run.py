@@ -336,6 +336,9 @@ def one_set(name, place, options):
         dumps.make(BUILT / "make", dump, tensors)
     commands = {program: command for program, command in programs(options.threads).items()
                 if program in options.programs}
+    if name == dumps.NHWC:
+        commands = {program: [*command, "--layout", name] for program, command in commands.items()
+                    if program.startswith(("floor", "tensortiff")) and program != AGAIN}
     load = os.getloadavg()
     figures = measure(place, dump, commands, options.rounds, checked=not options.unchecked,
                       fewer={} if options.even else ROUNDS)

@@ -87,99 +87,24 @@ impl Header {
         encoding: &Encoding,
     ) -> Result<Header, String> {
         let description = Description::new(tensor, dtype, how);
-        let lay_out = |kind| Header::lay_out(kind, (width, height), &description, axes);
-        let image = || format!("an image of {width}×{height} float pixels");
-        let found = match encoding.bigtiff {
-            BigTiff::Yes => lay_out(Kind::Big),
-            BigTiff::Auto => lay_out(Kind::Classic).or_else(|| lay_out(Kind::Big)),
-            BigTiff::No => {
-                return lay_out(Kind::Classic).ok_or_else(|| {
-                    format!(
-                        "{} does not fit a classic TIFF file, which ends at 4 GiB, and --bigtiff \
-                         no allows no other",
-                        image()
-                    )
-                });
-            }
-        };
-        found.ok_or_else(|| format!("{} does not fit any TIFF file", image()))
+        let layout = Layout::of((width, height), &description, axes, encoding)?;
+        Ok(layout.header(description))
     }
 
-    fn lay_out(
-        kind: Kind,
-        (width, height): (u64, u64),
-        description: &Description,
+    /// The [`len`](Header::len) of such a header, which is all that planning asks for.
+    ///
+    /// # Errors
+    /// As [`new`](Header::new).
+    pub fn len_of(
+        size: (u64, u64),
+        tensor: &str,
         axes: &[u64],
-    ) -> Option<Header> {
-        let [_, _, offset] = kind.sizes();
-        let row = width.checked_mul(4)?;
-        let pixels = row.checked_mul(height)?;
-        let rows_per_strip = if pixels <= ONE_STRIP { height } else { (STRIP / row).max(1) };
-        let strips = height.div_ceil(rows_per_strip);
-        // A list of one stands in the directory itself.
-        let list = if strips > 1 { strips.checked_mul(offset)? } else { 0 };
-
-        let software = kind.directory(14);
-        let offsets = (software + SOFTWARE.len() as u64).next_multiple_of(2);
-        let counts = offsets.checked_add(list)?;
-        let text = counts.checked_add(list)?;
-        let align = if pixels < SMALL { SMALL_ALIGN } else { ALIGN };
-        let longest = u64::try_from(description.longest(axes, pixels / 4)).ok()?;
-        let start = text.checked_add(longest)?.checked_next_multiple_of(align)?;
-        let end = start.checked_add(pixels)?;
-        if kind == Kind::Classic && u32::try_from(end).is_err() {
-            return None;
-        }
-
-        // All lie below `end`, which fits; so does every count.
-        let strip = rows_per_strip.checked_mul(row)?;
-        let strip_at = |i: u64| start + i * strip;
-        let strip_len = |i: u64| strip.min(pixels - i * strip);
-        let value = |type_, value: u64| Entry::new_u64(type_, 1, value.to_le_bytes());
-        let at =
-            |type_, count: u64, offset: u64| Entry::new_u64(type_, count, offset.to_le_bytes());
-        let listed = |first: u64, list_at: u64| match list {
-            0 => value(kind.long(), first),
-            _ => at(kind.long(), strips, list_at),
-        };
-        let entries = [
-            (Tag::ImageWidth, value(Type::LONG, u32::try_from(width).ok()?.into())),
-            (Tag::ImageLength, value(Type::LONG, u32::try_from(height).ok()?.into())),
-            (Tag::BitsPerSample, value(Type::SHORT, 32)),
-            (Tag::Compression, value(Type::SHORT, 1)),
-            (Tag::PhotometricInterpretation, value(Type::SHORT, 1)),
-            (Tag::ImageDescription, at(Type::ASCII, 0, text)),
-            (Tag::StripOffsets, listed(start, offsets)),
-            (Tag::SamplesPerPixel, value(Type::SHORT, 1)),
-            (Tag::RowsPerStrip, value(Type::LONG, rows_per_strip)),
-            (Tag::StripByteCounts, listed(pixels, counts)),
-            (Tag::Software, at(Type::ASCII, SOFTWARE.len() as u64, software)),
-            (Tag::SampleFormat, value(Type::SHORT, 3)),
-            (Tag::SMinSampleValue, value(Type::FLOAT, 0)),
-            (Tag::SMaxSampleValue, value(Type::FLOAT, 0)),
-        ];
-        let tags = entries.each_ref().map(|(tag, _)| *tag);
-        let mut bytes = directory(kind, entries);
-        debug_assert_eq!(bytes.len() as u64, software, "the directory is as long as laid out");
-        bytes.extend_from_slice(SOFTWARE);
-        bytes.resize(usize::try_from(offsets).ok()?, 0);
-        if list > 0 {
-            let wide = usize::try_from(offset).ok()?;
-            for number in (0..strips).map(strip_at).chain((0..strips).map(strip_len)) {
-                bytes.extend_from_slice(&number.to_le_bytes()[..wide]);
-            }
-        }
-        bytes.resize(usize::try_from(start).ok()?, 0);
-        let field = |tag: Tag| kind.entry(tags.iter().position(|&t| t == tag).unwrap_or(0));
-        let inline = if kind == Kind::Classic { 8 } else { 12 };
-        Some(Header {
-            bytes,
-            kind,
-            description: description.clone(),
-            text_count: field(Tag::ImageDescription) + 4,
-            text: usize::try_from(text).ok()?,
-            display: [Tag::SMinSampleValue, Tag::SMaxSampleValue].map(|tag| field(tag) + inline),
-        })
+        dtype: Dtype,
+        how: (&Rule, Scope),
+        encoding: &Encoding,
+    ) -> Result<u64, String> {
+        let description = Description::new(tensor, dtype, how);
+        Layout::of(size, &description, axes, encoding).map(|layout| layout.start)
     }
 
     /// Length in bytes, which is where the pixels begin.
@@ -247,6 +172,146 @@ impl Header {
     #[must_use]
     pub fn is_big(&self) -> bool {
         self.kind == Kind::Big
+    }
+}
+
+/// Where everything stands.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    kind: Kind,
+    width: u32,
+    height: u32,
+    pixels: u64,
+    rows_per_strip: u64,
+    strips: u64,
+    /// Bytes of a list of strips: none where there is one, which stands in the directory itself.
+    list: u64,
+    software: u64,
+    offsets: u64,
+    counts: u64,
+    text: u64,
+    start: u64,
+}
+
+impl Layout {
+    fn of(
+        (width, height): (u64, u64),
+        description: &Description,
+        axes: &[u64],
+        encoding: &Encoding,
+    ) -> Result<Layout, String> {
+        let of = |kind| Layout::of_kind(kind, (width, height), description, axes);
+        let image = || format!("an image of {width}×{height} float pixels");
+        let found = match encoding.bigtiff {
+            BigTiff::Yes => of(Kind::Big),
+            BigTiff::Auto => of(Kind::Classic).or_else(|| of(Kind::Big)),
+            BigTiff::No => {
+                return of(Kind::Classic).ok_or_else(|| {
+                    format!(
+                        "{} does not fit a classic TIFF file, which ends at 4 GiB, and --bigtiff \
+                         no allows no other",
+                        image()
+                    )
+                });
+            }
+        };
+        found.ok_or_else(|| format!("{} does not fit any TIFF file", image()))
+    }
+
+    fn of_kind(
+        kind: Kind,
+        (width, height): (u64, u64),
+        description: &Description,
+        axes: &[u64],
+    ) -> Option<Layout> {
+        let [_, _, offset] = kind.sizes();
+        let row = width.checked_mul(4)?;
+        let pixels = row.checked_mul(height)?;
+        let rows_per_strip = if pixels <= ONE_STRIP { height } else { (STRIP / row).max(1) };
+        let strips = height.div_ceil(rows_per_strip);
+        let list = if strips > 1 { strips.checked_mul(offset)? } else { 0 };
+
+        let software = kind.directory(14);
+        let offsets = (software + SOFTWARE.len() as u64).next_multiple_of(2);
+        let counts = offsets.checked_add(list)?;
+        let text = counts.checked_add(list)?;
+        let align = if pixels < SMALL { SMALL_ALIGN } else { ALIGN };
+        let longest = u64::try_from(description.longest(axes, pixels / 4)).ok()?;
+        let start = text.checked_add(longest)?.checked_next_multiple_of(align)?;
+        let end = start.checked_add(pixels)?;
+        usize::try_from(start).ok()?;
+        if kind == Kind::Classic && u32::try_from(end).is_err() {
+            return None;
+        }
+        let (width, height) = (u32::try_from(width).ok()?, u32::try_from(height).ok()?);
+        Some(Layout {
+            kind,
+            width,
+            height,
+            pixels,
+            rows_per_strip,
+            strips,
+            list,
+            software,
+            offsets,
+            counts,
+            text,
+            start,
+        })
+    }
+
+    /// The bytes. All that is laid out lies below the file's end, which fits; so does every count.
+    fn header(self, description: Description) -> Header {
+        let Layout { kind, pixels, strips, .. } = self;
+        let [_, _, offset] = kind.sizes();
+        let strip = self.rows_per_strip * u64::from(self.width) * 4;
+        let strip_at = |i: u64| self.start + i * strip;
+        let strip_len = |i: u64| strip.min(pixels - i * strip);
+        let value = |type_, value: u64| Entry::new_u64(type_, 1, value.to_le_bytes());
+        let at =
+            |type_, count: u64, offset: u64| Entry::new_u64(type_, count, offset.to_le_bytes());
+        let listed = |first: u64, list_at: u64| match self.list {
+            0 => value(kind.long(), first),
+            _ => at(kind.long(), strips, list_at),
+        };
+        let entries = [
+            (Tag::ImageWidth, value(Type::LONG, self.width.into())),
+            (Tag::ImageLength, value(Type::LONG, self.height.into())),
+            (Tag::BitsPerSample, value(Type::SHORT, 32)),
+            (Tag::Compression, value(Type::SHORT, 1)),
+            (Tag::PhotometricInterpretation, value(Type::SHORT, 1)),
+            (Tag::ImageDescription, at(Type::ASCII, 0, self.text)),
+            (Tag::StripOffsets, listed(self.start, self.offsets)),
+            (Tag::SamplesPerPixel, value(Type::SHORT, 1)),
+            (Tag::RowsPerStrip, value(Type::LONG, self.rows_per_strip)),
+            (Tag::StripByteCounts, listed(pixels, self.counts)),
+            (Tag::Software, at(Type::ASCII, SOFTWARE.len() as u64, self.software)),
+            (Tag::SampleFormat, value(Type::SHORT, 3)),
+            (Tag::SMinSampleValue, value(Type::FLOAT, 0)),
+            (Tag::SMaxSampleValue, value(Type::FLOAT, 0)),
+        ];
+        let tags = entries.each_ref().map(|(tag, _)| *tag);
+        let mut bytes = directory(kind, entries);
+        debug_assert_eq!(bytes.len() as u64, self.software, "as long as laid out");
+        let index = |at: u64| usize::try_from(at).expect("below the start, which fits");
+        bytes.extend_from_slice(SOFTWARE);
+        bytes.resize(index(self.offsets), 0);
+        if self.list > 0 {
+            for number in (0..strips).map(strip_at).chain((0..strips).map(strip_len)) {
+                bytes.extend_from_slice(&number.to_le_bytes()[..index(offset)]);
+            }
+        }
+        bytes.resize(index(self.start), 0);
+        let field = |tag: Tag| kind.entry(tags.iter().position(|&t| t == tag).unwrap_or(0));
+        let inline = if kind == Kind::Classic { 8 } else { 12 };
+        Header {
+            bytes,
+            kind,
+            description,
+            text_count: field(Tag::ImageDescription) + 4,
+            text: index(self.text),
+            display: [Tag::SMinSampleValue, Tag::SMaxSampleValue].map(|tag| field(tag) + inline),
+        }
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) fn clash(plan: &Plan) -> Option<Clash> {
 /// One case for all that some file system does not tell apart: character by character, so that
 /// a text folds to its parts' foldings joined. (`str::to_lowercase` looks around a Σ.)
 fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase(); // the same, sooner
+    }
     let lower = text.chars().flat_map(char::to_lowercase);
     lower.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }

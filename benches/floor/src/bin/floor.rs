@@ -24,7 +24,7 @@ use std::thread;
 use serde_json::Value;
 
 const USAGE: &str = "usage: floor DUMP OUT [--threads N] [--variant whole|vector|twice|steps|again] \
-                     [--step BYTES] [--headers SMALL,LARGE]\n\
+                     [--step BYTES] [--headers SMALL,LARGE] [--layout NCHW|NHWC]\n\
                      \n\
                      OUT must not exist. --headers: bytes before the pixels of images of less than \
                      64 KiB, and of others";
@@ -49,6 +49,9 @@ struct Options {
     step: usize,
     /// As tensortiff's are where tensors have short names; run.py holds sizes against its own.
     headers: [usize; 2],
+    /// The last axis of tensors of four counts images: as many bytes are read for each, from where
+    /// they are next to each other.
+    nhwc: bool,
 }
 
 /// Images of one tensor.
@@ -101,6 +104,7 @@ fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
         variant: Variant::Whole,
         step: 256 << 10,
         headers: [448, 512],
+        nhwc: false,
     };
     while let Some(word) = words.next() {
         let value = words.next()?;
@@ -110,6 +114,9 @@ fn options(mut words: impl Iterator<Item = String>) -> Option<Options> {
             "--headers" => {
                 let (small, large) = value.split_once(',')?;
                 found.headers = [small.parse().ok()?, large.parse().ok()?];
+            }
+            "--layout" => {
+                found.nhwc = ["NCHW", "NHWC"].iter().position(|&name| name == value)? == 1
             }
             "--variant" => {
                 found.variant = match value.as_str() {
@@ -192,8 +199,13 @@ fn rows(dump: &File, options: &Options) -> io::Result<Vec<Row>> {
         let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).ok()?;
         let [begin, end]: [usize; 2] =
             serde_json::from_value(tensor["data_offsets"].clone()).ok()?;
-        let [ref axes @ .., height, width] = shape[..] else { return None };
-        let images = axes.iter().product();
+        let (images, [height, width]) = match shape[..] {
+            [number, height, width, channels] if options.nhwc => {
+                (number * channels, [height, width])
+            }
+            [ref axes @ .., height, width] => (axes.iter().product(), [height, width]),
+            _ => return None,
+        };
         (begin < end).then(|| {
             let pixels = height * width * 4;
             Ok(Row {
