@@ -28,11 +28,12 @@ use crate::backend::cpu::Cpu;
 use crate::encode::{Encoding, Header};
 use crate::error::Error;
 use crate::normalize::{Rule, Scope};
-use crate::plan::{Filter, Naming, Plan, Row, Scopes, Selection};
+use crate::plan::{Filter, Naming, Plan, Scopes, Selection};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
+use crate::tensor::Dtype;
 pub use doubt::VerifySample;
 pub use preview::{Preview, preview};
 use recorder::Begun;
@@ -384,12 +385,7 @@ fn header(
     options: &Options,
     row: usize,
 ) -> Result<Header, Error> {
-    let row = &plan.rows()[row];
-    let name = &source.tensors()[row.tensor].name;
-    let how = (&options.rule, options.scope);
-    let size = (row.width, row.height);
-    let header = Header::new(size, name, &row.index_axes(), row.dtype, how, &options.encoding);
-    header.map_err(|problem| too_large(source, row, problem))
+    with_header(source, plan, options, row, Header::new)
 }
 
 /// The length of what [`header`] makes.
@@ -399,21 +395,26 @@ fn header_len(
     options: &Options,
     row: usize,
 ) -> Result<u64, Error> {
-    let row = &plan.rows()[row];
-    let name = &source.tensors()[row.tensor].name;
-    let how = (&options.rule, options.scope);
-    let size = (row.width, row.height);
-    let len = Header::len_of(size, name, &row.index_axes(), row.dtype, how, &options.encoding);
-    len.map_err(|problem| too_large(source, row, problem))
+    with_header(source, plan, options, row, Header::len_of)
 }
 
-fn too_large(source: &dyn Source, row: &Row, problem: String) -> Error {
+fn with_header<T>(
+    source: &dyn Source,
+    plan: &Plan,
+    options: &Options,
+    row: usize,
+    of: fn((u64, u64), &str, &[u64], Dtype, (&Rule, Scope), &Encoding) -> Result<T, String>,
+) -> Result<T, Error> {
+    let row = &plan.rows()[row];
     let tensor = &source.tensors()[row.tensor];
-    Error::TooLarge {
+    let (size, how) = ((row.width, row.height), (&options.rule, options.scope));
+    let axes = &row.index_axes();
+    let found = of(size, &tensor.name, axes, row.dtype, how, &options.encoding);
+    found.map_err(|problem| Error::TooLarge {
         dump: source.dumps()[tensor.dump].label.clone(),
         tensor: tensor.name.clone(),
         problem,
-    }
+    })
 }
 
 impl std::fmt::Debug for Options {
