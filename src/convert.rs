@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use crate::backend::choose::Devices;
 use crate::backend::cpu::Cpu;
-use crate::encode::{Encoding, Header};
+use crate::encode::{Encoding, Header, Subject};
 use crate::error::Error;
 use crate::normalize::{Rule, Scope};
 use crate::plan::{Filter, Naming, Plan, Scopes, Selection};
@@ -33,7 +33,6 @@ use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::tensor::Dtype;
 pub use doubt::VerifySample;
 pub use preview::{Preview, preview};
 use recorder::Begun;
@@ -403,13 +402,18 @@ fn with_header<T>(
     plan: &Plan,
     options: &Options,
     row: usize,
-    of: fn((u64, u64), &str, &[u64], Dtype, (&Rule, Scope), &Encoding) -> Result<T, String>,
+    of: fn(&Subject<'_>) -> Result<T, String>,
 ) -> Result<T, Error> {
     let row = &plan.rows()[row];
     let tensor = &source.tensors()[row.tensor];
-    let (size, how) = ((row.width, row.height), (&options.rule, options.scope));
-    let axes = &row.index_axes();
-    let found = of(size, &tensor.name, axes, row.dtype, how, &options.encoding);
+    let found = of(&Subject {
+        size: (row.width, row.height),
+        tensor: &tensor.name,
+        axes: &row.index_axes(),
+        dtype: row.dtype,
+        how: (&options.rule, options.scope),
+        encoding: &options.encoding,
+    });
     found.map_err(|problem| Error::TooLarge {
         dump: source.dumps()[tensor.dump].label.clone(),
         tensor: tensor.name.clone(),

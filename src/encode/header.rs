@@ -72,39 +72,40 @@ impl Kind {
     }
 }
 
+/// What a header is of: images of one tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Width and height in pixels.
+    pub size: (u64, u64),
+    /// The tensor's name, and its axes before the image's.
+    pub tensor: &'a str,
+    /// See `tensor`.
+    pub axes: &'a [u64],
+    /// What the tensor is of.
+    pub dtype: Dtype,
+    /// How pixels are made.
+    pub how: (&'a Rule, Scope),
+    /// How files are.
+    pub encoding: &'a Encoding,
+}
+
 impl Header {
-    /// Lays out the header of images of `width` × `height` pixels that come from a tensor of
-    /// which `axes` are the axes before the image's.
+    /// Lays it out.
     ///
     /// # Errors
     /// Says so if an image does not fit the file that was asked for.
-    pub fn new(
-        (width, height): (u64, u64),
-        tensor: &str,
-        axes: &[u64],
-        dtype: Dtype,
-        how: (&Rule, Scope),
-        encoding: &Encoding,
-    ) -> Result<Header, String> {
-        let description = Description::new(tensor, dtype, how);
-        let layout = Layout::of((width, height), &description, axes, encoding)?;
-        Ok(layout.header(description))
+    pub fn new(subject: &Subject<'_>) -> Result<Header, String> {
+        let description = Description::new(subject.tensor, subject.dtype, subject.how);
+        Ok(Layout::of(subject, &description)?.header(description))
     }
 
     /// The [`len`](Header::len) of such a header, which is all that planning asks for.
     ///
     /// # Errors
     /// As [`new`](Header::new).
-    pub fn len_of(
-        size: (u64, u64),
-        tensor: &str,
-        axes: &[u64],
-        dtype: Dtype,
-        how: (&Rule, Scope),
-        encoding: &Encoding,
-    ) -> Result<u64, String> {
-        let description = Description::new(tensor, dtype, how);
-        Layout::of(size, &description, axes, encoding).map(|layout| layout.start)
+    pub fn len_of(subject: &Subject<'_>) -> Result<u64, String> {
+        let description = Description::new(subject.tensor, subject.dtype, subject.how);
+        Layout::of(subject, &description).map(|layout| layout.start)
     }
 
     /// Length in bytes, which is where the pixels begin.
@@ -194,15 +195,11 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(
-        (width, height): (u64, u64),
-        description: &Description,
-        axes: &[u64],
-        encoding: &Encoding,
-    ) -> Result<Layout, String> {
-        let of = |kind| Layout::of_kind(kind, (width, height), description, axes);
+    fn of(subject: &Subject<'_>, description: &Description) -> Result<Layout, String> {
+        let (width, height) = subject.size;
+        let of = |kind| Layout::of_kind(kind, subject.size, description, subject.axes);
         let image = || format!("an image of {width}×{height} float pixels");
-        let found = match encoding.bigtiff {
+        let found = match subject.encoding.bigtiff {
             BigTiff::Yes => of(Kind::Big),
             BigTiff::Auto => of(Kind::Classic).or_else(|| of(Kind::Big)),
             BigTiff::No => {
@@ -345,12 +342,19 @@ mod tests {
     use tiff::decoder::ifd::Value;
     use tiff::decoder::{Decoder, DecodingResult, Limits};
 
+    const DEFAULT: Encoding = Encoding { bigtiff: BigTiff::Auto };
+
+    fn subject<'a>(size: (u64, u64), rule: &'a Rule, encoding: &'a Encoding) -> Subject<'a> {
+        let how = (rule, Scope::Image);
+        Subject { size, tensor: "a.b", axes: &[12, 3], dtype: Dtype::F32, how, encoding }
+    }
+
     fn file(width: u64, height: u64, samples: &[f32], norm: Norm) -> Vec<u8> {
         let rule = Rule::from(norm);
         let how = (&rule, Scope::Image);
-        let header =
-            Header::new((width, height), "a.b", &[12, 3], Dtype::F32, how, &Encoding::default())
-                .unwrap();
+        let subject = subject((width, height), how.0, &DEFAULT);
+        let header = Header::new(&subject).unwrap();
+        assert_eq!(Header::len_of(&subject), Ok(header.len() as u64));
         let extent = samples.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(f64::from(x))));
         let mut file = Vec::new();
         header.write(&[7, 2], &extent, &Range::of(&rule, &extent.into(), false), &mut file);
@@ -394,8 +398,8 @@ mod tests {
         for (width, height) in [(3, 2), (4096, 4097)] {
             let tags = |bigtiff: BigTiff| {
                 let encoding = Encoding { bigtiff };
-                let header =
-                    Header::new((width, height), "a.b", &[12, 3], Dtype::F32, how, &encoding);
+                let subject = subject((width, height), how.0, &encoding);
+                let header = Header::new(&subject);
                 let mut file = Vec::new();
                 let extent = Extent::of(3.0).merge(Extent::of(-1.5));
                 let range = Range::of(how.0, &extent.into(), false);
@@ -436,9 +440,8 @@ mod tests {
         for (width, height) in [(4096, 4096), (1, 1 << 24), (1 << 24, 1), (5793, 2896)] {
             let strips = |height: u64| {
                 let how = (&Rule::default(), Scope::Image);
-                let header =
-                    Header::new((width, height), "t", &[], Dtype::F32, how, &Encoding::default())
-                        .unwrap();
+                let subject = Subject { axes: &[], ..subject((width, height), how.0, &DEFAULT) };
+                let header = Header::new(&subject).unwrap();
                 let mut file = Vec::new();
                 header.write(&[], &Extent::EMPTY, &Range::Keep(Kept::Asked), &mut file);
                 let mut decoder =
@@ -480,7 +483,8 @@ mod tests {
     fn an_image_beyond_32_bit_offsets_is_a_bigtiff_or_refused() {
         let how = (&Rule::default(), Scope::Image);
         let new = |bigtiff, w, h| {
-            let header = Header::new((w, h), "t", &[], Dtype::F32, how, &Encoding { bigtiff });
+            let encoding = &Encoding { bigtiff };
+            let header = Header::new(&Subject { axes: &[], ..subject((w, h), how.0, encoding) });
             header.map(|header| header.is_big())
         };
         for (bigtiff, small, large) in [

@@ -13,4 +13,4 @@ mod encoding;
 mod header;
 
 pub use encoding::{BigTiff, Encoding, EncodingText};
-pub use header::Header;
+pub use header::{Header, Subject};

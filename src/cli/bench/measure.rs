@@ -232,10 +232,13 @@ fn write(file: &mut File, buffer: &[u8], header: usize, mut pixels: u64) -> io::
     Ok(())
 }
 
+/// Fills a buffer from a byte on.
+type ReadAt<'r> = dyn FnMut(u64, &mut [u8]) -> Result<(), Error> + 'r;
+
 /// Reads these bytes in steps, and tells of each how many it has.
 fn in_steps(
     bytes: Range<u64>,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Error>,
+    read: &mut ReadAt<'_>,
     buffer: &mut [u8],
     cancel: &AtomicBool,
     mut then: impl FnMut(&[u8], usize) -> Result<(), Error>,
