@@ -351,8 +351,7 @@ mod tests {
 
     fn file(width: u64, height: u64, samples: &[f32], norm: Norm) -> Vec<u8> {
         let rule = Rule::from(norm);
-        let how = (&rule, Scope::Image);
-        let subject = subject((width, height), how.0, &DEFAULT);
+        let subject = subject((width, height), &rule, &DEFAULT);
         let header = Header::new(&subject).unwrap();
         assert_eq!(Header::len_of(&subject), Ok(header.len() as u64));
         let extent = samples.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(f64::from(x))));
@@ -394,15 +393,15 @@ mod tests {
     /// Tag by tag the classic file's, but for where things lie.
     #[test]
     fn a_bigtiff_differs_in_offsets_alone() {
-        let how = (&Rule::default(), Scope::Image);
+        let rule = Rule::default();
         for (width, height) in [(3, 2), (4096, 4097)] {
             let tags = |bigtiff: BigTiff| {
                 let encoding = Encoding { bigtiff };
-                let subject = subject((width, height), how.0, &encoding);
+                let subject = subject((width, height), &rule, &encoding);
                 let header = Header::new(&subject);
                 let mut file = Vec::new();
                 let extent = Extent::of(3.0).merge(Extent::of(-1.5));
-                let range = Range::of(how.0, &extent.into(), false);
+                let range = Range::of(&rule, &extent.into(), false);
                 header.unwrap().write(&[7, 2], &extent, &range, &mut file);
                 let mut decoder = Decoder::new(Cursor::new(&file)).unwrap();
                 let pointer = decoder.ifd_pointer().map(|pointer| pointer.0);
@@ -439,8 +438,8 @@ mod tests {
     fn an_image_of_64_mib_is_one_strip_and_one_row_more_is_not() {
         for (width, height) in [(4096, 4096), (1, 1 << 24), (1 << 24, 1), (5793, 2896)] {
             let strips = |height: u64| {
-                let how = (&Rule::default(), Scope::Image);
-                let subject = Subject { axes: &[], ..subject((width, height), how.0, &DEFAULT) };
+                let rule = Rule::default();
+                let subject = Subject { axes: &[], ..subject((width, height), &rule, &DEFAULT) };
                 let header = Header::new(&subject).unwrap();
                 let mut file = Vec::new();
                 header.write(&[], &Extent::EMPTY, &Range::Keep(Kept::Asked), &mut file);
@@ -481,10 +480,10 @@ mod tests {
 
     #[test]
     fn an_image_beyond_32_bit_offsets_is_a_bigtiff_or_refused() {
-        let how = (&Rule::default(), Scope::Image);
+        let rule = Rule::default();
         let new = |bigtiff, w, h| {
             let encoding = &Encoding { bigtiff };
-            let header = Header::new(&Subject { axes: &[], ..subject((w, h), how.0, encoding) });
+            let header = Header::new(&Subject { axes: &[], ..subject((w, h), &rule, encoding) });
             header.map(|header| header.is_big())
         };
         for (bigtiff, small, large) in [
