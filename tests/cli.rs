@@ -11,7 +11,7 @@
 mod tool;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -499,6 +499,55 @@ fn signals_end_the_run_soon_and_leave_whole_files() {
             assert!(file.extension().is_some_and(|e| e == "tif"), "{}", file.display());
             assert_eq!(fs::metadata(&file).unwrap().len(), 16_384 + 448, "{}", file.display());
         }
+    }
+}
+
+/// Whatever it waits for: a write that does not return, or a reader of stderr that does not read.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_ends_a_run_that_hangs_within_two_seconds() {
+    let (dir, out) = folder();
+    let path = dir.path().join("d.safetensors");
+    tool::dump(&path, &[("t", "U8", &[2000, 8, 8], 2000 * 64)]);
+    for (signal, code, full) in [("INT", 130, false), ("TERM", 143, true)] {
+        let _ = fs::remove_dir_all(&out);
+        let (mut told, mut end) = std::io::pipe().unwrap();
+        if full {
+            end.write_all(&[b'.'; 64 << 10]).unwrap(); // all that a pipe holds
+        }
+        let mut child = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=writev"])
+            .args(["-e", "inject=writev:delay_enter=5000000:when=100"])
+            .arg(env!("CARGO_BIN_EXE_tensortiff"))
+            .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "1"])
+            .stderr(end)
+            .spawn()
+            .expect("strace is there; scripts/test installs it");
+        until_at_work(&out);
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let tool = fs::read_to_string(children).unwrap().trim().to_owned();
+        // The write that hangs is the only thing left to do.
+        std::thread::sleep(Duration::from_millis(500));
+        let sent = Instant::now();
+        assert!(Command::new("kill").args(["-s", signal, &tool]).status().unwrap().success());
+        // strace itself waits until the delay is over.
+        let stat = format!("/proc/{tool}/stat");
+        let is_alive = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        while is_alive() && sent.elapsed() < Duration::from_secs(9) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let took = sent.elapsed();
+        if took >= Duration::from_secs(2) {
+            let _ = Command::new("kill").args(["-s", "KILL", &tool]).status();
+            panic!("{signal}: {took:?}");
+        }
+        // strace has its say, too.
+        let mut stderr = String::new();
+        told.read_to_string(&mut stderr).unwrap();
+        assert!(took > Duration::from_secs(1), "{signal}: it did not hang ({took:?})");
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+        assert_eq!(stderr.contains("with --resume"), !full, "{stderr}");
+        assert!(files(Path::new(&out)).len() < 2000);
     }
 }
 

@@ -67,7 +67,8 @@ pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
                 } else {
                     format!("; images written so far are whole; {}", going_on())
                 };
-                super::say(&format!("tensortiff: interrupted{more}"));
+                let said = move || super::say(&format!("tensortiff: interrupted{more}"));
+                said_soon(said);
                 end(signal);
             };
             // Without a thread for it, what works ends it, or the second signal.
@@ -75,6 +76,23 @@ pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Says something, and waits for that no longer than it takes where somebody listens: stderr may be a
+/// pipe that is full.
+#[cfg(unix)]
+fn said_soon(say: impl FnOnce() + Send + 'static) {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    let (done, is_done) = mpsc::channel();
+    let told = move || {
+        say();
+        // Nobody may wait any more.
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(told).is_ok() {
+        let _ = is_done.recv_timeout(Duration::from_millis(100));
+    }
 }
 
 /// Ends the process, and the folder with it.
