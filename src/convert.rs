@@ -26,9 +26,10 @@ use std::time::Instant;
 use crate::backend::choose::Devices;
 use crate::backend::cpu::Cpu;
 use crate::encode::{Encoding, Header, Subject};
-use crate::error::Error;
+use crate::error::nearest::no_match;
+use crate::error::{Error, shown};
 use crate::normalize::{Rule, Scope};
-use crate::plan::{Filter, Naming, Plan, Scopes, Selection};
+use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
@@ -322,13 +323,15 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
         let problem = "the images of a shard cannot be skipped: others may be making them";
         return Err(Error::Usage(problem.to_owned()));
     }
-    let plan = Plan::new(
-        source.dumps(),
-        source.tensors(),
-        source.unsupported(),
-        &options.selection,
-        &options.naming,
-    )?;
+    let (tensors, unsupported) = (source.tensors(), source.unsupported());
+    let others = unsupported.iter().map(|tensor| tensor.tensor.as_str());
+    let names = tensors.iter().map(|tensor| tensor.name.as_str()).chain(others);
+    if let Some(pattern) = source.layout().unmatched(names.clone()) {
+        return Err(no_match("--layout", pattern, names));
+    }
+    let (selection, naming) = (&options.selection, &options.naming);
+    let plan = Plan::new(source.dumps(), tensors, unsupported, selection, naming)?;
+    check_fits(source, &plan)?;
     if let Some(shard) = &options.shard
         && (shard.start > shard.end || shard.end > plan.images())
     {
@@ -371,6 +374,19 @@ pub(crate) fn unsupported(source: &dyn Source, selection: &Selection) -> Result<
         }
     }
     Ok(errors)
+}
+
+/// Of a plan without images: fails if an option that says what images are fits no tensor. Most likely it is
+/// a slip.
+fn check_fits(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
+    let is_asked = |reason| matches!(reason, SkipReason::NoChannels | SkipReason::Misfit(_));
+    let first = plan.skipped().iter().find(|skipped| is_asked(skipped.reason));
+    let Some(first) = first.filter(|_| plan.rows().is_empty()) else { return Ok(()) };
+    let (name, reason) = (shown(&source.tensors()[first.tensor].name), first.reason);
+    Err(Error::Usage(match plan.skipped().len() - 1 {
+        0 => format!("tensor {name}: {reason}"),
+        more => format!("no tensor is as the options say: {name} ({reason}), and {more} more"),
+    }))
 }
 
 /// Fails if any image does not fit the format.

@@ -506,6 +506,7 @@ fn signals_end_the_run_soon_and_leave_whole_files() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_ends_a_run_that_hangs_within_two_seconds() {
+    use std::os::fd::AsRawFd as _;
     let (dir, out) = folder();
     let path = dir.path().join("d.safetensors");
     tool::dump(&path, &[("t", "U8", &[2000, 8, 8], 2000 * 64)]);
@@ -515,12 +516,13 @@ fn a_signal_ends_a_run_that_hangs_within_two_seconds() {
         if full {
             end.write_all(&[b'.'; 64 << 10]).unwrap(); // all that a pipe holds
         }
+        // Not of strace, which would wait for a reader, too.
+        let stderr = format!("/proc/{}/fd/{}", std::process::id(), end.as_raw_fd());
         let mut child = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=writev"])
-            .args(["-e", "inject=writev:delay_enter=5000000:when=100"])
-            .arg(env!("CARGO_BIN_EXE_tensortiff"))
+            .args(["-e", "inject=writev:delay_enter=5000000:when=100", "sh", "-c"])
+            .args([&format!("exec \"$0\" \"$@\" 2>{stderr}"), env!("CARGO_BIN_EXE_tensortiff")])
             .args(["convert", path.to_str().unwrap(), "-o", &out, "--device", "cpu", "-j", "1"])
-            .stderr(end)
             .spawn()
             .expect("strace is there; scripts/test installs it");
         until_at_work(&out);
@@ -541,7 +543,7 @@ fn a_signal_ends_a_run_that_hangs_within_two_seconds() {
             let _ = Command::new("kill").args(["-s", "KILL", &tool]).status();
             panic!("{signal}: {took:?}");
         }
-        // strace has its say, too.
+        drop(end);
         let mut stderr = String::new();
         told.read_to_string(&mut stderr).unwrap();
         assert!(took > Duration::from_secs(1), "{signal}: it did not hang ({took:?})");

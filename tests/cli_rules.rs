@@ -20,7 +20,7 @@ use tool::{ends_with, folder, sample};
 #[test]
 fn wrong_options_are_told_at_once() {
     let (_dir, out) = folder();
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 23] = [
         (&["--norm", "percentil"], "similar value exists: 'percentile'"),
         (&["--scope", "imgae"], "similar value exists: 'image'"),
         (&["--clip", "1,99"], "--clip goes with --norm percentile, and not with minmax"),
@@ -33,6 +33,21 @@ fn wrong_options_are_told_at_once() {
         (&["--norm", "none", "--scope", "dump"], "takes no range"),
         (&["--out-range", "0"], "as 0,255"),
         (&["--norm", "zscore", "--device", "llvmpipe"], "only the CPU does --norm zscore"),
+        // What fits no tensor is a slip: nothing is made by the defaults instead.
+        (
+            &["--layout", "encodr.**=NHWC"],
+            "--layout encodr.**: matches none of 14 tensors; the nearest",
+        ),
+        (&["-t", "encodr.*"], "nearest is encoder."),
+        (&["--select", "Q=1"], "no tensor is as the options say: "),
+        (&["--select", "Q=1"], "has no axis Q: the last four are N, C, H, W"),
+        (&["--reduce", "Q=mean"], "has no axis Q"),
+        (&["--layout", "NHWC", "--select", "X=1"], "no axis X"),
+        (&["--layout", "ABCDEHW"], "no tensor is as the options say: "),
+        (&["-t", "sentence_embedding", "--channel", "1"], "needs a third axis"),
+        (&["--layout", "atuo"], "most likely auto is meant"),
+        (&["--limit", "0"], "0 is not in 1.."),
+        (&["--sample", "0"], "0 is not in 1.."),
     ];
     for (options, part) in cases {
         let args = [&["convert", sample(), "-o", &out], options].concat();

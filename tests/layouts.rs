@@ -339,23 +339,48 @@ fn what_is_no_layout_is_told_with_what_is_due() {
 /// What is skipped, and why; what is a slip ends the run before any work.
 #[test]
 fn tensors_that_do_not_fit_are_told() {
-    type Skipped<'a> = (&'a [(&'a str, &'a str)], &'a [u64], &'a str);
+    // Options, a tensor that does not fit, the reason, and one that does, if any can.
+    type Skipped<'a> = (&'a [(&'a str, &'a str)], &'a [u64], &'a str, &'a [u64]);
     let skipped: [Skipped<'_>; 6] = [
-        (&[("layout", "NHWC")], &[4, 4], "2-D: --layout has 4 letters"),
-        (&[("reduce", "C=mean")], &[4, 4], "has no axis C: the last four are N, C, H, W"),
-        (&[("layout", "BTD"), ("select", "C=1")], &[2, 3, 4], "its --layout has no axis C"),
-        (&[("rows", "5")], &[12], "12 samples do not make 5 equal rows"),
-        (&[("layout", "NW")], &[2, 3], "--rows makes images of that"),
-        (&[("flip", "x")], &[4], "or --rows to make them"),
+        (&[("layout", "NHWC")], &[4, 4], "2-D: --layout has 4 letters", &[1, 2, 2, 1]),
+        (
+            &[("reduce", "C=mean")],
+            &[4, 4],
+            "has no axis C: the last four are N, C, H, W",
+            &[2, 2, 2],
+        ),
+        (&[("layout", "BTD"), ("select", "C=1")], &[2, 3, 4], "its --layout has no axis C", &[]),
+        (&[("rows", "5")], &[12], "12 samples do not make 5 equal rows", &[5]),
+        (&[("layout", "NW")], &[2, 3], "--rows makes images of that", &[]),
+        (&[("flip", "x")], &[4], "or --rows to make them", &[2, 2]),
     ];
     let run = |options: &[(&str, &str)], shape: &[u64]| {
         let view = view(Dtype::F32, shape, options);
         convert(&view, &MemorySink::default(), &Options::default())
     };
-    for (options, shape, part) in skipped {
-        let report = run(options, shape).unwrap();
+    for (options, shape, part, other) in skipped {
+        // Alone it shows that the options are a slip; but who asks for nothing special gets nothing.
+        match run(options, shape) {
+            Ok(report) => {
+                let notes = report.notes.join("\n");
+                assert!(report.images == 0 && notes.contains(part), "{options:?}: {notes}");
+                assert_eq!(options[0].0, "flip");
+            }
+            Err(error) => {
+                let told = error.to_string();
+                assert!(error.is_usage() && told.contains(part), "{options:?}: {told}");
+            }
+        }
+        if other.is_empty() {
+            continue;
+        }
+        let source = MemorySource::new("m")
+            .with("t", Dtype::F32, shape, samples(Dtype::F32, shape))
+            .and_then(|source| source.with("u", Dtype::F32, other, samples(Dtype::F32, other)));
+        let view = View::new(source.unwrap(), layout(options));
+        let report = convert(&view, &MemorySink::default(), &Options::default()).unwrap();
         let notes = report.notes.join("\n");
-        assert!(report.images == 0 && notes.contains(part), "{options:?}: {notes}");
+        assert!(report.images > 0 && notes.contains(part), "{options:?}: {notes}");
     }
     for (indices, part) in
         [("C=5", "has 5 there, 0 to 4 (shape [2, 5, 3, 3])"), ("C=-6", "has 5"), ("N=2:", "has 2")]

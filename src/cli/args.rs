@@ -235,7 +235,7 @@ pub(super) struct SelectionArgs {
     every: Option<NonZeroU64>,
 
     /// Take K images at random.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     sample: Option<u64>,
 
     /// What decides which images --sample takes: the same number, the same images [default: 0].
@@ -243,7 +243,7 @@ pub(super) struct SelectionArgs {
     seed: Option<u64>,
 
     /// Take the first K images.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 

@@ -1,5 +1,34 @@
 //! What somebody most likely meant. Only for messages: nothing is chosen by it.
 
+use super::{Error, shown};
+
+/// What to say of a pattern of tensors' names that matches none of them: most likely it is a slip.
+pub(crate) fn no_match<'a>(
+    option: &str,
+    pattern: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Error {
+    let core = pattern.trim_matches('*');
+    let distance = |name: &str| {
+        // A pattern is of a part of a name as well as of all of it.
+        let begin: String = name.chars().take(core.chars().count()).collect();
+        let whole = edit_distance(pattern, name);
+        (!name.contains(core), edit_distance(core, &begin).min(whole), whole)
+    };
+    // At most 20,000 characters compared a name: this many names take a fraction of a second.
+    let nearest = names.clone().take(20_000).min_by_key(|name| distance(name));
+    Error::Usage(match nearest {
+        None => format!("{option} {}: the dump holds no tensors", shown(pattern)),
+        Some(nearest) => format!(
+            "{option} {}: matches none of {} tensors; the nearest is {} (`tensortiff ls` lists them; \
+             * does not match /, ** does)",
+            shown(pattern),
+            names.count(),
+            shown(nearest)
+        ),
+    })
+}
+
 /// Levenshtein distance over the first 100 characters, enough to find a slip.
 pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(100).collect();

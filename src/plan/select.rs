@@ -8,7 +8,7 @@ use super::fields::Regex;
 use super::pick::{Pick, Sample};
 use super::row::{Row, Taken};
 use super::template::Template;
-use crate::error::nearest::edit_distance;
+use crate::error::nearest::no_match;
 use crate::error::{Error, shown, shown_shape};
 use crate::tensor::{Dump, Glob, Leading, Misfit, TensorInfo, Unsupported};
 
@@ -47,6 +47,9 @@ impl Selection {
         match option {
             "tensor-regex" => self.regex = Some(text.to_owned()),
             "group-by" => self.group_by = Some(text.to_owned()),
+            "sample" | "limit" if text.parse() == Ok(0_u64) => {
+                return Err(Error::Usage(format!("--{option} 0: 1 is the least")));
+            }
             "every" => self.pick.every = Some(text.parse().map_err(wrong)?),
             "sample" => {
                 self.pick.sample = Some(Sample { count: text.parse().map_err(wrong)?, seed });
@@ -143,7 +146,7 @@ impl Selected {
         };
         for (pattern, glob) in selection.tensors.iter().zip(&filter.take) {
             if !names().any(|name| glob.matches(name)) {
-                return Err(no_match(pattern, names()));
+                return Err(no_match("--tensor", pattern, names()));
             }
         }
         if let Some(regex) =
@@ -333,24 +336,6 @@ fn too_large(dump: &Dump, tensor: &TensorInfo, problem: &str) -> Error {
         tensor: tensor.name.clone(),
         problem: problem.to_owned(),
     }
-}
-
-/// What to say of a pattern that matches nothing: most likely it is a slip.
-fn no_match<'a>(pattern: &str, names: impl Iterator<Item = &'a str> + Clone) -> Error {
-    let core = pattern.trim_matches('*');
-    let distance = |name: &str| (!name.contains(core), edit_distance(pattern, name));
-    // At most 10,000 characters compared a name: this many names take a fraction of a second.
-    let nearest = names.clone().take(20_000).min_by_key(|name| distance(name));
-    Error::Usage(match nearest {
-        None => format!("--tensor {}: the dump holds no tensors", shown(pattern)),
-        Some(nearest) => format!(
-            "--tensor {}: matches none of {} tensors; the nearest is {} (`tensortiff ls` lists them; \
-             * does not match /, ** does)",
-            shown(pattern),
-            names.count(),
-            shown(nearest)
-        ),
-    })
 }
 
 #[cfg(test)]

@@ -52,9 +52,9 @@ impl Reading {
 pub enum Complex {
     /// The square root of re² + im², in f64, rounded once; NaN if either is NaN.
     Abs,
-    /// The real part, bit for bit.
+    /// The real part; a NaN is the canonical one, as of all types but the plain floats of 16 and 32 bits.
     Re,
-    /// The imaginary part, bit for bit.
+    /// The imaginary part, in the same way.
     Im,
 }
 
@@ -65,10 +65,23 @@ impl Complex {
     /// Of two little-endian f32.
     pub(super) fn of(self, re: [u8; 4], im: [u8; 4]) -> [u8; 4] {
         let [x, y] = [re, im].map(|part| f64::from(f32::from_le_bytes(part)));
+        let nan = 0x7FC0_0000_u32.to_le_bytes();
         match self {
-            Complex::Re => re,
-            Complex::Im => im,
-            Complex::Abs if x.is_nan() || y.is_nan() => 0x7FC0_0000_u32.to_le_bytes(),
+            Complex::Re => {
+                if x.is_nan() {
+                    nan
+                } else {
+                    re
+                }
+            }
+            Complex::Im => {
+                if y.is_nan() {
+                    nan
+                } else {
+                    im
+                }
+            }
+            Complex::Abs if x.is_nan() || y.is_nan() => nan,
             #[allow(clippy::cast_possible_truncation, reason = "this is the rounding")]
             Complex::Abs => ((x * x + y * y).sqrt() as f32).to_le_bytes(),
         }

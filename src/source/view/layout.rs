@@ -149,6 +149,16 @@ impl Layout {
         given.map(|(name, texts)| (name.to_owned(), texts)).collect()
     }
 
+    /// The first pattern of tensors that matches none of these names.
+    pub(crate) fn unmatched<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<&str> {
+        let patterns = self.letters.iter().filter_map(|lettered| lettered.pattern.as_ref());
+        let fits = |glob: &Glob| names.clone().any(|name| glob.matches(name));
+        patterns.into_iter().find(|(_, glob)| !fits(glob)).map(|(pattern, _)| pattern.as_str())
+    }
+
     /// The letters of a tensor of this name; `None` where none were said.
     pub(super) fn letters_of(&self, name: &str) -> Option<&[char]> {
         let matches = |lettered: &&Lettered| {
@@ -190,6 +200,11 @@ fn letters_of(text: &str) -> Result<Option<Vec<char>>, String> {
         return Ok(None);
     }
     let letters: Vec<char> = text.chars().map(|c| c.to_ascii_uppercase()).collect();
+    let mut sorted = letters.clone();
+    sorted.sort_unstable();
+    if sorted == ['A', 'O', 'T', 'U'] {
+        return Err("most likely auto is meant".to_owned());
+    }
     if letters.is_empty() || letters.iter().any(|letter| !letter.is_ascii_uppercase()) {
         return Err("auto is due, or a letter for each axis, as NHWC".to_owned());
     }
