@@ -8,8 +8,8 @@ Counts do not depend on what else the machine does, so that a lost vectorisation
 so does another copy of the pixels: valgrind counts each step of a copy as an instruction. The whole
 program runs on one thread over made images of each type, and of f32 by each norm; the table gives
 instructions per sample of the functions that look at every sample, and of everything. Tiny images
-tell what each image costs beside its samples: names, headers, the record. valgrind knows AVX2 and not
-AVX-512: the figures are those of the AVX2 versions.
+tell what each image costs beside its samples: names, headers, the record. Hot loops have a version for AVX2,
+which valgrind knows.
 """
 import array
 import functools
@@ -34,8 +34,9 @@ HOT = {
     "decode": r"::decode::",
     "gather": r"::gather::|::quantiles::|::sums::|slice::select|slice::sort",
 }
-# Most instructions per sample that --guard lets pass: a sixth more than was counted. A normalization
-# of scalar code made 9 to 11 of 0.6 to 1, one more copy of the pixels 6 to 8 of 2 to 3 in everything.
+# Most instructions per sample that --guard lets pass: a sixth more than was counted, of everything a twelfth
+# (processors of other makers copy memory by other instructions). A normalization of scalar code made 9 to 11
+# of 0.6 to 1, one more copy of the pixels 6 to 8 of 2 to 3 in everything.
 ALLOWED = {
     "F32": {"extent": 0.92, "normalize": 0.69, "everything": 2.4},
     "BF16": {"extent": 0.57, "normalize": 1.19, "everything": 2.6},
@@ -43,14 +44,14 @@ ALLOWED = {
     "U8": {"extent": 1.05, "normalize": 0.73, "decode": 1.14, "everything": 3.8},
     "F8_E4M3": {"extent": 3.8, "normalize": 1.35, "decode": 6.2, "everything": 12.2},
     "F64": {"extent": 2.6, "normalize": 5.6, "everything": 27.5},
-    "F32 --norm percentile": {"normalize": 2.92, "gather": 48.4, "everything": 53.1},
+    "F32 --norm percentile": {"normalize": 2.92, "gather": 48.4, "everything": 49.5},
     "F32 --norm symmetric": {"extent": 0.92, "normalize": 0.69, "everything": 2.5},
-    "F32 --norm zscore": {"normalize": 2.2, "gather": 31.8, "everything": 35.8},
+    "F32 --norm zscore": {"normalize": 2.2, "gather": 31.8, "everything": 33.4},
     "F32 --norm fixed --range 0,1": {"extent": 0.92, "normalize": 2.92, "everything": 4.8},
     "F32 --norm none": {"extent": 0.92, "everything": 1.8},
     "F32 --scope tensor": {"extent": 1.85, "normalize": 0.69, "everything": 3.5},
-    "F32 --scope tensor --norm percentile": {"gather": 67.9, "everything": 73.6},
-    "F32 tiny": {"extent": 2.1, "normalize": 0.81, "everything": 15.1},
+    "F32 --scope tensor --norm percentile": {"gather": 67.9, "everything": 68.5},
+    "F32 tiny": {"extent": 2.1, "normalize": 0.81, "everything": 14.0},
 }
 
 

@@ -166,12 +166,13 @@ fn wrong_calls_say_what_is_wrong_and_leave_nothing() {
     let folder = dir.path().to_str().unwrap();
     let missing = format!("{folder}/missing");
     let card = if cfg!(feature = "gpu") { "no such card" } else { "without GPU support" };
-    let cases: [(i32, &[&str], &str); 5] = [
+    let cases: [(i32, &[&str], &str); 6] = [
         (1, &["/no/such.safetensors"], "/no/such.safetensors"),
         (1, &["--quick", "--device", "no such card"], card),
         (2, &[sample(), "-t", "nothing like it"], "nothing like it"),
         (2, &["--quick", "--rounds", "0"], "--rounds"),
         (2, &["--quick", sample()], "--quick"),
+        (2, &["--quick", "--channel", "1"], "a selection is of a DUMP"),
     ];
     for (code, args, part) in cases {
         let (_, err) = ends_with(code, &[&["bench", "-o", folder], args].concat());

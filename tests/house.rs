@@ -145,6 +145,8 @@ fn a_device_is_told_what_to_do_in_one_place() {
         "begin_compute_pass(",
         "clear_buffer(",
         "queue.submit(",
+        "StagingBelt",
+        "DownloadBuffer",
     ];
     let recording = Path::new("backend/gpu/recording.rs");
     let mut seen = 0;

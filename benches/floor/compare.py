@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Holds images that a program wrote for a dump against NumPy's: of each tensor the first two, one
-in the middle and the last.
+"""Holds images that a program wrote for a dump against NumPy's: of each tensor the first two, one in the
+middle, the last, and some hundred more of the whole dump by a seed.
 
     compare.py DUMP OUT tensortiff|other minmax|none|wide|percentile
 
 Those of tensortiff must be the same bit for bit, those of others within 1e-6, as divisions may be
 ordered otherwise.
 """
+import functools
 import math
+import random
 import sys
 from pathlib import Path
 
@@ -15,6 +17,10 @@ import numpy as np
 import tifffile
 
 from dumps import NHWC, SIZE, place, tensors
+
+
+# Images of a dump that are looked at besides.
+MORE = 256
 
 
 def samples(dump, dtype, begin, count):
@@ -46,14 +52,16 @@ def main():
     if len(sys.argv) != 5:
         sys.exit(__doc__)
     dump, out, program, norm = sys.argv[1:]
-    seen = 0
+    seen, draw = 0, random.Random(1)
+    tensors_in = sum(1 for _ in tensors(dump))
     for name, dtype, shape, begin in tensors(dump):
         count = math.prod(shape[-2:])
         number = math.prod(shape[:-2])
-        for index in sorted({0, min(1, number - 1), number // 2, number - 1}):
+        every = functools.cache(functools.partial(samples, dump, dtype, begin, count * number))
+        more = draw.sample(range(number), min(number, MORE // tensors_in))
+        for index in sorted({0, min(1, number - 1), number // 2, number - 1, *more}):
             path = Path(out, place(program, dump, name, shape, index))
             image = tifffile.imread(path)
-            every = lambda: samples(dump, dtype, begin, count * number)
             if Path(dump).stem == NHWC:
                 n, c, h, w = shape
                 want = every().reshape(n, h, w, c)[index // c, :, :, index % c]

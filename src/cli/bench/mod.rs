@@ -26,7 +26,7 @@ use crate::convert::Options;
 use crate::convert::span;
 use crate::error::Error;
 use crate::normalize::Rule;
-use crate::plan::{Row, Selected};
+use crate::plan::{Row, Selected, Selection};
 use crate::source::Source;
 use gpu::Timed;
 use made::Made;
@@ -40,6 +40,10 @@ const LONGEST_SETTLING: Duration = Duration::from_secs(2);
 pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     let files = if args.dumps.is_empty() { None } else { Some(open(&args.dumps, &args.reading)?) };
     let options = options(args);
+    if files.is_none() && options.selection != Selection::default() {
+        let problem = "a selection is of a DUMP, and there is none: of made data all is measured";
+        return Err(Error::Usage(problem.to_owned()).into());
+    }
     signals::cancel_on_signal(Arc::clone(&options.cancel))?;
     let folder = args.output.clone().unwrap_or_else(std::env::temp_dir);
     let bench = Bench {
