@@ -63,6 +63,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("tensortiff writes little-endian files straight from memory");
 
+pub mod back;
 pub mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -81,7 +82,7 @@ pub mod tensor;
 
 pub use backend::choose::{Device, Devices};
 pub use convert::{
-    Manifest, Need, Options, Planned, Preview, Record, Resume, ScopeStats, ShardState,
+    Manifest, Need, Options, Planned, Preview, Record, Recorded, Resume, ScopeStats, ShardState,
     VerifySample, Watch, convert, divide, merge, preview, shard_states, stats,
 };
 pub use encode::{BigTiff, Encoding, EncodingText};
