@@ -86,10 +86,14 @@ fn replace(path: &Path, old: &str, new: &str) {
 
 /// The value of a tag that stands in the directory itself.
 fn set_tag(path: &Path, tag: u16, value: u8) {
+    set_tag_to(path, tag, &[value]);
+}
+
+fn set_tag_to(path: &Path, tag: u16, value: &[u8]) {
     change(path, |file| {
         let entry =
             (0..14).map(|at| 10 + 12 * at).find(|&at| file[at..at + 2] == tag.to_le_bytes());
-        file[entry.unwrap() + 8] = value;
+        file[entry.unwrap() + 8..][..value.len()].copy_from_slice(value);
     });
 }
 
@@ -100,7 +104,7 @@ fn each_difference_is_named() {
     const FILE: &str = "minilm/sentence_embedding.tif";
     let flip: Damage = |path| change(path, |file| *file.last_mut().unwrap() ^= 1);
     // Without hash, with, against the dump; what it is called.
-    let cases: [(Damage, [&str; 3]); 14] = [
+    let cases: [(Damage, [&str; 3]); 15] = [
         (flip, ["", "pixels: their XXH3 is", "samples: 1 of 1536 pixels"]),
         (|path| fs::remove_file(path).unwrap(), ["file: it is missing"; 3]),
         (
@@ -126,6 +130,14 @@ fn each_difference_is_named() {
         (|path| replace(path, "\"norm\"", "\"morn\""), ["tags: the description's norm is null"; 3]),
         (|path| replace(path, "max=1.0", "max=2.0"), ["in the description 0.0 to 2.0"; 3]),
         (|path| set_tag(path, 341, 7), ["tags: the display range is"; 3]),
+        (
+            // In both places alike.
+            |path| {
+                replace(path, "max=1.0", "max=0.5");
+                set_tag_to(path, 341, &0.5_f32.to_le_bytes());
+            },
+            ["the display range is 0.0 to 0.5, and ought to be 0.0 to 1.0"; 3],
+        ),
         (
             |path| {
                 change(path, |file| {
