@@ -98,6 +98,8 @@ fn each_outside_crate_has_one_window() {
         ("pollster", "backend/gpu"),
         ("tiff", "encode"),
         ("clap", "cli"),
+        ("clap_complete", "cli"),
+        ("clap_mangen", "cli"),
         ("csv", "cli"),
         ("indicatif", "cli"),
         ("anyhow", "cli"),

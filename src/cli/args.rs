@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::Verbosity;
+use super::pages::{CompletionsArgs, ManArgs, SHELLS};
 use super::restore::RestoreArgs;
 use super::shards::Shard;
 use super::stats::By;
@@ -125,6 +126,11 @@ pub(super) enum Command {
     /// plain copies in memory and into files; tell what `auto` uses, and whether a GPU pays.
     #[command(after_help = BENCH_EXAMPLES, after_long_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
+    /// Print what completes this program's commands and options in a shell.
+    #[command(after_help = SHELLS, after_long_help = SHELLS)]
+    Completions(CompletionsArgs),
+    /// Print the manual page of this program, or of one of its commands; or write all into a folder.
+    Man(ManArgs),
 }
 
 /// Which dumps, and which of their tensors.

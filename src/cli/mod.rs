@@ -13,6 +13,7 @@ mod devices;
 mod inputs;
 mod ls;
 mod manifest;
+mod pages;
 mod preview;
 mod progress;
 mod restore;
@@ -66,6 +67,8 @@ pub fn main() -> ExitCode {
         Command::Stats(command) => stats::run(command, args.verbosity()),
         Command::Devices(command) => devices::run(command),
         Command::Bench(command) => bench::run(command, args.verbosity()),
+        Command::Completions(command) => pages::completions(command),
+        Command::Man(command) => pages::man(command),
     };
     let is_shard = matches!(&args.command, Command::Convert(command) if command.shard.is_some());
     exit(match result {
