@@ -190,7 +190,7 @@ fn the_file_is_there_whole_or_not_at_all() {
     ends_with(0, &["restore", "-q", &out, "-o", to]);
     let first = fs::read(&file).unwrap();
     let (_, said) = ends_with(1, &["restore", &out, "-o", to]);
-    assert!(said.contains("exists already (--overwrite"), "{said}");
+    assert!(said.contains("exists already (--overwrite replaces it)"), "{said}");
     // The same bytes every time.
     ends_with(0, &["restore", "-q", &out, "-o", to, "--overwrite", "-j", "1"]);
     assert!(fs::read(&file).unwrap() == first && everything(&folder).len() == 1);
