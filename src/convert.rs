@@ -1,6 +1,7 @@
 //! The run, top to bottom: plan, devices, sink, work, report. The only room that knows all stages:
 //! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
+mod asked;
 mod desk;
 mod doubt;
 mod identify;
@@ -34,6 +35,7 @@ use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
+pub use asked::Recorded;
 pub use doubt::VerifySample;
 pub use preview::{Preview, preview};
 use recorder::Begun;

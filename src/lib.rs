@@ -42,6 +42,9 @@
 //!   takes back what a wrong device made, `convert/ranges.rs` finds ranges that must be known before
 //!   pixels are made (`backend/cpu/survey.rs` looks for them, with GPUs where the CPU is not named), `convert/stats.rs` tells what they look at, `convert/space.rs` finds out what a run takes,
 //!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
+//! - [`back`] is the way back: `back/verify.rs` holds images against their manifest (`back/check.rs`) and against what
+//!   the run makes again (`back/compared.rs`, a sink), `back/restore.rs` makes samples of them and puts tensors together
+//!   (`back/axes.rs`), `back/strays.rs` finds what no manifest names. It calls `convert`, which does not know it.
 //! - `report.rs` is the account of a run; `in_memory.rs` has one-call helpers.
 //! - `cli` (feature `cli`) is the command line, `cli/bench` what `tensortiff bench` measures;
 //!   `main.rs` calls it. `benches/floor` is a crate of its own: what tensortiff is measured against.
@@ -63,6 +66,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("tensortiff writes little-endian files straight from memory");
 
+pub mod back;
 pub mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -81,7 +85,7 @@ pub mod tensor;
 
 pub use backend::choose::{Device, Devices};
 pub use convert::{
-    Manifest, Need, Options, Planned, Preview, Record, Resume, ScopeStats, ShardState,
+    Manifest, Need, Options, Planned, Preview, Record, Recorded, Resume, ScopeStats, ShardState,
     VerifySample, Watch, convert, divide, merge, preview, shard_states, stats,
 };
 pub use encode::{BigTiff, Encoding, EncodingText};

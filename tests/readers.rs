@@ -1,5 +1,8 @@
-//! Written files, opened with tifffile, Pillow and OpenCV: the same pixels and not a word on
-//! stderr. Runs in the Python environment that `scripts/test` makes.
+//! Written files, opened with the readers of `tests/readers/check.py`: the same pixels, the right display
+//! range and not a word on stderr. Runs in the Python environment that `scripts/test` makes, with ImageJ.
+//!
+//! `docs/readers.md` says which reader opens what. It is held to that, both ways: a further way to store
+//! images is a row there, and one of [`VARIANTS`].
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -13,11 +16,18 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tensortiff::normalize::oracle;
+use tensortiff::normalize::{Extent, oracle};
 use tensortiff::{DumpFiles, Norm, Source as _, TensorInfo};
 
+/// What is expected of a file.
+struct Expected {
+    shape: Vec<u64>,
+    pixels: Vec<f32>,
+    display: [f32; 2],
+}
+
 /// What is expected of every file that the tool writes for a dump, as the oracle says.
-fn expected(dump: &Path, norm: Norm) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+fn expected(dump: &Path, norm: Norm) -> BTreeMap<String, Expected> {
     let stem = dump.file_stem().unwrap().to_str().unwrap();
     let mut files = BTreeMap::new();
     let source = DumpFiles::open(&[dump]).unwrap();
@@ -40,38 +50,39 @@ fn expected(dump: &Path, norm: Norm) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
             index.reverse();
             let leaf =
                 if axes.is_empty() { String::new() } else { format!("/{}", index.join("_")) };
-            let (_, pixels) = oracle::normalize(norm, *dtype, raw);
-            files.insert(format!("{stem}/{name}{leaf}.tif"), (image.to_vec(), pixels));
+            let (extent, pixels) = oracle::normalize(norm, *dtype, raw);
+            let display = display(norm, &extent);
+            let expected = Expected { shape: image.to_vec(), pixels, display };
+            files.insert(format!("{stem}/{name}{leaf}.tif"), expected);
         }
     }
     files
 }
 
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 3];
-        group[..chunk.len()].copy_from_slice(chunk);
-        let word = u32::from_be_bytes([0, group[0], group[1], group[2]]);
-        for digit in 0..4 {
-            let value = (word >> (18 - 6 * digit)) & 63;
-            let digit = if digit > chunk.len() { b'=' } else { DIGITS[value as usize] };
-            text.push(char::from(digit));
-        }
+/// 0 and 1 for normalized pixels; the finite range of others, with 0 and 1 where it is no range.
+fn display(norm: Norm, extent: &Extent) -> [f32; 2] {
+    let is_normalized = norm == Norm::MinMax && extent.min < extent.max;
+    if is_normalized || !extent.has_finite() {
+        return [0.0, 1.0];
     }
-    text
+    let [min, max] =
+        [extent.min, extent.max].map(|x| x.clamp(f32::MIN.into(), f32::MAX.into()) as f32);
+    if min < max { [min, max] } else { [min.min(0.0), max.max(1.0)] }
 }
 
-fn write_json(path: &Path, files: &BTreeMap<String, (Vec<u64>, Vec<f32>)>) {
-    let mut json = String::from("{");
-    for (i, (name, (shape, pixels))) in files.iter().enumerate() {
-        let bytes: Vec<u8> = pixels.iter().flat_map(|x| x.to_bits().to_le_bytes()).collect();
+/// For the check: where each file's pixels lie in a file beside this one.
+fn write_json(path: &Path, files: &BTreeMap<String, Expected>) {
+    let (mut json, mut all) = (String::from("{"), Vec::new());
+    for (i, (name, Expected { shape, pixels, display })) in files.iter().enumerate() {
         let comma = if i > 0 { "," } else { "" };
-        write!(json, "{comma}{name:?}:{{\"shape\":{shape:?},\"bits\":\"{}\"}}", base64(&bytes))
+        let at = all.len();
+        let display = display.map(f64::from);
+        write!(json, "{comma}{name:?}:{{\"shape\":{shape:?},\"display\":{display:?},\"at\":{at}}}")
             .unwrap();
+        all.extend(pixels.iter().flat_map(|x| x.to_bits().to_le_bytes()));
     }
     std::fs::write(path, json + "}").unwrap();
+    std::fs::write(path.with_extension("bin"), all).unwrap();
 }
 
 fn python() -> PathBuf {
@@ -81,34 +92,202 @@ fn python() -> PathBuf {
 }
 
 fn open_all(dump: &str, norm: Norm, corrupt: impl Fn(&Path)) -> (bool, String) {
+    let dump = Path::new(env!("CARGO_MANIFEST_DIR")).join(dump);
+    check(&dump, norm, &[], &[], corrupt)
+}
+
+/// Converts a dump and has all that was written opened by all readers.
+fn check(
+    dump: &Path,
+    norm: Norm,
+    options: &[&str],
+    more: &[&str],
+    corrupt: impl Fn(&Path),
+) -> (bool, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dump = root.join(dump);
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let status = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
         .args(["convert", "-q", "--no-manifest", "--device", "cpu", "--norm", norm.name(), "-o"])
         .arg(&out)
-        .arg(&dump)
+        .arg(dump)
+        .args(options)
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
     corrupt(&out);
     let json = dir.path().join("expected.json");
-    write_json(&json, &expected(&dump, norm));
+    write_json(&json, &expected(dump, norm));
     let check = Command::new(python())
         .arg(root.join("tests/readers/check.py"))
         .args([&out, &json])
+        .args(more)
         .output()
         .unwrap();
     let said = [check.stdout, check.stderr].concat();
     (check.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
+/// A way to store images: its name in the table, the samples of one image, and how it is written.
+struct Variant {
+    name: &'static str,
+    shape: [usize; 2],
+    sample: fn(usize) -> f32,
+    norm: Norm,
+    options: &'static [&'static str],
+}
+
+/// Every way that there is, a row each of the table.
+const VARIANTS: [Variant; 7] = [
+    Variant { name: "normalized", shape: SMALL, sample: some, norm: Norm::MinMax, options: &[] },
+    Variant { name: "`--norm none`", shape: SMALL, sample: some, norm: Norm::None, options: &[] },
+    Variant {
+        name: "a constant image",
+        shape: SMALL,
+        sample: |_| -0.25,
+        norm: Norm::MinMax,
+        options: &[],
+    },
+    Variant {
+        name: "NaN and ±Inf among its pixels",
+        shape: SMALL,
+        sample: odd,
+        norm: Norm::MinMax,
+        options: &[],
+    },
+    Variant {
+        name: "more than 64 MiB: several strips",
+        shape: LARGE,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &[],
+    },
+    Variant {
+        name: "`--bigtiff yes`",
+        shape: SMALL,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--bigtiff", "yes"],
+    },
+    Variant {
+        name: "`--bigtiff yes`, several strips",
+        shape: LARGE,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--bigtiff", "yes"],
+    },
+];
+
+const SMALL: [usize; 2] = [37, 53];
+const LARGE: [usize; 2] = [4100, 4099];
+
+fn some(at: usize) -> f32 {
+    ((at * 7919) % 10_007) as f32 / 64.0 - 20.0
+}
+
+fn odd(at: usize) -> f32 {
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0];
+    odd.get(at % 11).copied().unwrap_or(some(at))
+}
+
+/// A dump of one image.
+fn write_dump(path: &Path, variant: &Variant) {
+    let [height, width] = variant.shape;
+    let bytes = 4 * height * width;
+    let json = format!(
+        "{{\"t\":{{\"dtype\":\"F32\",\"shape\":{:?},\"data_offsets\":[0,{bytes}]}}}}",
+        variant.shape
+    );
+    let mut file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+    file.extend((0..height * width).flat_map(|at| (variant.sample)(at).to_le_bytes()));
+    std::fs::write(path, file).unwrap();
+}
+
+/// The cells of the table in a text, line by line; none where it has no table of readers.
+fn table(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().skip_while(|line| !line.starts_with("| image |"));
+    let rows = lines.take_while(|line| line.starts_with('|'));
+    rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+fn documented(name: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    table(&std::fs::read_to_string(path).unwrap())
+}
+
+/// What the table promises and what readers do, where they differ; `promise` may change a cell first.
+fn broken_promises(
+    variants: &[Variant],
+    promise: impl Fn(&str, &str, String) -> String,
+) -> Vec<String> {
+    let rows = documented("docs/readers.md");
+    let readers = &rows[0][1..];
+    let dir = tempfile::tempdir().unwrap();
+    let mut broken = Vec::new();
+    for variant in variants {
+        let dump = dir.path().join("d.safetensors");
+        write_dump(&dump, variant);
+        let row = rows.iter().find(|row| row[0] == variant.name);
+        let row = row.unwrap_or_else(|| panic!("no row for {}", variant.name));
+        let (right, said) = check(&dump, variant.norm, variant.options, &["--json"], |_| {});
+        assert!(right, "{said}");
+        // Java prints before it.
+        let found = said.lines().find(|line| line.starts_with("{\"files\"")).expect(&said);
+        let found: serde_json::Value = serde_json::from_str(found).unwrap();
+        let found = found["readers"].as_object().unwrap();
+        let known: Vec<&String> = found.keys().collect();
+        let mut named: Vec<&String> = readers.iter().collect();
+        named.sort();
+        assert_eq!(known, named, "the table has the readers that are tried");
+        for (reader, cell) in readers.iter().zip(&row[1..]) {
+            let problems = &found[reader]["problems"];
+            let opens = found[reader]["right"] == 1;
+            match promise(variant.name, reader, cell.clone()).as_str() {
+                "yes" if !opens => broken.push(format!("{}: {reader}: {problems}", variant.name)),
+                "no" if opens => broken.push(format!("{}: {reader} opens it", variant.name)),
+                "yes" | "no" => {}
+                other => broken.push(format!("{}: {reader}: {other}: yes or no", variant.name)),
+            }
+        }
+    }
+    broken
+}
+
+/// Every row and every cell is tried, and no way to store images lacks a row.
+#[test]
+fn readers_open_what_the_table_says_and_nothing_else() {
+    let rows = documented("docs/readers.md");
+    let names: Vec<&str> = rows[2..].iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(names, VARIANTS.map(|variant| variant.name), "docs/readers.md");
+    assert_eq!(documented("README.md"), rows, "README.md shows the table of docs/readers.md");
+    let broken = broken_promises(&VARIANTS, |_, _, cell| cell);
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// A promise that is wrong is seen, whichever way.
+#[test]
+fn wrong_promises_are_seen() {
+    let variants = || VARIANTS.into_iter().filter(|variant| variant.name == "`--bigtiff yes`");
+    let variants: Vec<Variant> = variants().collect();
+    let turned = |_: &str, reader: &str, cell: String| match (reader, cell.as_str()) {
+        ("ImageJ" | "Pillow", "no") => "yes".to_owned(),
+        ("ImageJ" | "Pillow", "yes") => "no".to_owned(),
+        ("OpenCV", _) => "perhaps".to_owned(),
+        _ => cell,
+    };
+    let broken = broken_promises(&variants, turned).join("\n");
+    assert_eq!(broken.lines().count(), 3, "{broken}");
+    for part in ["ImageJ: [", "Pillow opens it", "OpenCV: perhaps"] {
+        assert!(broken.contains(part), "{part}: {broken}");
+    }
+}
+
 #[test]
 fn a_real_dump_opens_right_everywhere() {
     let (right, said) = open_all("data/minilm.safetensors", Norm::MinMax, |_| {});
     assert!(right, "{said}");
-    assert!(said.contains("951 readings of 317 files"), "{said}");
+    assert!(said.contains("2536 readings of 317 files"), "{said}");
 }
 
 #[test]

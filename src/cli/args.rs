@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::Verbosity;
+use super::pages::{CompletionsArgs, ManArgs, SHELLS};
+use super::restore::RestoreArgs;
 use super::shards::Shard;
 use super::stats::By;
+use super::verify::VerifyArgs;
 use crate::EncodingText;
 use crate::backend::choose::Devices;
 use crate::normalize::RuleText;
@@ -101,6 +104,16 @@ pub(super) enum Command {
     Merge(MergeArgs),
     /// Print what runs recorded of the images in an output folder: JSON lines, or CSV.
     Manifest(ManifestArgs),
+    /// Read all images again and tell what is not as the manifest says: files, sizes, tags, pixels.
+    ///
+    /// With --against the images are also computed again and compared byte for byte. Files that no manifest
+    /// names are told, and no difference. Ends with 5 if there is any difference, each of which is
+    /// a line; and with 3 if there is none, but images that the run could not make.
+    Verify(VerifyArgs),
+    /// Undo the norm of a run and put the tensors together again: safetensors of 32-bit floats.
+    ///
+    /// What cannot be undone is refused with the reason; what was cut off or rounded is told.
+    Restore(RestoreArgs),
     /// List the tensors of dumps: dtype, shape, and how many images each gives.
     Ls(LsArgs),
     /// Say what the samples are like: least and greatest, mean, standard deviation, exact percentiles,
@@ -113,6 +126,11 @@ pub(super) enum Command {
     /// plain copies in memory and into files; tell what `auto` uses, and whether a GPU pays.
     #[command(after_help = BENCH_EXAMPLES, after_long_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
+    /// Print what completes this program's commands and options in a shell.
+    #[command(after_help = SHELLS, after_long_help = SHELLS)]
+    Completions(CompletionsArgs),
+    /// Print the manual page of this program, or of one of its commands; or write all into a folder.
+    Man(ManArgs),
 }
 
 /// Which dumps, and which of their tensors.

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 
 use super::args::ManifestArgs;
 use super::{Ending, results};
+use crate::back::Output;
 use crate::error::Error;
-use crate::record;
 use crate::record::manifest::{Line, Manifest};
 
 /// The columns of CSV.
@@ -18,15 +17,8 @@ const COLUMNS: [&str; 18] = [
 
 pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
     let mut found = Vec::new();
-    for path in candidates(args)? {
-        if let Some(manifest) = Manifest::open(&path)? {
-            found.push((path, manifest));
-        }
-    }
-    if found.is_empty() {
-        let path = args.path.clone();
-        let problem = "no manifest is there: runs write one when they are finished".to_owned();
-        return Err(Error::Format { path, format: "manifest", problem }.into());
+    for Output { manifest: path, .. } in Output::find(&args.path, None)? {
+        found.extend(Manifest::open(&path)?.map(|manifest| (path, manifest)));
     }
     let mut damaged = None;
     results(|out| {
@@ -56,16 +48,6 @@ pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
         return Err(Error::Format { path, format: "manifest", problem }.into());
     }
     Ok(Ending::Done)
-}
-
-fn candidates(args: &ManifestArgs) -> Result<Vec<PathBuf>, Error> {
-    if args.path.is_dir() {
-        return record::manifests(&args.path);
-    }
-    match std::fs::metadata(&args.path) {
-        Ok(_) => Ok(vec![args.path.clone()]),
-        Err(source) => Err(Error::Open { path: args.path.clone(), source }),
-    }
 }
 
 fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {

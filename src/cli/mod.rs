@@ -1,21 +1,26 @@
 //! The command line: what was typed becomes what the library takes, and what it answers becomes
 //! text. Results go to stdout, everything said along the way to stderr.
 //!
-//! Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed or are missing, 75
-//! a shard failed for reasons of the moment, 130 and 143 ended by SIGINT and SIGTERM.
+//! Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed or are missing, 5 what
+//! was looked at is not what it ought to be, 75 a shard failed for reasons of the moment, 130 and 143 ended
+//! by SIGINT and SIGTERM.
 
 mod args;
+mod back;
 mod bench;
 mod convert;
 mod devices;
 mod inputs;
 mod ls;
 mod manifest;
+mod pages;
 mod preview;
 mod progress;
+mod restore;
 mod shards;
 mod signals;
 mod stats;
+mod verify;
 mod work;
 
 use std::io::{self, Write as _};
@@ -29,6 +34,7 @@ use args::{Args, Command};
 
 /// EX_TEMPFAIL of sysexits.h, which schedulers know.
 const TRY_AGAIN: u8 = 75;
+const DIFFERENT: u8 = 5;
 
 /// How a command ended, other than in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +43,10 @@ enum Ending {
     SomeImagesFailed,
     /// Some images failed, and all of them for reasons of the moment.
     TryAgain,
-    /// A dry run found that the run would be refused.
+    /// A dry run found that the run would be refused, or what it takes to look could not be had.
     Refused,
+    /// What was looked at is not what it ought to be.
+    Different,
 }
 
 /// Runs the tool on this process's arguments.
@@ -53,10 +61,14 @@ pub fn main() -> ExitCode {
         Command::Status(command) => shards::status(command, args.verbosity()),
         Command::Merge(command) => shards::merge_shards(command, args.verbosity()),
         Command::Manifest(command) => manifest::run(command),
+        Command::Verify(command) => verify::run(command, args.verbosity()),
+        Command::Restore(command) => restore::run(command, args.verbosity()),
         Command::Ls(command) => ls::run(command, args.verbosity()),
         Command::Stats(command) => stats::run(command, args.verbosity()),
         Command::Devices(command) => devices::run(command),
         Command::Bench(command) => bench::run(command, args.verbosity()),
+        Command::Completions(command) => pages::completions(command),
+        Command::Man(command) => pages::man(command),
     };
     let is_shard = matches!(&args.command, Command::Convert(command) if command.shard.is_some());
     exit(match result {
@@ -64,6 +76,7 @@ pub fn main() -> ExitCode {
         Ok(Ending::SomeImagesFailed) => 3,
         Ok(Ending::TryAgain) => TRY_AGAIN,
         Ok(Ending::Refused) => 1,
+        Ok(Ending::Different) => DIFFERENT,
         Err(error) => match report_error(&error) {
             1 if is_shard && error.downcast_ref().is_some_and(Error::is_transient) => TRY_AGAIN,
             code => code,

@@ -55,6 +55,11 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
+    /// Writes something else where the bar is not in its way.
+    pub(super) fn aside(&self, write: impl FnOnce()) {
+        self.bar.suspend(write);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,17 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::args::ImagesArgs;
 use super::inputs::expand;
-use crate::convert::{Options, Planned, unsupported};
-use crate::error::{Error, shown, shown_path};
-use crate::normalize::{Rule, RuleText, Scope};
-use crate::plan::{Naming, Selection};
-use crate::record::identity::Asked;
+use crate::convert::{Options, Planned, Recorded, unsupported};
+use crate::error::{Error, shown_path};
+use crate::plan::Naming;
 use crate::record::shards::Shards;
-use crate::source::{DumpFiles, Layout, Reading, View};
-use crate::{Encoding, EncodingText};
-
-/// What of it a plan has beside axes and images.
-const COMPLEX: &str = "complex";
+use crate::source::{DumpFiles, View};
 
 /// See the module.
 pub(super) struct Work {
@@ -86,39 +80,17 @@ impl Work {
     pub(super) fn planned(path: &Path) -> Result<Work, Error> {
         let plan = Shards::read(path)?;
         let head = &plan.head;
-        let asked = head.identity.options.clone();
+        let asked = &head.identity.options;
         let wrong =
             |problem: String| Error::Format { path: path.to_owned(), format: "plan", problem };
-        let (rule, scope) = rule(&asked).map_err(|problem| wrong(shown(&problem)))?;
-        let encoding = encoding(&asked).map_err(|problem| wrong(shown(&problem)))?;
-        let complex = asked.more.get(COMPLEX).and_then(|texts| texts.first());
-        let complex = complex.map(String::as_str);
-        let reading = Reading::of(asked.raw.as_deref(), asked.npy_v2.as_deref(), complex)
-            .map_err(|error| wrong(format!("it wants its dumps read otherwise: {error}")))?;
-        let (layout, selection) = more(&asked).map_err(|error| wrong(error.to_string()))?;
-        let naming = match &head.list {
-            Some(list) => Naming::List(list.clone()),
-            None => Naming::Template(asked.names),
-        };
-        let selection = Selection {
-            tensors: asked.tensors,
-            exclude: asked.exclude,
-            channel: asked.channel,
-            ..selection
-        };
+        let Recorded { reading, layout, options } =
+            Recorded::of(asked, head.list.clone()).map_err(wrong)?;
+        let hash = asked.hash;
         let dumps: Vec<&str> = head.identity.dumps.iter().map(|dump| dump.path.as_str()).collect();
         let source = View::new(DumpFiles::open_as(&dumps, &reading)?, layout);
-        let options = Options { rule, scope, selection, naming, encoding, ..Options::default() };
         let ranges = plan.ranges.clone().into();
         let planned = Planned { path: path.to_owned(), identity: head.identity.clone(), ranges };
-        Ok(Work {
-            source,
-            options,
-            hash: asked.hash,
-            plan: Some(plan),
-            planned: Some(planned),
-            list: None,
-        })
+        Ok(Work { source, options, hash, plan: Some(plan), planned: Some(planned), list: None })
     }
 
     /// An error about names with the list that they came from.
@@ -130,45 +102,6 @@ impl Work {
             (error, _) => error,
         }
     }
-}
-
-/// What a plan says of how samples become pixels.
-fn rule(asked: &Asked) -> Result<(Rule, Scope), String> {
-    let mut text = RuleText::default();
-    text.set("norm", &asked.norm);
-    for (name, value) in &asked.rule {
-        if !text.set(name, value) {
-            return Err(format!("it wants --{name}, which this version does not know"));
-        }
-    }
-    text.read()
-}
-
-/// What a plan says of axes and images.
-fn more(asked: &Asked) -> Result<(Layout, Selection), Error> {
-    let (mut layout, mut selection) = (Layout::default(), Selection::default());
-    // A sample comes before its seed.
-    for (name, texts) in asked.more.iter().filter(|(name, _)| *name != COMPLEX) {
-        for text in texts {
-            if Layout::NAMES.contains(&name.as_str()) {
-                layout.add(name, text)?;
-            } else {
-                selection.add(name, text)?;
-            }
-        }
-    }
-    Ok((layout, selection))
-}
-
-/// What a plan says of how pixels are stored.
-fn encoding(asked: &Asked) -> Result<Encoding, String> {
-    let mut text = EncodingText::default();
-    for (name, value) in &asked.encoding {
-        if !text.set(name, value) {
-            return Err(format!("it wants --{name}, which this version does not know"));
-        }
-    }
-    text.read()
 }
 
 /// Plans are told from dumps by their names, so that a plan that is damaged is told to be.

@@ -6,11 +6,13 @@
 //! on the pixels comes last before the zeros. So a [`Header`] is laid out once for a row of
 //! images, and [`Header::write`] only fills in an image's numbers.
 //!
-//! Nothing here touches files or pixels.
+//! Nothing here touches files or pixels, but for [`Decoded`], which reads back what was written.
 
+mod decoded;
 mod description;
 mod encoding;
 mod header;
 
+pub use decoded::Decoded;
 pub use encoding::{BigTiff, Encoding, EncodingText};
 pub use header::{Header, Subject};

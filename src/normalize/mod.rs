@@ -18,6 +18,8 @@
 //! each further step. Both, like the extent, merge in any order. A scope that mixes types works in
 //! f64 if any of them does.
 //!
+//! [`Undo`] is the way back.
+//!
 //! [`Rule`] has what follows: y^gamma in f64 by the `libm` crate, rounded once; then the output
 //! range, product and sum rounded, where 1 becomes its end exactly. What [`Constant`] and
 //! [`Nonfinite`] put in a sample's place goes through both as if it were normalized.
@@ -28,8 +30,10 @@ pub(crate) mod quantiles;
 mod range;
 mod rule;
 pub(crate) mod sums;
+mod undo;
 
 pub use extent::Extent;
 pub use range::{Kept, Range, Stats};
 pub use rule::{Constant, Nonfinite, Norm, Rule, RuleText, Scope};
 pub use sums::Moments;
+pub use undo::{Undo, Undone};

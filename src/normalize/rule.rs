@@ -163,6 +163,13 @@ impl Norm {
         matches!(self, Norm::ZScore { sigma: None })
     }
 
+    /// Whether these numbers of a [range](super::Range::numbers) may be lo and hi, or mean and deviation
+    /// where samples have none: a deviation of 0 is told as it is.
+    pub(crate) fn is_unclear(self, numbers: Option<(f64, f64)>) -> bool {
+        let sigma = matches!(self, Norm::ZScore { sigma: Some(_) });
+        sigma && numbers.is_some_and(|(_, other)| other == 0.0)
+    }
+
     /// Whether pixels are in 0..1.
     fn is_unit(self) -> bool {
         !matches!(self, Norm::None | Norm::ZScore { sigma: None })

@@ -78,6 +78,21 @@ impl FilesSink {
         self
     }
 
+    /// The file of an image, to be read; `None` if there is none, or something else.
+    ///
+    /// # Errors
+    /// [`Error::InTheWay`], or [`Error::Write`] where it cannot be opened.
+    pub fn open(&self, name: &str) -> Result<Option<std::fs::File>, Error> {
+        if self.stored(name)?.is_none() {
+            return Ok(None);
+        }
+        let path = self.root.join(name);
+        match std::fs::File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(source) => Err(Error::Write { path, source }),
+        }
+    }
+
     /// Existing targets, looked for folder by folder. `replace`: they are in nobody's way.
     /// `clean`: temporary files beside them go.
     fn check(
@@ -305,14 +320,7 @@ impl Sink for FilesSink {
     }
 
     fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
-        if self.stored(name)?.is_none() {
-            return Ok(None);
-        }
-        let path = self.root.join(name);
-        match std::fs::File::open(&path) {
-            Ok(file) => Ok(Some(Box::new(file))),
-            Err(source) => Err(Error::Write { path, source }),
-        }
+        Ok(self.open(name)?.map(|file| Box::new(file) as Box<dyn io::Read>))
     }
 
     fn finish(&self) -> Result<(), Error> {

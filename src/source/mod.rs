@@ -28,6 +28,7 @@ mod stored;
 mod torch;
 mod unpacker;
 mod view;
+mod written;
 mod zip;
 
 pub use dump_files::DumpFiles;
@@ -37,6 +38,7 @@ pub use memory::MemorySource;
 pub use raw::Raw;
 pub use reading::{Complex, NpyV2, Reading};
 pub use view::{Layout, View};
+pub(crate) use written::safetensors_header;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Opens every .tif below a folder as people do, and holds the pixels against expected ones.
 
-    check.py OUT EXPECTED.json
+    check.py OUT EXPECTED.json [--json]
 
-EXPECTED.json: {"relative/name.tif": {"shape": [h, w], "bits": "<base64 of little-endian f32>"}}.
-Exits 1 and says why if any reader sees other pixels, another dtype or shape, or prints a warning.
+EXPECTED.json: {"relative/name.tif": {"shape": [h, w], "display": [min, max], "at": byte in EXPECTED.bin}},
+where the pixels lie as little-endian f32. Exits 1 and says why if any reader sees other pixels, another dtype or shape, another
+display range, or prints a warning. With --json it says of each reader how many files it opened right and
+what was wrong, and leaves the judgement to who called it.
 """
 
-import base64
 import io
 import json
 import logging
@@ -17,12 +18,20 @@ import tempfile
 import warnings
 
 import cv2
+import imageio.v3
+import jpype
 import numpy as np
+import pyvips
+import rasterio
+import skimage.io
 import tifffile
 from PIL import Image
 
 warnings.simplefilter("error")
+# Not of the files: rasterio says so of all that is no map.
+warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
 Image.MAX_IMAGE_PIXELS = None
+JAR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../.venv/imagej/ij.jar")
 
 
 class CapturedStderr:
@@ -44,7 +53,7 @@ class CapturedStderr:
         self.file.close()
 
 
-def with_tifffile(path):
+def with_tifffile(path, _):
     with tifffile.TiffFile(path) as file:
         assert len(file.pages) == 1, "one page"
         hint = file.imagej_metadata
@@ -57,24 +66,70 @@ def with_tifffile(path):
         return file.asarray()
 
 
-def with_pillow(path):
+def with_pillow(path, _):
     with Image.open(path) as image:
         assert image.mode == "F", f"mode {image.mode}"
         return np.asarray(image)
 
 
-def with_opencv(path):
+def with_opencv(path, _):
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert pixels is not None, "imread gave None"
     return pixels
 
 
-READERS = {"tifffile": with_tifffile, "Pillow": with_pillow, "OpenCV": with_opencv}
+def with_gdal(path, _):
+    with rasterio.open(path) as file:
+        assert file.driver == "GTiff" and file.count == 1, f"{file.driver}, {file.count} bands"
+        return file.read(1)
 
 
-def main(out, expected_path):
+def with_skimage(path, _):
+    return skimage.io.imread(path)
+
+
+def with_imageio(path, _):
+    return imageio.v3.imread(path)
+
+
+def with_libvips(path, _):
+    image = pyvips.Image.new_from_file(path, access="sequential")
+    assert image.format == "float" and image.bands == 1, f"{image.bands} bands of {image.format}"
+    return image.numpy().reshape(image.height, image.width)
+
+
+def with_imagej(path, display):
+    """As File > Open does, without a window."""
+    if not jpype.isJVMStarted():
+        assert os.path.exists(JAR), f"no {JAR}: run scripts/test, which fetches it"
+        jpype.startJVM("-Djava.awt.headless=true", "-Xmx2g", classpath=[JAR])
+    opener = jpype.JClass("ij.io.Opener")()
+    opener.setSilentMode(True)
+    image = opener.openImage(path)
+    assert image is not None, "openImage gave null"
+    assert image.getBitDepth() == 32 and image.getStackSize() == 1, f"{image}"
+    shown = (image.getDisplayRangeMin(), image.getDisplayRangeMax())
+    assert shown == display, f"the display range is {shown}, not {display}"
+    pixels = np.array(image.getProcessor().getPixels())
+    return pixels.reshape(image.getHeight(), image.getWidth())
+
+
+READERS = {
+    "tifffile": with_tifffile,
+    "Pillow": with_pillow,
+    "OpenCV": with_opencv,
+    "GDAL": with_gdal,
+    "scikit-image": with_skimage,
+    "imageio": with_imageio,
+    "libvips": with_libvips,
+    "ImageJ": with_imagej,
+}
+
+
+def main(out, expected_path, *options):
     with open(expected_path) as file:
         expected = json.load(file)
+    pixels = np.memmap(expected_path.removesuffix("json") + "bin", "<u4", "r") if expected else []
     found = {
         os.path.relpath(os.path.join(folder, name), out)
         for folder, _, names in os.walk(out)
@@ -82,26 +137,37 @@ def main(out, expected_path):
     }
     problems = [f"{name}: unexpected file" for name in sorted(found - set(expected))]
     log = io.StringIO()
-    logging.getLogger("tifffile").addHandler(logging.StreamHandler(log))
-    opened = 0
+    # What any library logs is a warning, too.
+    handler = logging.StreamHandler(log)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    results = {reader: {"right": 0, "problems": []} for reader in READERS}
     for name, want in sorted(expected.items()):
         path = os.path.join(out, name)
-        pixels_wanted = np.frombuffer(base64.b64decode(want["bits"]), "<u4").reshape(want["shape"])
+        height, width = want["shape"]
+        begin = want["at"] // 4
+        wanted = np.asarray(pixels[begin : begin + height * width]).reshape(height, width)
         for reader, read in READERS.items():
             try:
                 with CapturedStderr() as captured:
-                    pixels = read(path)
-                assert pixels.dtype == np.float32, f"dtype {pixels.dtype}"
-                assert pixels.shape == pixels_wanted.shape, f"shape {pixels.shape}"
-                same = np.ascontiguousarray(pixels).view(np.uint32) == pixels_wanted
+                    seen = read(path, tuple(want["display"]))
+                assert seen.dtype == np.float32, f"dtype {seen.dtype}"
+                assert seen.shape == wanted.shape, f"shape {seen.shape}"
+                same = np.ascontiguousarray(seen).view(np.uint32) == wanted
                 assert same.all(), f"{(~same).sum()} pixels differ"
                 said = (captured.text + log.getvalue()).strip()
                 assert not said, f"printed: {said}"
-                opened += 1
+                results[reader]["right"] += 1
             except Exception as problem:  # whatever a reader throws is the finding
-                problems.append(f"{name}: {reader}: {type(problem).__name__}: {problem}")
+                told = f"{name}: {reader}: {type(problem).__name__}: {problem}"
+                results[reader]["problems"].append(told)
+                problems.append(told)
             log.seek(0)
             log.truncate()
+    if "--json" in options:
+        print(json.dumps({"files": len(expected), "readers": results}))
+        return 0
+    opened = sum(result["right"] for result in results.values())
     print("\n".join(problems[:40] + [f"{opened} readings of {len(expected)} files were right"]))
     return 1 if problems or opened != len(READERS) * len(expected) or not expected else 0
 

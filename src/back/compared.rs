@@ -1,0 +1,196 @@
+//! A sink that stores nothing: it compares what a run makes with what is stored.
+
+use std::fs::File;
+use std::io::Cursor;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Difference, Tell};
+use crate::encode::Decoded;
+use crate::error::Error;
+use crate::sink::{FilesSink, Pending, Sink};
+
+/// Bytes of a file that are compared at once.
+const STEP: usize = 64 << 10;
+/// Longest header that is kept to say where pixels differ.
+const HEADER: usize = 1 << 20;
+
+/// See the module. Files that are missing are not told: who looked at the manifest knows of them.
+pub(super) struct Compared<'a> {
+    stored: &'a FilesSink,
+    folder: &'a std::path::Path,
+    tell: &'a Tell<'a>,
+    /// Files that were compared.
+    pub(super) files: AtomicU64,
+}
+
+impl<'a> Compared<'a> {
+    pub(super) fn new(
+        stored: &'a FilesSink,
+        folder: &'a std::path::Path,
+        tell: &'a Tell<'a>,
+    ) -> Compared<'a> {
+        Compared { stored, folder, tell, files: AtomicU64::new(0) }
+    }
+
+    fn open(&self, name: &str) -> Result<Comparison<'_>, Error> {
+        let file = self.stored.open(name)?;
+        let name = name.to_owned();
+        Ok(Comparison { sink: self, name, file, found: Mutex::default() })
+    }
+}
+
+impl Sink for Compared<'_> {
+    fn prepare(&self, _names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
+        let comparison = self.open(name)?;
+        comparison.write_at(0, header)?;
+        comparison.write_at(header.len() as u64, pixels)?;
+        Box::new(comparison).commit()
+    }
+
+    fn begin(&self, name: &str, _len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+        Ok(Box::new(self.open(name)?))
+    }
+}
+
+/// One image under way.
+struct Comparison<'a> {
+    sink: &'a Compared<'a>,
+    name: String,
+    file: Option<File>,
+    found: Mutex<Found>,
+}
+
+/// What differs so far.
+#[derive(Default)]
+struct Found {
+    /// What the run makes at the file's begin.
+    header: Vec<u8>,
+    /// Words of four bytes that differ, and of them the first: where it is, what it is, what it ought to be.
+    words: u64,
+    first: Option<(u64, [u8; 4], [u8; 4])>,
+    /// The first byte that the file does not have.
+    end: Option<u64>,
+    problem: Option<String>,
+}
+
+impl Pending for Comparison<'_> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = &self.file else { return Ok(()) };
+        if offset == 0 {
+            lock().header = bytes[..bytes.len().min(HEADER)].to_vec();
+        }
+        let mut buffer = [0; STEP];
+        let mut at = offset;
+        for due in bytes.chunks(STEP) {
+            let is = &mut buffer[..due.len()];
+            match read_at(file, is, at) {
+                Ok(read) if read == due.len() => {}
+                Ok(read) => {
+                    let end = at + read as u64;
+                    let mut found = lock();
+                    found.end = Some(found.end.map_or(end, |known| known.min(end)));
+                    return Ok(());
+                }
+                Err(error) => lock().problem = Some(error.to_string()),
+            }
+            if is != due {
+                lock().differ(at, is, due);
+            }
+            at += due.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), Error> {
+        let Comparison { sink, name, file, found } = *self;
+        if file.is_none() {
+            return Ok(());
+        }
+        sink.files.fetch_add(1, Ordering::Relaxed);
+        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let tell = |what, problem| {
+            (sink.tell)(Difference { file: sink.folder.join(&name), what, problem });
+        };
+        if let Some(problem) = found.problem {
+            tell("file", problem);
+        } else if let Some(end) = found.end {
+            tell("size", format!("it ends at byte {end}, and what the dump gives does not"));
+        } else if let Some((at, is, due)) = found.first {
+            let (what, problem) = told(&found.header, found.words, at, is, due);
+            tell(what, problem);
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    fn differ(&mut self, at: u64, is: &[u8], due: &[u8]) {
+        // Pieces begin and end where pixels do; a header may end within a word.
+        for (number, (is, due)) in (0..).zip(is.chunks(4).zip(due.chunks(4))) {
+            if is != due {
+                self.words += 1;
+                let at = at + 4 * number;
+                if self.first.is_none_or(|(first, ..)| at < first) {
+                    let word = |bytes: &[u8]| {
+                        let mut word = [0; 4];
+                        word[..bytes.len()].copy_from_slice(bytes);
+                        word
+                    };
+                    self.first = Some((at, word(is), word(due)));
+                }
+            }
+        }
+    }
+}
+
+/// Where and how a file differs. That pixels follow their header is so of what is not packed.
+fn told(header: &[u8], words: u64, at: u64, is: [u8; 4], due: [u8; 4]) -> (&'static str, String) {
+    let first = at.checked_sub(header.len() as u64).map(|bytes| bytes / 4);
+    let shape = Decoded::open(Cursor::new(header)).map(|image| image.shape());
+    match (first, shape) {
+        (Some(pixel), Ok([height, width])) if pixel < height.saturating_mul(width) => {
+            let [is, due] = [is, due].map(|word| {
+                let pixel = f32::from_le_bytes(word);
+                if pixel.is_nan() {
+                    format!("NaN ({:#010x})", pixel.to_bits())
+                } else {
+                    format!("{pixel:?}")
+                }
+            });
+            let (row, column) = (pixel / width, pixel % width);
+            let problem = format!(
+                "{words} of {} pixels are not what the dump gives, the first at row {row}, column \
+                 {column}: {is}, and it ought to be {due}",
+                height * width
+            );
+            ("samples", problem)
+        }
+        _ => ("header", format!("from byte {at} on it is not what the dump gives")),
+    }
+}
+
+/// Reads as much as there is.
+fn read_at(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        #[cfg(unix)]
+        let read =
+            std::os::unix::fs::FileExt::read_at(file, &mut buf[done..], offset + done as u64);
+        #[cfg(windows)]
+        let read =
+            std::os::windows::fs::FileExt::seek_read(file, &mut buf[done..], offset + done as u64);
+        match read {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,143 @@
+//! The way back: what runs left is looked at again ([`verify`]), and samples are made of images again
+//! ([`restore`]). Both go by a manifest, image by image and on all cores, and believe nothing of it that
+//! the files do not say as well.
+//!
+//! Files are read by the decoder of another crate ([`Decoded`](crate::encode::Decoded)), and what pixels
+//! ought to be is computed by the run itself ([`convert`](crate::convert())), into a sink that compares.
+
+mod axes;
+mod check;
+mod compared;
+mod lines;
+mod restore;
+mod strays;
+mod verify;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+pub use restore::{Restored, Samples, errors_of, restore};
+pub use strays::strays;
+pub use verify::{Verified, verify};
+
+use crate::convert::{Recorded, Watch};
+use crate::error::{Error, shown_path};
+use crate::plan::Naming;
+use crate::record;
+use crate::record::manifest::{Head, Manifest};
+
+/// What a run left: images in a folder, and what it recorded of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// The folder that its names are below.
+    pub folder: PathBuf,
+}
+
+/// How it is looked at.
+#[derive(Clone, Default)]
+pub struct Looking {
+    /// Number of threads; `None`: all cores.
+    pub threads: Option<NonZeroUsize>,
+    /// Who is told how far it is.
+    pub watch: Option<Arc<dyn Watch>>,
+    /// Set from outside to end it early.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// One way in which a file is not what it ought to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The file.
+    pub file: PathBuf,
+    /// What differs: `file`, `size`, `tags`, `pixels`, or where it was compared with the dump, `header` or
+    /// `samples`.
+    pub what: &'static str,
+    /// How, in one line.
+    pub problem: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", shown_path(&self.file), self.what, self.problem)
+    }
+}
+
+/// Is told of differences as they are found, from any thread.
+pub type Tell<'t> = dyn Fn(Difference) + Sync + 't;
+
+impl Output {
+    /// What runs left in an output folder, the usual manifest first; or what a manifest is of, whose images
+    /// are beside it, or in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where it cannot be read, [`Error::Format`] where there is no manifest.
+    pub fn find(path: &Path, folder: Option<&Path>) -> Result<Vec<Output>, Error> {
+        let open = |source| Error::Open { path: path.to_owned(), source };
+        let is_folder = std::fs::metadata(path).map_err(open)?.is_dir();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let beside = if is_folder { path } else { parent.unwrap_or(Path::new(".")) };
+        let folder = folder.unwrap_or(beside);
+        let paths = if is_folder { record::manifests(path)? } else { vec![path.to_owned()] };
+        let mut found = Vec::new();
+        for manifest in paths {
+            if Manifest::open(&manifest)?.is_some() {
+                found.push(Output { manifest, folder: folder.to_owned() });
+            }
+        }
+        if found.is_empty() {
+            let problem = "no manifest is there: runs write one when they are finished".to_owned();
+            return Err(Error::Format { path: path.to_owned(), format: "manifest", problem });
+        }
+        Ok(found)
+    }
+
+    /// How its run read its dumps, and where those were.
+    ///
+    /// # Errors
+    /// As [`find`](Output::find); [`Error::Format`] for what this version does not understand.
+    pub fn recorded(&self) -> Result<(Recorded, Vec<String>), Error> {
+        let head = self.open()?.head().clone();
+        let dumps = head.identity.dumps.iter().map(|dump| dump.path.clone()).collect();
+        Ok((self.asked(&head, true)?, dumps))
+    }
+
+    fn open(&self) -> Result<Manifest, Error> {
+        Manifest::open(&self.manifest)?
+            .ok_or_else(|| self.wrong("it begins with no run".to_owned()))
+    }
+
+    /// What the run was asked for; with the names of a list, if it had one and they are wanted.
+    fn asked(&self, head: &Head, names: bool) -> Result<Recorded, Error> {
+        let asked = &head.identity.options;
+        let hash = asked.names.strip_prefix("list ");
+        let is_list = hash.is_some_and(|hash| {
+            hash.len() == 16 && hash.bytes().all(|digit| digit.is_ascii_hexdigit())
+        });
+        let mut recorded = Recorded::of(asked, None).map_err(|problem| self.wrong(problem))?;
+        if names && is_list {
+            let mut list = Vec::new();
+            let mut manifest = self.open()?;
+            for _ in 0..head.identity.images {
+                list.push(self.line(&mut manifest)?.name.into_owned());
+            }
+            recorded.options.naming = Naming::List(list);
+        }
+        Ok(recorded)
+    }
+
+    fn line(&self, manifest: &mut Manifest) -> Result<lines::Line, Error> {
+        manifest.next_line()?.ok_or_else(|| {
+            let images = manifest.head().identity.images;
+            self.wrong(format!("it has fewer lines than its {images} images, or a damaged one"))
+        })
+    }
+
+    fn wrong(&self, problem: String) -> Error {
+        Error::Format { path: self.manifest.clone(), format: "manifest", problem }
+    }
+}

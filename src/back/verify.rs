@@ -1,0 +1,122 @@
+//! Whether images are what the manifest says, and what the dump gives.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::check::{Check, Found};
+use super::compared::Compared;
+use super::{Difference, Looking, Output, Tell};
+use crate::backend::choose::{Device, Devices};
+use crate::convert::{Options, convert};
+use crate::error::Error;
+use crate::report::Failure;
+use crate::sink::FilesSink;
+use crate::source::Source;
+
+/// What was looked at.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Verified {
+    /// Images of the manifest.
+    pub images: u64,
+    /// Those that the run could not make, of which no file is to be there.
+    pub failed: u64,
+    /// Those that were there before the run: that they are is all that is known.
+    pub existed: u64,
+    /// Bytes of pixels that were looked at.
+    pub bytes: u64,
+    /// How many differences were told.
+    pub differences: u64,
+    /// Files that were compared with what the dump gives.
+    pub compared: u64,
+    /// Images that could not be made again, to be compared; the first of them.
+    pub failures: Vec<Failure>,
+}
+
+/// Reads all images of a manifest with the decoder of the `tiff` crate and tells what is not as the manifest
+/// says: files, sizes, shapes, tags, the range and the counts of pixels, and their hash where the run
+/// was given `--hash`. With `against`, the run's dump, all pixels are computed again and compared, headers
+/// included.
+///
+/// Memory does not grow with the number of images or their size; the names of a list are held while
+/// pixels are computed again.
+///
+/// # Errors
+/// [`Error::Format`], [`Error::Open`] for a manifest that is damaged or cannot be read; [`Error::Usage`] where
+/// `against` is not the run's dump; what [`convert`](crate::convert()) says of it; [`Error::Interrupted`].
+pub fn verify(
+    output: &Output,
+    against: Option<&dyn Source>,
+    looking: &Looking,
+    tell: &Tell<'_>,
+) -> Result<Verified, Error> {
+    let head = output.open()?.head().clone();
+    let recorded = output.asked(&head, against.is_some())?;
+    if let Some(source) = against
+        && let Some(problem) = recorded.difference(source, &head.identity)?
+    {
+        let path = crate::error::shown_path(&output.manifest);
+        return Err(Error::Usage(format!("{path}: the run was not of this dump: {problem}")));
+    }
+    let sums = output.sums(&mut |_| Ok(()))?;
+    if let Some(watch) = &looking.watch {
+        watch.planned(sums.images, sums.bytes);
+    }
+    let told = AtomicU64::new(0);
+    let tell = |difference: Difference| {
+        told.fetch_add(1, Ordering::Relaxed);
+        tell(difference);
+    };
+    let (rule, scope) = (recorded.options.rule, recorded.options.scope);
+    let check = Check::new(&head.identity.options, rule, scope);
+    let sink = FilesSink::new(&output.folder, false);
+    output.each(looking, &|buffer: &mut Vec<u8>, _, line| {
+        if line.error.is_some() {
+            return Ok(());
+        }
+        let mut tell = |(what, problem): Found| {
+            tell(Difference { file: output.folder.join(&*line.name), what, problem });
+        };
+        if let Some(mut image) = check.open(&sink, line, &mut tell) {
+            check.pixels(&mut image, line, buffer, &mut tell);
+        }
+        Ok(())
+    })?;
+    let mut verified = Verified {
+        images: sums.images,
+        failed: sums.failed,
+        existed: sums.existed,
+        bytes: sums.bytes,
+        ..Verified::default()
+    };
+    if let Some(source) = against {
+        let compared = Compared::new(&sink, &output.folder, &tell);
+        let report =
+            convert(source, &compared, &again(recorded.options, looking)).map_err(cause)?;
+        verified.compared = compared.files.into_inner();
+        // What the run could not make it cannot make now.
+        if report.failed > head.failed {
+            verified.failures = report.failures;
+        }
+    }
+    verified.differences = told.into_inner();
+    Ok(verified)
+}
+
+/// The options of a run that only looks.
+pub(super) fn again(options: Options, looking: &Looking) -> Options {
+    Options {
+        devices: Devices::List(vec![Device::Cpu]),
+        threads: looking.threads,
+        watch: looking.watch.clone(),
+        cancel: looking.cancel.clone(),
+        ..options
+    }
+}
+
+/// Why a run stopped: that the images before are whole is no news of one that stores none.
+pub(super) fn cause(error: Error) -> Error {
+    match error {
+        Error::Stopped { cause, .. } => *cause,
+        error => error,
+    }
+}

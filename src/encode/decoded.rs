@@ -1,0 +1,275 @@
+//! A TIFF file read back as a reader would: by the `tiff` crate's decoder, and not by what this program
+//! knows of its own headers.
+//!
+//! What a file says may be anything: nothing is allocated by it beyond [`LARGEST_CHUNK`], and the lists of
+//! strips beyond what the decoder allows by itself (1 MiB, that is images of 2 TB).
+
+use std::io::{BufReader, Read, Seek, SeekFrom};
+
+use tiff::decoder::{ChunkType, Decoder, Limits};
+use tiff::tags::{ByteOrder, Tag};
+use tiff::{ColorType, TiffError};
+
+use crate::error::shown_problem;
+
+/// Most bytes that the decoder unpacks at once: a strip of the largest image that is written as one.
+/// What is stored as it is has no such limit, as it is read in pieces of any size.
+const LARGEST_CHUNK: u64 = 64 << 20;
+/// A header fits, and reading pixels does not begin with much of what is read again.
+const BUFFER: usize = 4 << 10;
+const FLOAT: u64 = 3;
+const NONE: u64 = 1;
+const BLACK_IS_ZERO: u64 = 1;
+
+/// An image of one float per pixel in a file.
+#[derive(Debug)]
+pub struct Decoded<R: Read + Seek> {
+    decoder: Decoder<BufReader<R>>,
+    width: u64,
+    height: u64,
+    rows: u64,
+    /// Where the strips lie, if they are the pixels as they are in memory.
+    plain: Option<Vec<u64>>,
+    /// The strip that was unpacked last.
+    chunk: Option<u32>,
+    pixels: Vec<u8>,
+}
+
+impl<R: Read + Seek> Decoded<R> {
+    /// Reads the tags.
+    ///
+    /// # Errors
+    /// Why it is no such image, in one line.
+    pub fn open(file: R) -> Result<Decoded<R>, String> {
+        let decoder = Decoder::new(BufReader::with_capacity(BUFFER, file)).map_err(told)?;
+        let mut limits = Limits::default();
+        limits.decoding_buffer_size = most();
+        limits.intermediate_buffer_size = most();
+        let mut decoder = decoder.with_limits(limits);
+        let (width, height) = decoder.dimensions().map_err(told)?;
+        let mut number = |tag: Tag, otherwise: u64| {
+            decoder.find_tag_unsigned::<u64>(tag).map(|found| found.unwrap_or(otherwise))
+        };
+        let format = number(Tag::SampleFormat, 1).map_err(told)?;
+        let shown = number(Tag::PhotometricInterpretation, u64::MAX).map_err(told)?;
+        let compression = number(Tag::Compression, NONE).map_err(told)?;
+        let predictor = number(Tag::Predictor, NONE).map_err(told)?;
+        let kind = decoder.colortype().map_err(told)?;
+        if kind != ColorType::Gray(32) || format != FLOAT || shown != BLACK_IS_ZERO {
+            return Err(format!(
+                "its pixels are no 32-bit floats of which more is brighter, but {kind:?} of sample \
+                 format {format}, photometric interpretation {shown}"
+            ));
+        }
+        if decoder.more_images() {
+            return Err("it holds more than one image".to_owned());
+        }
+        if decoder.get_chunk_type() != ChunkType::Strip {
+            return Err("it is stored in tiles, which this version does not read".to_owned());
+        }
+        let (width, height) = (u64::from(width), u64::from(height));
+        let rows = u64::from(decoder.chunk_dimensions().1).min(height);
+        let as_in_memory = decoder.byte_order() == ByteOrder::LittleEndian;
+        let plain = match as_in_memory && (compression, predictor) == (NONE, NONE) {
+            false => None,
+            true => Some(plain(&mut decoder, 4 * width, height, rows)?),
+        };
+        Ok(Decoded { decoder, width, height, rows, plain, chunk: None, pixels: Vec::new() })
+    }
+
+    /// Height and width in pixels.
+    #[must_use]
+    pub fn shape(&self) -> [u64; 2] {
+        [self.height, self.width]
+    }
+
+    /// The text of tag 270, without the NUL that ends it.
+    ///
+    /// # Errors
+    /// In one line, where there is none.
+    pub fn description(&mut self) -> Result<String, String> {
+        let text = self.decoder.get_tag_ascii_string(Tag::ImageDescription).map_err(told)?;
+        Ok(text.trim_end_matches('\0').to_owned())
+    }
+
+    /// The values of tags 340 and 341, between which a viewer shows pixels.
+    ///
+    /// # Errors
+    /// In one line, where there are none.
+    pub fn display(&mut self) -> Result<[f32; 2], String> {
+        let min = self.decoder.get_tag_f32(Tag::SMinSampleValue).map_err(told)?;
+        let max = self.decoder.get_tag_f32(Tag::SMaxSampleValue).map_err(told)?;
+        Ok([min, max])
+    }
+
+    /// Fills `buf` with the pixels' bytes, little-endian floats row by row, from byte `offset` of them on.
+    ///
+    /// # Errors
+    /// Why they cannot be read, in one line.
+    pub fn read_at(&mut self, mut offset: u64, mut buf: &mut [u8]) -> Result<(), String> {
+        let strip = self.rows * 4 * self.width;
+        while !buf.is_empty() {
+            let chunk = offset / strip;
+            let within = offset % strip;
+            let height = self.rows.min(self.height.saturating_sub(chunk * self.rows));
+            let left = (height * 4 * self.width).saturating_sub(within);
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+            if len == 0 {
+                return Err("it has fewer pixels".to_owned());
+            }
+            let (part, rest) = std::mem::take(&mut buf).split_at_mut(len);
+            self.read_of(chunk, height, within, part)?;
+            (buf, offset) = (rest, offset + len as u64);
+        }
+        Ok(())
+    }
+
+    fn read_of(&mut self, chunk: u64, rows: u64, at: u64, part: &mut [u8]) -> Result<(), String> {
+        let number = u32::try_from(chunk).map_err(|_| "it has too many strips".to_owned())?;
+        let place = self.plain.as_ref().map(|places| places.get(number as usize).copied());
+        if let Some(place) = place {
+            let place = place.and_then(|place| place.checked_add(at));
+            let place = place.ok_or_else(|| "it has too few strips".to_owned())?;
+            let file = self.decoder.inner();
+            let read = file.seek(SeekFrom::Start(place)).and_then(|_| file.read_exact(part));
+            return read.map_err(|error| told(TiffError::IoError(error)));
+        }
+        if self.chunk != Some(number) {
+            let bytes = rows * 4 * self.width;
+            if bytes > LARGEST_CHUNK {
+                return Err(format!("a strip of {bytes} bytes is packed, {LARGEST_CHUNK} can be"));
+            }
+            self.chunk = None;
+            self.pixels.resize(usize::try_from(bytes).expect("it is below the limit"), 0);
+            self.decoder.read_chunk_bytes(number, &mut self.pixels).map_err(told)?;
+            self.chunk = Some(number);
+        }
+        let at = usize::try_from(at).expect("it lies in the strip");
+        let pixels = self.pixels.get(at..at + part.len());
+        part.copy_from_slice(pixels.ok_or_else(|| "it has fewer pixels".to_owned())?);
+        Ok(())
+    }
+}
+
+/// Where strips lie that are as long as their pixels.
+fn plain<R: Read + Seek>(
+    decoder: &mut Decoder<R>,
+    row: u64,
+    height: u64,
+    rows: u64,
+) -> Result<Vec<u64>, String> {
+    let places = decoder.get_tag_u64_vec(Tag::StripOffsets).map_err(told)?;
+    let counts = decoder.get_tag_u64_vec(Tag::StripByteCounts).map_err(told)?;
+    let mut left = height;
+    for count in counts {
+        let due = rows.min(left) * row;
+        left -= rows.min(left);
+        if count != due {
+            return Err(format!("a strip has {count} bytes, and its pixels take {due}"));
+        }
+    }
+    if left > 0 {
+        return Err("its strips do not hold all its rows".to_owned());
+    }
+    Ok(places)
+}
+
+fn most() -> usize {
+    usize::try_from(LARGEST_CHUNK).unwrap_or(usize::MAX)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+fn told(error: TiffError) -> String {
+    match error {
+        TiffError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "it ends too early".to_owned()
+        }
+        error => shown_problem(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+    use tiff::encoder::{Compression, TiffEncoder, colortype};
+
+    const PIXELS: [f32; 12] =
+        [0.0, 1.0, 2.5, -3.0, f32::MAX, 7.0, 8.0, 9.0, 1e-40, 11.0, 12.0, 13.0];
+
+    fn file(rows: u32, compression: Compression) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut file).unwrap().with_compression(compression);
+        let mut image = encoder.new_image::<colortype::Gray32Float>(3, 4).unwrap();
+        image.rows_per_strip(rows).unwrap();
+        image.write_data(&PIXELS).unwrap();
+        file.into_inner()
+    }
+
+    fn bytes() -> Vec<u8> {
+        PIXELS.iter().flat_map(|pixel| pixel.to_le_bytes()).collect()
+    }
+
+    /// Any part of the pixels, of strips as they are and of packed ones.
+    #[test]
+    fn pixels_are_read_from_any_byte_on() {
+        for compression in [Compression::Uncompressed, Compression::Packbits] {
+            for rows in 1..=4 {
+                let mut image = Decoded::open(Cursor::new(file(rows, compression))).unwrap();
+                assert_eq!(image.shape(), [4, 3]);
+                assert_eq!(image.plain.is_some(), compression == Compression::Uncompressed);
+                for from in 0..48 {
+                    for to in from..=48 {
+                        let mut part = vec![0; to - from];
+                        image.read_at(from as u64, &mut part).unwrap();
+                        assert_eq!(part, bytes()[from..to], "{rows} {from} {to}");
+                    }
+                }
+                assert!(image.read_at(47, &mut [0; 2]).unwrap_err().contains("fewer pixels"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_float_image_is_told() {
+        let told = |file: Vec<u8>| Decoded::open(Cursor::new(file)).unwrap_err();
+        assert!(told(Vec::new()).contains("signature"), "{}", told(Vec::new()));
+        let mut short = file(1, Compression::Uncompressed);
+        short.truncate(60);
+        assert!(told(short.clone()).contains("ends too early"), "{}", told(short));
+        let mut whole = Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut whole).unwrap();
+        encoder.write_image::<colortype::Gray32>(1, 1, &[7]).unwrap();
+        assert!(told(whole.into_inner()).contains("no 32-bit floats"));
+        let mut two = Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut two).unwrap();
+        encoder.write_image::<colortype::Gray32Float>(1, 1, &[7.0]).unwrap();
+        encoder.write_image::<colortype::Gray32Float>(1, 1, &[7.0]).unwrap();
+        assert!(told(two.into_inner()).contains("more than one"));
+    }
+
+    /// Whatever bytes say, there is an answer, and none costs much memory.
+    #[test]
+    fn damaged_files_are_told_or_read() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
+            usize::try_from(state >> 33).unwrap()
+        };
+        for compression in [Compression::Uncompressed, Compression::Packbits] {
+            let whole = file(2, compression);
+            for _ in 0..20_000 {
+                let mut damaged = whole.clone();
+                for _ in 0..=random() % 4 {
+                    let at = random() % damaged.len();
+                    damaged[at] = u8::try_from(random() % 256).unwrap();
+                }
+                let Ok(mut image) = Decoded::open(Cursor::new(damaged)) else { continue };
+                let (_, _) = (image.description(), image.display());
+                let mut pixels = [0; 48];
+                let _ = image.read_at(0, &mut pixels);
+                assert!(image.pixels.capacity() <= most());
+            }
+        }
+    }
+}
