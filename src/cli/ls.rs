@@ -1,32 +1,55 @@
 //! `tensortiff ls`.
 
+use std::borrow::Cow;
 use std::collections::hash_map::{Entry, HashMap};
-use std::io;
+use std::{fmt, io};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::args::LsArgs;
 use super::convert::bytes;
 use super::inputs::open;
 use super::{Ending, Verbosity, results, say};
 use crate::error::escaped;
-use crate::plan::{Filter, Selected};
+use crate::plan::{Filter, Selected, SkipReason};
 use crate::source::Source;
 
-/// One line of the list.
+/// One line of the list. There may be very many: they hold what the source does not.
 #[derive(Serialize)]
-struct Line {
-    dump: String,
-    tensor: String,
-    dtype: String,
-    shape: Vec<u64>,
+struct Line<'s> {
+    dump: &'s str,
+    tensor: Cow<'s, str>,
+    dtype: &'s str,
+    shape: &'s [u64],
     bytes: u64,
     images: u64,
     /// How many tensors the line stands for, where it is of several.
     #[serde(skip_serializing_if = "Option::is_none")]
     tensors: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    skipped: Option<String>,
+    skipped: Option<Skip>,
+}
+
+/// Why a tensor gives no images.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Skip {
+    Dtype,
+    Reason(SkipReason),
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Skip::Dtype => f.write_str("this dtype is not converted"),
+            Skip::Reason(reason) => reason.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Skip {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
@@ -53,14 +76,14 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
     Ok(Ending::Done)
 }
 
-fn lines(source: &dyn Source, plan: &Selected, filter: &Filter) -> Vec<Line> {
+fn lines<'s>(source: &'s dyn Source, plan: &Selected, filter: &Filter) -> Vec<Line<'s>> {
     let line = |tensor: usize, images, skipped| {
         let info = &source.tensors()[tensor];
         let line = Line {
-            dump: source.dumps()[info.dump].label.clone(),
-            tensor: info.name.clone(),
-            dtype: info.dtype.to_string(),
-            shape: info.shape.clone(),
+            dump: &source.dumps()[info.dump].label,
+            tensor: Cow::from(&info.name),
+            dtype: info.dtype.name(),
+            shape: &info.shape,
             bytes: info.packed_bytes().unwrap_or(u64::MAX),
             images,
             tensors: None,
@@ -70,38 +93,37 @@ fn lines(source: &dyn Source, plan: &Selected, filter: &Filter) -> Vec<Line> {
     };
     let rows = plan.rows().iter().map(|row| line(row.tensor, row.images, None));
     let skipped =
-        plan.skipped().iter().map(|skip| line(skip.tensor, 0, Some(skip.reason.to_string())));
-    let mut lines: Vec<(usize, Line)> = rows.chain(skipped).collect();
+        plan.skipped().iter().map(|skip| line(skip.tensor, 0, Some(Skip::Reason(skip.reason))));
+    let mut lines: Vec<(usize, Line<'_>)> = rows.chain(skipped).collect();
     lines.sort_by_key(|(tensor, _)| *tensor);
     let unsupported = source.unsupported().iter().filter(|tensor| filter.takes(&tensor.tensor));
     let unsupported = unsupported.map(|tensor| Line {
-        dump: source.dumps()[tensor.dump].label.clone(),
-        tensor: tensor.tensor.clone(),
-        dtype: tensor.dtype.clone(),
-        shape: tensor.shape.clone(),
+        dump: &source.dumps()[tensor.dump].label,
+        tensor: Cow::from(&tensor.tensor),
+        dtype: &tensor.dtype,
+        shape: &tensor.shape,
         bytes: tensor.bytes,
         images: 0,
         tensors: None,
-        skipped: Some("this dtype is not converted".to_owned()),
+        skipped: Some(Skip::Dtype),
     });
     lines.into_iter().map(|(_, line)| line).chain(unsupported).collect()
 }
 
 /// Lines that differ only in the numbers in their names become one, in the place of the first.
-fn fold(lines: Vec<Line>) -> Vec<Line> {
-    let mut folded: Vec<Line> = Vec::new();
+fn fold(lines: Vec<Line<'_>>) -> Vec<Line<'_>> {
+    let mut folded: Vec<Line<'_>> = Vec::new();
     let mut places = HashMap::new();
     for line in lines {
         let name = without_numbers(&line.tensor);
-        let kind = (line.dump.clone(), name, line.dtype.clone(), line.shape.clone());
-        match places.entry((kind, line.skipped.clone())) {
+        match places.entry((line.dump, name, line.dtype, line.shape, line.skipped)) {
             Entry::Vacant(place) => {
                 place.insert(folded.len());
                 folded.push(line);
             }
             Entry::Occupied(place) => {
                 let first = &mut folded[*place.get()];
-                first.tensor.clone_from(&place.key().0.1);
+                first.tensor = Cow::from(place.key().1.clone());
                 first.tensors = Some(first.tensors.unwrap_or(1) + 1);
                 first.images += line.images;
                 first.bytes = first.bytes.saturating_add(line.bytes);
@@ -125,28 +147,32 @@ fn without_numbers(name: &str) -> String {
     folded
 }
 
-fn table(out: &mut dyn io::Write, lines: &[Line], several: bool) -> io::Result<()> {
-    let mut rows = vec![["DTYPE", "SHAPE", "IMAGES", "TENSOR"].map(str::to_owned)];
-    for line in lines {
+fn table(out: &mut dyn io::Write, lines: &[Line<'_>], several: bool) -> io::Result<()> {
+    const HEAD: [&str; 4] = ["DTYPE", "SHAPE", "IMAGES", "TENSOR"];
+    let row = |line: &Line<'_>| {
         let name = escaped(&line.tensor);
         let name = match line.tensors {
             Some(tensors) => format!("{name} ({tensors} tensors)"),
             None => name,
         };
-        let name = if several { format!("{}: {name}", escaped(&line.dump)) } else { name };
+        let name = if several { format!("{}: {name}", escaped(line.dump)) } else { name };
         let images = match &line.skipped {
             None => line.images.to_string(),
             Some(reason) => format!("- ({reason})"),
         };
-        rows.push([line.dtype.clone(), format!("{:?}", line.shape), images, name]);
-    }
-    let width = |column: usize| {
-        // A column is no wider than a terminal for the sake of one odd tensor.
-        rows.iter().map(|row| row[column].chars().count().min(60)).max().unwrap_or_default()
+        [line.dtype.to_owned(), format!("{:?}", line.shape), images, name]
     };
-    let [dtype, shape, images] = [0, 1, 2].map(width);
-    for [a, b, c, d] in &rows {
-        writeln!(out, "{a:dtype$}  {b:shape$}  {c:images$}  {d}")?;
+    // Made twice, as a text of each would take more memory than the tensors.
+    let mut widths = HEAD.map(str::len);
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(row(line)) {
+            // A column is no wider than a terminal for the sake of one odd tensor.
+            *width = (*width).max(cell.chars().count().min(60));
+        }
     }
-    Ok(())
+    let [dtype, shape, images, _] = widths;
+    let mut write =
+        |[a, b, c, d]: [&str; 4]| writeln!(out, "{a:dtype$}  {b:shape$}  {c:images$}  {d}");
+    write(HEAD)?;
+    lines.iter().try_for_each(|line| write(row(line).each_ref().map(String::as_str)))
 }

@@ -93,7 +93,7 @@ pub struct Skipped {
 
 /// Why a tensor gives no image.
 /// Kinds, not cases: a report counts tensors by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SkipReason {
     /// Fewer axes than an image has.
     Rank(usize),

@@ -65,6 +65,26 @@ pub(super) fn read_line(lines: &mut impl BufRead, most: u64, line: &mut Vec<u8>)
     Ok(())
 }
 
+/// Values that JSON may have however short it is, and bytes that each more has on average: what is
+/// written has names of eight bytes and more, and what is read takes a hundred for a value of any length.
+const FREE_VALUES: usize = 1_000_000;
+const BYTES_A_VALUE: usize = 8;
+
+/// Whether JSON has so many values for its length that it was made to cost memory.
+pub(super) fn is_crammed(json: &[u8]) -> bool {
+    let (mut is_text, mut is_escaped, mut values) = (false, false, 0_usize);
+    for &byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b',' | b'[' | b'{' if !is_text => values += 1,
+            _ => {}
+        }
+    }
+    values > FREE_VALUES + json.len() / BYTES_A_VALUE
+}
+
 /// Removes a file, or a link, if it is there.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

@@ -169,7 +169,9 @@ impl Journal {
                 return Ok(None);
             }
             let mut json = vec![0; usize::try_from(len).expect("at most 64 MiB")];
-            if files::read_at(&file, &mut json, HEAD as u64)? < json.len() {
+            if files::read_at(&file, &mut json, HEAD as u64)? < json.len()
+                || files::is_crammed(&json)
+            {
                 return Ok(None);
             }
             let about = serde_json::from_slice(&json).ok().filter(|about: &About| {

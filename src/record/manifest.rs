@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files;
@@ -126,7 +127,7 @@ impl Manifest {
         let mut lines = BufReader::with_capacity(1 << 16, file);
         let mut line = Vec::new();
         read_line(&mut lines, &mut line).map_err(failed(path))?;
-        let head = serde_json::from_slice(&line).ok();
+        let head = parse(&line);
         Ok(head.map(|head| Manifest { path: path.to_owned(), lines, line, head }))
     }
 
@@ -170,8 +171,12 @@ impl Manifest {
     /// [`Error::Open`] where it cannot be read.
     pub fn next_line(&mut self) -> Result<Option<Line<'static>>, Error> {
         read_line(&mut self.lines, &mut self.line).map_err(failed(&self.path))?;
-        Ok(serde_json::from_slice(&self.line).ok())
+        Ok(parse(&self.line))
     }
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    if files::is_crammed(line) { None } else { serde_json::from_slice(line).ok() }
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {

@@ -242,6 +242,9 @@ fn next(lines: &mut impl io::BufRead, line: &mut Vec<u8>) -> Result<bool, Proble
     files::read_line(lines, LONGEST, line).map_err(Problem::Io)?;
     match line.pop() {
         None => Ok(false),
+        Some(b'\n') if files::is_crammed(line) => {
+            Err("a line of it has more values than one of its length may".to_owned().into())
+        }
         Some(b'\n') => Ok(true),
         Some(_) => Err("it ends in the middle of a line".to_owned().into()),
     }

@@ -155,6 +155,8 @@ impl DumpFiles {
         self.files.add(path, opened, &seen).map_err(formats::open_error(path))?;
         self.parts[dump].end = self.files.len();
         self.metadata[dump].extend(header.metadata);
+        self.tensors.reserve(header.tensors.len());
+        self.places.reserve(header.tensors.len());
         for tensor in header.tensors {
             let tensor = tensor.of_complex(self.reading.complex);
             match tensor.dtype {
@@ -168,7 +170,7 @@ impl DumpFiles {
                         begin,
                         lies: tensor.packed.as_ref().map_or_else(own, whole),
                         stored: tensor.stored,
-                        packed: tensor.packed.map(|packed| self.unpacker.add(packed)),
+                        packed: tensor.packed.map(|packed| self.unpacker.add(*packed)),
                     });
                 }
                 Err(dtype) => {

@@ -174,7 +174,7 @@ fn read_member(
         })
     };
     let tensor = npy::read(fill, member.len, name, reading.npy_v2)?;
-    Ok(Tensor { packed: Some(packed), ..tensor })
+    Ok(Tensor { packed: Some(Box::new(packed)), ..tensor })
 }
 
 /// Not more than the file holds, so no allocation is sized by a claim alone.

@@ -2,13 +2,16 @@
 //! does not (duplicate keys, blanks before the brace) is refused here, and sizes are checked with
 //! checked arithmetic before that crate sees them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::btree_map::{BTreeMap, Entry as Place};
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::BuildHasher as _;
 
 use safetensors::tensor::{Dtype as FormatDtype, Metadata, TensorInfo as FormatTensor};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, IntoDeserializer as _, MapAccess, Visitor};
+use serde::de::{self, Deserializer, IntoDeserializer as _, MapAccess, SeqAccess, Visitor};
 
 use super::inflate::Packed;
 use super::reading::Complex;
@@ -18,6 +21,14 @@ use crate::tensor::{self, Dtype};
 
 /// Longest header that the format allows.
 pub(super) const LONGEST: u64 = 100_000_000;
+/// Keys of `__metadata__` at most, each of which takes ten times the bytes that it has in the file.
+const MOST_KEYS: usize = 100_000;
+/// Axes that every tensor may have. Of all that have more, the rest together are at most so many:
+/// each takes many times the two bytes that it may have in the file.
+const AXES: usize = 8;
+const MOST_AXES: usize = 1_000_000;
+/// Tensors that the format's own crate is asked about at once: it wants copies.
+const ASKED: usize = 1024;
 
 /// A header that was found good.
 #[derive(Debug)]
@@ -48,7 +59,7 @@ pub(super) struct Tensor {
     /// How its bytes lie there.
     pub(super) stored: Stored,
     /// The member that it is in, where that is deflated.
-    pub(super) packed: Option<Packed>,
+    pub(super) packed: Option<Box<Packed>>,
 }
 
 impl Tensor {
@@ -82,10 +93,11 @@ pub(super) fn parse(json: &[u8], data: u64) -> Result<Header, String> {
     let raw: RawHeader =
         serde_json::from_str(text).map_err(|e| format!("the header: {}", shown_problem(&e)))?;
     let mut entries = raw.tensors;
-    entries.sort_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
+    // No two are equal.
+    entries.sort_unstable_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
     check_sizes(&entries, data)?;
-    let tensors = entries.iter().map(|(name, raw)| tensor(name, raw)).collect();
-    second_opinion(&entries)?;
+    entries.chunks(ASKED).try_for_each(second_opinion)?;
+    let tensors = entries.into_iter().map(|(name, raw)| tensor(name, raw)).collect();
     Ok(Header { tensors, metadata: raw.metadata.unwrap_or_default() })
 }
 
@@ -99,9 +111,107 @@ struct RawHeader {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTensor {
-    dtype: String,
-    shape: Vec<u64>,
+    dtype: Type,
+    shape: Axes,
     data_offsets: (u64, u64),
+}
+
+/// A type by its name, which is kept where it says more.
+enum Type {
+    Ours(FormatDtype, Dtype),
+    Theirs(FormatDtype, Box<str>),
+    Unknown(Box<str>),
+}
+
+impl Type {
+    fn name(&self) -> String {
+        match self {
+            Type::Ours(_, dtype) => dtype.name().to_owned(),
+            Type::Theirs(_, name) | Type::Unknown(name) => name.to_string(),
+        }
+    }
+
+    fn format(&self) -> Result<FormatDtype, String> {
+        match self {
+            Type::Ours(format, _) | Type::Theirs(format, _) => Ok(*format),
+            Type::Unknown(name) => Err(format!("the dtype {} is unknown", shown(name))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Type {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Type, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = Type;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Type, E> {
+                let format: Result<FormatDtype, de::value::Error> =
+                    FormatDtype::deserialize(name.into_deserializer());
+                Ok(match (format, Dtype::from_name(name)) {
+                    (Ok(format), Some(dtype)) => Type::Ours(format, dtype),
+                    (Ok(format), None) => Type::Theirs(format, name.into()),
+                    (Err(_), _) => Type::Unknown(name.into()),
+                })
+            }
+        }
+
+        deserializer.deserialize_str(Name)
+    }
+}
+
+/// Lengths of axes, in no more memory than they take.
+struct Axes(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Axes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Axes, D::Error> {
+        struct Lengths;
+
+        impl<'de> Visitor<'de> for Lengths {
+            type Value = Axes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut lengths: A) -> Result<Axes, A::Error> {
+                let (mut few, mut count) = ([0; AXES], 0);
+                for axis in &mut few {
+                    let Some(length) = lengths.next_element()? else {
+                        return Ok(Axes(few[..count].to_vec()));
+                    };
+                    (*axis, count) = (length, count + 1);
+                }
+                let mut all = few.to_vec();
+                while let Some(length) = lengths.next_element()? {
+                    if all.len() == AXES + MOST_AXES {
+                        return Err(de::Error::custom(too_many_axes()));
+                    }
+                    all.push(length);
+                }
+                all.shrink_to_fit();
+                Ok(Axes(all))
+            }
+        }
+
+        deserializer.deserialize_seq(Lengths)
+    }
+}
+
+fn too_many_axes() -> String {
+    format!("beyond {AXES} each, all tensors have more than {MOST_AXES} axes together")
+}
+
+impl RawHeader {
+    fn has(&self, name: &str) -> bool {
+        name == "__metadata__" && self.metadata.is_some()
+            || self.tensors.iter().any(|(other, _)| other == name)
+    }
 }
 
 impl<'de> Deserialize<'de> for RawHeader {
@@ -117,9 +227,11 @@ impl<'de> Deserialize<'de> for RawHeader {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
                 let mut header = RawHeader { metadata: None, tensors: Vec::new() };
-                let mut seen = HashSet::new();
+                // Hashes are few bytes; where two are equal, names are looked at.
+                let (mut seen, hash) = (HashSet::new(), RandomState::new());
+                let mut axes_left = MOST_AXES;
                 while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
+                    if !seen.insert(hash.hash_one(&name)) && header.has(&name) {
                         let twice = format!("the key {} stands twice", shown(&name));
                         return Err(de::Error::custom(twice));
                     }
@@ -129,6 +241,11 @@ impl<'de> Deserialize<'de> for RawHeader {
                     } else {
                         let wrong = |e| de::Error::custom(in_tensor(&name, &e));
                         let Entry(tensor) = map.next_value().map_err(wrong)?;
+                        let more = tensor.shape.0.len().saturating_sub(AXES);
+                        let left = axes_left
+                            .checked_sub(more)
+                            .ok_or_else(|| de::Error::custom(in_tensor(&name, &too_many_axes())));
+                        axes_left = left?;
                         header.tensors.push((name, tensor));
                     }
                 }
@@ -168,8 +285,8 @@ impl<'de> Deserialize<'de> for Entry {
     }
 }
 
-/// A map of strings without duplicate keys.
-pub(super) struct Strings(pub(super) BTreeMap<String, String>);
+/// A map of strings without duplicate keys, of which there are not too many.
+struct Strings(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Strings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strings, D::Error> {
@@ -185,9 +302,17 @@ impl<'de> Deserialize<'de> for Strings {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
                 let mut strings = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
-                    if strings.insert(key.clone(), value).is_some() {
-                        let twice = format!("the key {} stands twice in a map", shown(&key));
-                        return Err(de::Error::custom(twice));
+                    if strings.len() == MOST_KEYS {
+                        let problem = format!("it has more than {MOST_KEYS} keys");
+                        return Err(de::Error::custom(problem));
+                    }
+                    match strings.entry(key) {
+                        Place::Vacant(place) => drop(place.insert(value)),
+                        Place::Occupied(place) => {
+                            let twice =
+                                format!("the key {} stands twice in a map", shown(place.key()));
+                            return Err(de::Error::custom(twice));
+                        }
                     }
                 }
                 Ok(Strings(strings))
@@ -216,21 +341,21 @@ fn check_sizes(entries: &[(String, RawTensor)], data: u64) -> Result<(), String>
             };
             return Err(at(format!("it begins at byte {begin} and {how} at {end}")));
         }
-        let bits = format_dtype(&tensor.dtype).map_err(at)?.bitsize() as u64;
-        let shape = || shown_shape(&tensor.shape);
-        let demanded = tensor::product(&tensor.shape, bits)
+        let bits = tensor.dtype.format().map_err(at)?.bitsize() as u64;
+        let shape = || shown_shape(&tensor.shape.0);
+        let demanded = tensor::product(&tensor.shape.0, bits)
             .ok_or_else(|| at(format!("its shape {} is larger than 64 bits can say", shape())))?;
         if demanded % 8 != 0 {
             return Err(at(format!(
                 "{} of shape {} takes {demanded} bits, which are no whole bytes",
-                shown(&tensor.dtype),
+                shown(&tensor.dtype.name()),
                 shape(),
             )));
         }
         if demanded / 8 != next - begin {
             return Err(at(format!(
                 "{} of shape {} takes {} bytes, but its offsets span {}",
-                shown(&tensor.dtype),
+                shown(&tensor.dtype.name()),
                 shape(),
                 demanded / 8,
                 next - begin
@@ -246,33 +371,34 @@ fn check_sizes(entries: &[(String, RawTensor)], data: u64) -> Result<(), String>
     Ok(())
 }
 
-fn format_dtype(name: &str) -> Result<FormatDtype, String> {
-    let known: Result<FormatDtype, de::value::Error> =
-        FormatDtype::deserialize(name.into_deserializer());
-    known.map_err(|_| format!("the dtype {} is unknown", shown(name)))
-}
-
-fn tensor(name: &str, raw: &RawTensor) -> Tensor {
-    let dtype = Dtype::from_name(&raw.dtype);
+fn tensor(name: String, raw: RawTensor) -> Tensor {
+    let RawTensor { dtype, shape, data_offsets: (begin, end) } = raw;
+    let dtype = match dtype {
+        Type::Ours(_, dtype) => Ok(dtype),
+        Type::Theirs(_, name) | Type::Unknown(name) => Err(name.into()),
+    };
     Tensor {
-        name: name.to_owned(),
-        dtype: dtype.ok_or_else(|| raw.dtype.clone()),
-        shape: raw.shape.clone(),
-        begin: raw.data_offsets.0,
-        bytes: raw.data_offsets.1 - raw.data_offsets.0, // found in order by check_sizes
-        stored: dtype.map_or_else(Stored::default, Stored::packed),
+        name,
+        stored: dtype.as_ref().map_or_else(|_| Stored::default(), |dtype| Stored::packed(*dtype)),
+        dtype,
+        shape: shape.0,
+        begin,
+        bytes: end - begin, // found in order by check_sizes
         packed: None,
     }
 }
 
-/// What the format's own crate says of the same tensors.
+/// What the format's own crate says of some tensors that follow each other.
 fn second_opinion(entries: &[(String, RawTensor)]) -> Result<(), String> {
     let native =
         |x: u64| usize::try_from(x).map_err(|_| "it is too large for this machine".to_owned());
+    let first = entries.first().map_or(0, |(_, raw)| raw.data_offsets.0);
     let tensor = |(name, raw): &(String, RawTensor)| {
-        let shape = raw.shape.iter().map(|&axis| native(axis)).collect::<Result<_, _>>()?;
-        let data_offsets = (native(raw.data_offsets.0)?, native(raw.data_offsets.1)?);
-        let info = FormatTensor { dtype: format_dtype(&raw.dtype)?, shape, data_offsets };
+        let shape = raw.shape.0.iter().map(|&axis| native(axis)).collect::<Result<_, _>>()?;
+        let (begin, end) = raw.data_offsets; // found in order by check_sizes
+        native(end)?;
+        let data_offsets = (native(begin - first)?, native(end - first)?);
+        let info = FormatTensor { dtype: raw.dtype.format()?, shape, data_offsets };
         Ok((name.clone(), info))
     };
     let tensors = entries.iter().map(tensor).collect::<Result<Vec<_>, String>>()?;

@@ -15,6 +15,8 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 const PREFIX: usize = 8;
 /// Longest header: NumPy itself reads no longer ones unasked.
 const LONGEST: u64 = 1 << 20;
+/// Axes at most, as NumPy has them.
+const MOST_AXES: usize = 64;
 
 /// How long the rest of the header's prefix is, for a version.
 fn length_of_length(version: [u8; 2]) -> Result<usize, String> {
@@ -113,6 +115,10 @@ pub(super) fn dtype(
         return Err(problem.to_owned());
     }
     let size: u64 = chars.as_str().parse().map_err(|_| wrong())?;
+    // As NumPy writes it: no sign, and no zeros before it, which may be a million.
+    if size.to_string() != chars.as_str() {
+        return Err(wrong());
+    }
     // `=` is never written; `|` is of types of one byte, and of what has no order.
     let swapped = match order {
         '<' | '|' => false,
@@ -254,6 +260,9 @@ impl Parser<'_> {
             let axis = digits.parse().map_err(|_| {
                 format!("its shape has {} where a number is due", shown(&format!("{digits:?}")))
             })?;
+            if axes.len() == MOST_AXES {
+                return Err(format!("its shape has more than {MOST_AXES} axes"));
+            }
             axes.push(axis);
             // Python 2 wrote long numbers so.
             self.rest = rest.strip_prefix('L').unwrap_or(rest);
@@ -344,6 +353,9 @@ mod tests {
             (of("'|f4'"), "none of numbers"),
             (of("'=f4'"), "none of numbers"),
             (of("''"), "none of numbers"),
+            (of("'<c016'"), "none of numbers"),
+            (of("'<f+4'"), "none of numbers"),
+            (of("'<f4'").replace("(2, 3)", &format!("({}6)", "1,".repeat(64))), "64 axes"),
             (of("'<f4"), "is due"),
             ("{'descr': '<f4".to_owned(), "no end"),
             (of("'<\\x664'"), "escape"),

@@ -10,8 +10,15 @@ use crate::error::shown;
 
 /// Tuples are nested no deeper than this: each holds the next.
 const DEEPEST: u32 = 100;
-/// Opcodes that are done at most: each may leave a value in memory, or in the memo.
+/// Opcodes that are done at most.
 const MOST_OPCODES: u64 = 20_000_000;
+/// Bytes of memory that what a pickle makes may take: some, and so many times its own, up to a most.
+const FREE: u64 = 64 << 20;
+const TIMES: u64 = 16;
+const MOST_BYTES: u64 = 1 << 30;
+/// What a value takes beside its own bytes where it is put away by itself, and an entry of the memo.
+const ALLOCATED: usize = 32;
+const REMEMBERED: usize = 2 * size_of::<(u64, Value)>();
 
 /// A value.
 #[derive(Debug, Clone)]
@@ -32,16 +39,41 @@ pub(super) enum Value {
     Made(usize),
 }
 
+/// Bytes that may still be taken. What is let go is not given back.
+pub(super) struct Budget(u64);
+
+impl Budget {
+    fn of(pickle: &[u8]) -> Budget {
+        Budget((pickle.len() as u64).saturating_mul(TIMES).saturating_add(FREE).min(MOST_BYTES))
+    }
+
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), String> {
+        let left = self.0.checked_sub(bytes as u64);
+        self.0 = left.ok_or("it makes more values than a pickle of its length may")?;
+        Ok(())
+    }
+
+    /// What a vector took more since it had room for so many.
+    fn grown<T>(&mut self, vec: &Vec<T>, before: usize) -> Result<(), String> {
+        self.take((vec.capacity() - before) * size_of::<T>())
+    }
+}
+
 /// What the machine is told, and tells.
 pub(super) trait Host {
     /// Whether a global may be named.
     fn knows(&self, global: &str) -> bool;
 
-    /// A persistent id; the number that stands for it.
-    fn persistent(&mut self, id: &Value) -> Result<usize, String>;
+    /// A persistent id; the number that stands for it. What is kept of it is taken from the budget.
+    fn persistent(&mut self, id: &Value, budget: &mut Budget) -> Result<usize, String>;
 
-    /// A call; what it makes.
-    fn call(&mut self, global: &str, arguments: &[Value]) -> Result<Value, String>;
+    /// A call; what it makes, as above.
+    fn call(
+        &mut self,
+        global: &str,
+        arguments: &[Value],
+        budget: &mut Budget,
+    ) -> Result<Value, String>;
 }
 
 /// Lists and dictionaries by their places.
@@ -63,6 +95,9 @@ struct Machine<'p, 'h> {
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
+    budget: Budget,
+    /// Bytes that the stack and its marks were counted with.
+    stacked: usize,
 }
 
 /// The value of a pickle.
@@ -74,10 +109,12 @@ pub(super) fn load(pickle: &[u8], host: &mut dyn Host) -> Result<(Value, Heap), 
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        budget: Budget::of(pickle),
+        stacked: 0,
     };
     for _ in 0..MOST_OPCODES {
         let at = pickle.len() - machine.rest.len();
-        match machine.step() {
+        match machine.step().and_then(|done| machine.count_stack().map(|()| done)) {
             Ok(None) => {}
             Ok(Some(value)) => return Ok((value, machine.heap)),
             Err(problem) => return Err(format!("its pickle at byte {at}: {problem}")),
@@ -155,13 +192,13 @@ impl Machine<'_, '_> {
                 self.tuple(values)?;
             }
             // A set is a list, here.
-            b']' | 0x8F => self.list(),
+            b']' | 0x8F => self.list()?,
             0x91 => {
                 let values = self.marked()?;
-                self.list();
+                self.list()?;
                 self.extend(values)?;
             }
-            b'}' => self.dict(),
+            b'}' => self.dict()?,
             b'a' => {
                 let value = self.pop()?;
                 self.extend(vec![value])?;
@@ -183,8 +220,7 @@ impl Machine<'_, '_> {
             b'r' => self.remember(4)?,
             0x94 => {
                 let number = self.memo.len() as u64;
-                let value = self.stack.last().cloned().ok_or_else(underflow)?;
-                self.memo.insert(number, value);
+                self.put_away(number)?;
             }
             b'h' => self.recall(1)?,
             b'j' => self.recall(4)?,
@@ -200,7 +236,7 @@ impl Machine<'_, '_> {
             },
             b'Q' => {
                 let id = self.pop()?;
-                let number = self.host.persistent(&id)?;
+                let number = self.host.persistent(&id, &mut self.budget)?;
                 self.stack.push(Value::Persistent(number));
             }
             b'R' | 0x81 => {
@@ -211,9 +247,9 @@ impl Machine<'_, '_> {
                     return Err("a call of what is no global".to_owned());
                 };
                 if *global == *ORDERED_DICT && arguments.is_empty() {
-                    self.dict();
+                    self.dict()?;
                 } else {
-                    let made = self.host.call(&global, &arguments)?;
+                    let made = self.host.call(&global, &arguments, &mut self.budget)?;
                     self.stack.push(made);
                 }
             }
@@ -221,7 +257,11 @@ impl Machine<'_, '_> {
             b'b' => {
                 let state = self.pop()?;
                 match self.stack.last() {
-                    Some(Value::Dict(_)) => self.heap.attributes.push(state),
+                    Some(Value::Dict(_)) => {
+                        let before = self.heap.attributes.capacity();
+                        self.heap.attributes.push(state);
+                        self.budget.grown(&self.heap.attributes, before)?;
+                    }
                     _ => return Err("a state for what is no dictionary".to_owned()),
                 }
             }
@@ -259,6 +299,7 @@ impl Machine<'_, '_> {
         let len = usize::try_from(self.number(width)?).unwrap_or(usize::MAX);
         let text = std::str::from_utf8(self.take(len)?).map_err(|_| "a text that is none")?;
         let text = Rc::from(text);
+        self.budget.take(ALLOCATED + len)?;
         self.stack.push(Value::Text(text));
         Ok(())
     }
@@ -290,24 +331,46 @@ impl Machine<'_, '_> {
         if depth > DEEPEST {
             return Err(format!("tuples more than {DEEPEST} deep"));
         }
+        self.budget.take(ALLOCATED + values.len() * size_of::<Value>())?;
         self.stack.push(Value::Tuple(values.into(), depth));
         Ok(())
     }
 
-    fn list(&mut self) {
+    fn list(&mut self) -> Result<(), String> {
         self.stack.push(Value::List(self.heap.lists.len()));
+        let before = self.heap.lists.capacity();
         self.heap.lists.push(Vec::new());
+        self.budget.grown(&self.heap.lists, before)
     }
 
-    fn dict(&mut self) {
+    fn dict(&mut self) -> Result<(), String> {
         self.stack.push(Value::Dict(self.heap.dicts.len()));
+        let before = self.heap.dicts.capacity();
         self.heap.dicts.push(Vec::new());
+        self.budget.grown(&self.heap.dicts, before)
     }
 
     fn extend(&mut self, values: Vec<Value>) -> Result<(), String> {
-        match self.stack.last() {
-            Some(Value::List(list)) => self.heap.lists[*list].extend(values),
-            _ => return Err("items for what is no list".to_owned()),
+        let Some(Value::List(list)) = self.stack.last() else {
+            return Err("items for what is no list".to_owned());
+        };
+        let list = &mut self.heap.lists[*list];
+        let before = list.capacity();
+        if before == 0 {
+            // Many have one item, and vectors begin with room for four.
+            list.reserve_exact(values.len());
+        }
+        list.extend(values);
+        self.budget.grown(list, before)
+    }
+
+    /// What the stack and its marks take is counted once, when they grow.
+    fn count_stack(&mut self) -> Result<(), String> {
+        let bytes =
+            self.stack.capacity() * size_of::<Value>() + self.marks.capacity() * size_of::<usize>();
+        if bytes > self.stacked {
+            self.budget.take(bytes - self.stacked)?;
+            self.stacked = bytes;
         }
         Ok(())
     }
@@ -320,16 +383,24 @@ impl Machine<'_, '_> {
             return Err("a key without a value".to_owned());
         }
         let mut values = values.into_iter();
+        let dict = &mut self.heap.dicts[*dict];
+        let before = dict.capacity();
         while let (Some(key), Some(value)) = (values.next(), values.next()) {
-            self.heap.dicts[*dict].push((key, value));
+            dict.push((key, value));
         }
-        Ok(())
+        self.budget.grown(dict, before)
     }
 
     fn remember(&mut self, width: usize) -> Result<(), String> {
         let number = self.number(width)?;
+        self.put_away(number)
+    }
+
+    fn put_away(&mut self, number: u64) -> Result<(), String> {
         let value = self.stack.last().cloned().ok_or_else(underflow)?;
-        self.memo.insert(number, value);
+        if self.memo.insert(number, value).is_none() {
+            self.budget.take(REMEMBERED)?;
+        }
         Ok(())
     }
 
@@ -348,6 +419,7 @@ impl Machine<'_, '_> {
                 shown(name)
             ));
         }
+        self.budget.take(ALLOCATED + name.len())?;
         self.stack.push(Value::Global(name.into()));
         Ok(())
     }

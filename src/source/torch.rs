@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::formats::{Problem, header_bytes};
 use super::header::Tensor;
-use super::pickle::{self, Heap, Host, Value};
+use super::pickle::{self, Budget, Heap, Host, Value};
 use super::stored::Stored;
 use super::zip::{self, Member};
 use crate::error::{shown, shown_shape};
@@ -19,7 +19,10 @@ const LONGEST: u64 = 256 << 20;
 /// Values that are looked at at most, and how deep: lists may hold themselves.
 const MOST_VALUES: u64 = 10_000_000;
 const DEEPEST: usize = 100;
-/// Bytes that the list of the tensors takes at most: few bytes of a pickle may stand for many tensors.
+/// Bytes that the list of the tensors takes: some, and so many times those of the pickle, up to a most.
+/// Few bytes of a pickle may stand for many tensors.
+const FREE_LISTED: u64 = 16 << 20;
+const TIMES_LISTED: u64 = 4;
 const MOST_LISTED: u64 = 256 << 20;
 /// Axes at most, as NumPy has them.
 const MOST_AXES: usize = 64;
@@ -148,7 +151,7 @@ impl Host for Torch<'_> {
     }
 
     /// `('storage', type, key, location, number of elements)`.
-    fn persistent(&mut self, id: &Value) -> Result<usize, String> {
+    fn persistent(&mut self, id: &Value, budget: &mut Budget) -> Result<usize, String> {
         let wrong = || "a persistent id that is no storage's".to_owned();
         let Value::Tuple(fields, _) = id else { return Err(wrong()) };
         let [Value::Text(what), Value::Global(of), Value::Text(key), _, Value::Int(count)] =
@@ -171,11 +174,17 @@ impl Host for Torch<'_> {
         let bytes = bytes.filter(|bytes| *bytes <= member.len).ok_or_else(|| {
             format!("the storage {} has {} bytes, fewer than are said", shown(key), member.len)
         })?;
+        budget.take(2 * size_of::<Storage>())?; // as vectors grow
         self.storages.push(Storage { begin: member.begin, bytes, dtype });
         Ok(self.storages.len() - 1)
     }
 
-    fn call(&mut self, global: &str, arguments: &[Value]) -> Result<Value, String> {
+    fn call(
+        &mut self,
+        global: &str,
+        arguments: &[Value],
+        budget: &mut Budget,
+    ) -> Result<Value, String> {
         let wrong = || format!("a call of {global} with other arguments than torch's");
         match global {
             "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor_v3" => {
@@ -201,11 +210,14 @@ impl Host for Torch<'_> {
                 let shape = sizes(size).ok_or_else(wrong)?;
                 let strides = sizes(stride).ok_or_else(wrong)?;
                 let offset = u64::try_from(*offset).map_err(|_| wrong())?;
+                let lengths = (shape.len() + strides.len()) * size_of::<u64>();
+                budget.take(2 * size_of::<View>() + lengths)?;
                 self.view(*storage, offset, shape, strides, asked, is_lazy)
             }
             "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
                 match arguments {
                     [tensor @ Value::Made(_), rest @ ..] => {
+                        budget.take(2 * size_of_val(rest))?;
                         self.attributes.extend(rest.iter().cloned());
                         Ok(tensor.clone())
                     }
@@ -289,7 +301,10 @@ impl Torch<'_> {
             views: &self.views,
             tensors: Vec::new(),
             left: MOST_VALUES,
-            room: MOST_LISTED,
+            room: (pickle.len() as u64)
+                .saturating_mul(TIMES_LISTED)
+                .saturating_add(FREE_LISTED)
+                .min(MOST_LISTED),
         };
         for attribute in self.attributes.iter().chain(&heap.attributes) {
             found.walk(attribute, &mut Vec::new(), "")?;

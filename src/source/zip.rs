@@ -42,7 +42,7 @@ pub(super) fn members(file: &File, len: u64) -> Result<Vec<Member>, Problem> {
     let (mut members, mut names, mut spans) = (Vec::new(), HashSet::new(), Vec::new());
     while !rest.0.is_empty() {
         let (name, member) = entry(&mut rest)?;
-        let of = |problem: &str| format!("its member {}: {problem}", shown(&name));
+        let of = |problem: &str| format!("its member {}: {problem}", shown(name));
         let Entry { flags, method, crc, packed, size, offset } = member;
         if flags & 1 != 0 {
             return Err(of("is encrypted").into());
@@ -64,7 +64,7 @@ pub(super) fn members(file: &File, len: u64) -> Result<Vec<Member>, Problem> {
         let Some(data) = data.filter(|_| is_there) else {
             return Err(of("is not where the directory says").into());
         };
-        if !names.insert(name.clone()) {
+        if !names.insert(name) {
             return Err(of("is there twice").into());
         }
         let deflated = Packed { begin: data, len: packed, size, crc };
@@ -76,7 +76,7 @@ pub(super) fn members(file: &File, len: u64) -> Result<Vec<Member>, Problem> {
         }
         spans.push((data, data + packed, members.len()));
         let packed = (method == DEFLATED).then_some(deflated);
-        members.push(Member { name, begin: data, len: size, packed });
+        members.push(Member { name: name.to_owned(), begin: data, len: size, packed });
     }
     // An archive whose members share their bytes can unpack to the square of its size.
     spans.sort_unstable();
@@ -162,7 +162,7 @@ struct Entry {
     offset: u64,
 }
 
-fn entry(rest: &mut Fields<'_>) -> Result<(String, Entry), Problem> {
+fn entry<'b>(rest: &mut Fields<'b>) -> Result<(&'b str, Entry), Problem> {
     if rest.take(4)? != b"PK\x01\x02" {
         return Err("its directory is damaged".to_owned().into());
     }
@@ -193,7 +193,7 @@ fn entry(rest: &mut Fields<'_>) -> Result<(String, Entry), Problem> {
             }
         }
     }
-    Ok((name.to_owned(), Entry { flags, method, crc, packed, size, offset }))
+    Ok((name, Entry { flags, method, crc, packed, size, offset }))
 }
 
 fn shown_bytes(bytes: &[u8]) -> String {

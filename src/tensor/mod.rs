@@ -76,7 +76,7 @@ pub struct IndexAxis {
 }
 
 /// Why a tensor gives no images by a layout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Misfit {
     /// It has so many axes, and there are so many letters.
     Rank(usize, usize),
