@@ -168,7 +168,7 @@ impl DumpFiles {
                     self.places.push(Place {
                         file,
                         begin,
-                        lies: tensor.packed.as_ref().map_or_else(own, whole),
+                        lies: tensor.packed.as_deref().map_or_else(own, whole),
                         stored: tensor.stored,
                         packed: tensor.packed.map(|packed| self.unpacker.add(*packed)),
                     });
