@@ -70,6 +70,23 @@ fn tables_and_csv_say_the_same() {
     }
 }
 
+/// Letter by letter, in each form and by each part of a dump.
+#[test]
+#[cfg(feature = "gpu")]
+fn every_device_prints_the_same() {
+    for (form, by) in [(&[][..], "tensor"), (&["--csv"], "image"), (&["--json"], "all")] {
+        let told = |dump: &'static str, device: &str| {
+            let args = ["stats", dump, "--by", by, "-v", "--device", device];
+            ends_with(0, &tool::join(&args, form)).0
+        };
+        let (cpu, both) = (told(DUMP, "cpu"), told(DUMP, "cpu,llvmpipe"));
+        assert!(cpu.len() > 100 && both == cpu, "{form:?} {by}: {both}{cpu}");
+        // F64 is for the CPU alone; the sample has none.
+        let (cpu, gpu) = (told(sample(), "cpu"), told(sample(), "llvmpipe"));
+        assert!(gpu == cpu, "{form:?} {by}: {gpu}{cpu}");
+    }
+}
+
 #[test]
 fn what_is_selected_is_what_is_looked_at() {
     let (out, _) = ends_with(0, &["stats", sample(), "-t", "*.3.hidden", "--by", "image", "--csv"]);
