@@ -430,4 +430,25 @@ mod tests {
         std::fs::remove_dir_all(dir.path().join("out")).unwrap();
         assert_eq!(told("a/b/1.tif", eperm), at("out"));
     }
+
+    /// Not made anew by a thread that comes to it later, which would hide what is lost.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_folder_that_was_taken_away_is_not_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FilesSink::new(dir.path().join("out"), false);
+        sink.prepare(&mut std::iter::empty()).unwrap();
+        let put = |name: &str| {
+            std::thread::scope(|scope| scope.spawn(|| sink.put(name, b"h", b"p")).join().unwrap())
+        };
+        put("a/b/1.tif").unwrap();
+        put("a/c/1.tif").unwrap();
+        for (taken, name) in [("a/b", "a/b/2.tif"), ("a", "a/c/2.tif"), ("a", "a/d/2.tif")] {
+            let _ = std::fs::remove_dir_all(dir.path().join("out").join(taken));
+            let error = put(name).unwrap_err().to_string();
+            assert!(error.contains(&format!("out/{taken} is gone")), "{name}: {error}");
+        }
+        // Another one that was not there is made.
+        put("e/1.tif").unwrap();
+    }
 }

@@ -132,6 +132,15 @@ impl Place {
         Ok(Arc::clone(self.root_folder.get_or_init(|| root)))
     }
 
+    /// Whether a thread has this folder open, or one below it.
+    fn is_open(&self, path: &str) -> bool {
+        let is_below = |of: &str| of.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+        self.folders.iter().any(|Folders(folders)| {
+            let folders = folders.lock().unwrap_or_else(PoisonError::into_inner);
+            folders.iter().any(|(of, _)| of == path || is_below(of))
+        })
+    }
+
     /// The open folder, made where it is missing.
     fn folder(&self, path: &str) -> io::Result<Arc<OwnedFd>> {
         let Folders(folders) = &self.folders[own()];
@@ -141,8 +150,15 @@ impl Place {
         }
         let mut folder = self.root_folder()?;
         // The root as well is open once more for this thread.
-        for part in if path.is_empty() { "." } else { path }.split('/') {
-            folder = Arc::new(open_or_make(&folder, part)?);
+        if path.is_empty() {
+            folder = Arc::new(open(&folder, ".")?);
+        }
+        let mut end = 0;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            end += part.len();
+            let was_there = || self.is_open(&path[..end]);
+            folder = Arc::new(open_or_make(&folder, part, was_there)?);
+            end += 1;
         }
         let mut folders = folders();
         if folders.is_empty() {
@@ -172,14 +188,24 @@ pub(super) fn space(folder: &Path) -> io::Result<Option<Space>> {
 }
 
 /// Opens a folder, never through a link: `O_NOFOLLOW` with `O_DIRECTORY` fails with ENOTDIR there.
-fn open_or_make(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    let open = || rustix::fs::openat(parent, name, FOLDER_FLAGS | OFlags::NOFOLLOW, Mode::empty());
-    match open() {
-        Err(Errno::NOENT) => match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
-            // Another thread may have been first.
-            Ok(()) | Err(Errno::EXIST) => Ok(open()?),
-            Err(error) => Err(error.into()),
-        },
+fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(parent, name, FOLDER_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// The same; where there is none it is made, unless it was there before: then somebody took it away.
+fn open_or_make(
+    parent: &OwnedFd,
+    name: &str,
+    was_there: impl FnOnce() -> bool,
+) -> io::Result<OwnedFd> {
+    match open(parent, name) {
+        Err(Errno::NOENT) if !was_there() => {
+            match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
+                // Another thread may have been first.
+                Ok(()) | Err(Errno::EXIST) => Ok(open(parent, name)?),
+                Err(error) => Err(error.into()),
+            }
+        }
         found => Ok(found?),
     }
 }
