@@ -171,7 +171,7 @@ fn damaged_files_are_read_or_refused() {
     let (mut opened, mut refused) = (0_u64, 0);
     for _ in 0..inputs {
         let mut header = GOOD.to_owned();
-        for _ in 0..1 + random.below(3) {
+        for _ in 0..random.below(4) {
             let at = random.below(header.len() as u64 + 1) as usize;
             if !header.is_char_boundary(at) {
                 continue;
@@ -185,7 +185,18 @@ fn damaged_files_are_read_or_refused() {
             }
         }
         let data = if random.below(8) == 0 { 0 } else { 24 };
-        fs::write(&path, npy(&header, data)).unwrap();
+        let mut file = npy(&header, data);
+        // Versions 2 and 3 say the header's length in four bytes; some say a wrong one, or no version.
+        if random.below(2) == 0 {
+            file[6] = 1 + random.below(3) as u8;
+            if file[6] > 1 {
+                file.splice(10..10, [0, 0]);
+            }
+        }
+        if random.below(8) == 0 {
+            file[random.below(12) as usize] = random.next() as u8;
+        }
+        fs::write(&path, file).unwrap();
         match DumpFiles::open(&[&path]) {
             Err(error) => {
                 refused += 1;
@@ -295,6 +306,93 @@ fn an_index_that_is_broken_is_refused() {
     fs::remove_file(&index).unwrap();
     fs::create_dir(&index).unwrap();
     assert!(DumpFiles::open(&[&index]).unwrap_err().to_string().contains("not a regular file"));
+}
+
+/// Whatever is done to an index, it is refused in one line, or opens what it said before: a file that it does
+/// not name, or a tensor that is not where it says, is never read.
+#[test]
+fn damaged_indices_are_refused_or_as_they_were() {
+    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 5000_u64 };
+    let dir =
+        tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
+    let dir = dir.unwrap();
+    let at = |name: &str| dir.path().join("in").join(name);
+    fs::create_dir_all(at("below")).unwrap();
+    safetensors(&at("m-2.safetensors"), &["b", "c"]);
+    safetensors(&at("below/m-1.safetensors"), &["a"]);
+    // Whose tensor is of the same name, and other samples.
+    let mut outside = fs::read(at("below/m-1.safetensors")).unwrap();
+    *outside.last_mut().unwrap() = 9;
+    fs::write(at("../out.safetensors"), &outside).unwrap();
+    fs::write(at("out.safetensors"), &outside).unwrap();
+    let index = at("x.safetensors.index.json");
+    let good = r#"{"metadata":{"total_size":12},"weight_map":{"c":"m-2.safetensors","a":"below/m-1.safetensors","b":"m-2.safetensors"}}"#;
+    let pieces = [
+        "\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\\",
+        "\\u0000",
+        "\\ud800",
+        "null",
+        "1e999",
+        "../",
+        "/",
+        "a",
+        "b",
+        ".safetensors",
+        "../out.safetensors",
+        "below/",
+        "weight_map",
+        "\"a\":\"m-2.safetensors\",",
+        "é",
+        "\n",
+    ];
+    let (mut random, mut opened, mut refused) = (Random(7), 0_u64, 0);
+    for _ in 0..inputs {
+        let mut text = good.to_owned();
+        for _ in 0..1 + random.below(3) {
+            let from = random.below(text.len() as u64 + 1) as usize;
+            let to = (from + random.below(8) as usize).min(text.len());
+            if !text.is_char_boundary(from) || !text.is_char_boundary(to) {
+                continue;
+            }
+            let piece = pieces[random.below(pieces.len() as u64) as usize];
+            match random.below(4) {
+                0 => text.insert_str(from, piece),
+                1 => text.replace_range(from..to, piece),
+                2 => text.replace_range(from..to, ""),
+                _ => text = text.replace("below/m-1.safetensors", &format!("below/{piece}")),
+            }
+        }
+        fs::write(&index, &text).unwrap();
+        match DumpFiles::open(&[&index]) {
+            Ok(source) => {
+                opened += 1;
+                let names: Vec<&str> = source.tensors().iter().map(|t| t.name.as_str()).collect();
+                // All of each file that is named, and no other: files in order of their names.
+                let known = [&["a", "b", "c"][..], &["a"], &["b", "c"]];
+                assert!(known.contains(&&names[..]), "{text}: {names:?}");
+                assert!(source.origins(0).len() <= 2, "{text}");
+                let mut last = [0];
+                source.read_at(0, 3, &mut last).unwrap();
+                // Named as it is, the other file is as good as any.
+                let other = text.contains("\"out.safetensors\"") && last == [9];
+                assert!(other || last == names[0].as_bytes()[..1], "{text}: {names:?} {last:?}");
+            }
+            Err(error) => {
+                refused += 1;
+                let told = error.to_string();
+                // Of several files that cannot be opened each has a line.
+                assert!(told.lines().count() <= 4 && told.len() < 3000, "{text}: {told}");
+            }
+        }
+    }
+    assert!(opened * 50 > inputs && refused * 4 > inputs, "{opened} opened, {refused} refused");
 }
 
 /// Folders, patterns and lists, as people type them.
