@@ -451,4 +451,24 @@ mod tests {
         // Another one that was not there is made.
         put("e/1.tif").unwrap();
     }
+
+    /// Threads that come to the same new folders at once all find them.
+    #[test]
+    fn folders_are_made_by_whoever_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = FilesSink::new(dir.path().join("out"), false);
+        sink.prepare(&mut std::iter::empty()).unwrap();
+        let barrier = std::sync::Barrier::new(4);
+        for round in 0..300 {
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (sink, barrier) = (&sink, &barrier);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        sink.put(&format!("{round}/b/c/{thread}.tif"), b"h", b"p").unwrap();
+                    });
+                }
+            });
+        }
+    }
 }

@@ -156,8 +156,7 @@ impl Place {
         let mut end = 0;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             end += part.len();
-            let was_there = || self.is_open(&path[..end]);
-            folder = Arc::new(open_or_make(&folder, part, was_there)?);
+            folder = Arc::new(open_or_make(&folder, part, || self.is_open(&path[..end]))?);
             end += 1;
         }
         let mut folders = folders();
@@ -192,20 +191,22 @@ fn open(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, FOLDER_FLAGS | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// The same; where there is none it is made, unless it was there before: then somebody took it away.
+/// The same; where there is none it is made, unless another thread has it open: then it made it just now, or
+/// somebody took it away.
 fn open_or_make(
     parent: &OwnedFd,
     name: &str,
-    was_there: impl FnOnce() -> bool,
+    is_open: impl FnOnce() -> bool,
 ) -> io::Result<OwnedFd> {
     match open(parent, name) {
-        Err(Errno::NOENT) if !was_there() => {
+        Err(Errno::NOENT) if !is_open() => {
             match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
                 // Another thread may have been first.
                 Ok(()) | Err(Errno::EXIST) => Ok(open(parent, name)?),
                 Err(error) => Err(error.into()),
             }
         }
+        Err(Errno::NOENT) => Ok(open(parent, name)?),
         found => Ok(found?),
     }
 }
