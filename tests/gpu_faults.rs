@@ -13,8 +13,8 @@ mod common;
 mod trees;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Random;
@@ -232,6 +232,38 @@ fn a_device_that_is_lost_while_it_is_opened_costs_no_image() {
     is_whole(&(sink.into_files(), report), &expected, "lost while it is opened, and the CPU");
 }
 
+static FIRST_IS_OPEN: AtomicBool = AtomicBool::new(false);
+/// So long the driver below does not come back: longer than anybody may wait.
+const STUCK: Duration = Duration::from_secs(20);
+
+/// The driver does not come back from opening the second one.
+const STUCK_OPENING: Hooks = Hooks {
+    opening: |_| {
+        if FIRST_IS_OPEN.load(Ordering::Relaxed) {
+            std::thread::sleep(STUCK);
+        }
+    },
+    submissions: 1,
+    opening_patience: Duration::from_secs(2),
+    ..Hooks::NONE
+};
+
+#[test]
+fn a_device_whose_successor_hangs_while_it_is_opened_costs_no_image_and_little_time() {
+    let source = source();
+    let expected = expected(&source);
+    let gpu = open(&STUCK_OPENING);
+    FIRST_IS_OPEN.store(true, Ordering::Relaxed);
+    let started = Instant::now();
+    let found = run(gpu, false, &source, &options(VerifySample::default()));
+    let took = started.elapsed();
+    is_whole(&found, &expected, "stuck while it is opened");
+    let notes = &found.1.notes;
+    assert!(noted(&found.1, "was not opened within 2s, again; its images are done"), "{notes:?}");
+    assert!(noted(&found.1, "the CPU does what is left"), "{notes:?}");
+    assert!(took < STUCK * 3 / 4, "{took:?}");
+}
+
 /// Zeros, as many as one likes.
 struct Zeros([Dump; 1], [TensorInfo; 1]);
 
@@ -293,15 +325,39 @@ const HANGING: Hooks = Hooks {
     ..Hooks::NONE
 };
 
+/// What was told, and when.
+#[derive(Default)]
+struct Told(Mutex<Vec<(Instant, String)>>);
+
+impl Watch for Told {
+    fn planned(&self, _: u64, _: u64) {}
+
+    fn advanced(&self, _: u64, _: u64) {}
+
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push((Instant::now(), text.to_owned()));
+    }
+}
+
 #[test]
 fn a_device_that_hangs_is_given_up_in_time() {
     let source = source();
     let expected = expected(&source);
     let gpu = open(&HANGING);
     let started = Instant::now();
-    let found = run(gpu, false, &source, &options(VerifySample::default()));
+    let told = Arc::new(Told::default());
+    let watch: Arc<dyn Watch> = Arc::clone(&told) as _;
+    let watched = Options { watch: Some(watch), ..options(VerifySample::default()) };
+    let found = run(gpu, false, &source, &watched);
     let took = started.elapsed();
     println!("{took:?}: {:?}", found.1.notes);
+    // The second hangs as the first did, from when that was told on.
+    let given_up = |text: &str| {
+        let told = told.0.lock().unwrap();
+        told.iter().find(|(_, note)| note.contains(text)).expect("it is told").0
+    };
+    let second = given_up("again; its images").duration_since(given_up("by a new device"));
+    assert!(second >= PATIENCE && second < PATIENCE + Duration::from_millis(1500), "{second:?}");
     is_whole(&found, &expected, "a device that hangs");
     assert!(noted(&found.1, "no answer within 700ms"), "{:?}", found.1.notes);
     assert!(took >= PATIENCE, "{took:?}: it did not hang");

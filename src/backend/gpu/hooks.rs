@@ -42,6 +42,9 @@ pub struct Hooks {
     pub fault: Fault,
     /// After which a device that does not answer counts as lost.
     pub patience: Duration,
+    /// After which one that is opened in the place of another counts as lost: it compiles its kernels
+    /// and proves itself, perhaps beside a driver that is at work yet.
+    pub opening_patience: Duration,
     /// How many devices in turn are lost so: another one is opened in the place of each.
     pub losses: u32,
 }
@@ -57,6 +60,7 @@ impl Hooks {
         submissions: u64::MAX,
         fault: Fault::LostAfter,
         patience: PATIENCE,
+        opening_patience: PATIENCE,
         losses: 1,
     };
 

@@ -34,7 +34,9 @@ pub mod tuning;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use super::queue::Queue;
 use super::{Answer, Backend, DeviceIndex, Job, Question, Span};
@@ -232,18 +234,36 @@ impl Backend for Gpu {
         self.readers
     }
 
-    /// With a new instance of everything: what is left of a lost device is not to be trusted.
+    /// With a new instance of everything: what is left of a lost device is not to be trusted. A driver
+    /// that does not come back from that is left to a thread of its own.
     fn again(&self) -> Option<Result<Box<dyn Backend>, Error>> {
-        let all = adapters();
-        let same = |adapter: &&Adapter| {
-            (adapter.info.index, &adapter.info.name) == (self.info.index, &self.info.name)
-        };
-        let adapter = all.iter().find(same)?;
+        let (info, threads, patience) =
+            (self.info.clone(), self.writers, self.hooks.opening_patience);
         let losses = self.hooks.losses.saturating_sub(1);
         let submissions = if losses > 0 { self.hooks.submissions } else { u64::MAX };
         let hooks = Hooks { losses, submissions, ..self.hooks };
-        let opened = Gpu::open_with(adapter, self.writers, &hooks);
-        Some(opened.map(|gpu| Box::new(gpu) as Box<dyn Backend>))
+        let (sender, opened) = mpsc::channel();
+        let open = move || {
+            let all = adapters();
+            let same = |adapter: &&Adapter| {
+                (adapter.info.index, &adapter.info.name) == (info.index, &info.name)
+            };
+            let adapter = all.iter().find(same);
+            // Nobody may wait any more.
+            let _ = sender.send(adapter.map(|adapter| Gpu::open_with(adapter, threads, &hooks)));
+        };
+        if let Err(error) = thread::Builder::new().name("again".to_owned()).spawn(open) {
+            return Some(Err(self.device.error(format!("cannot be opened: {error}"))));
+        }
+        match opened.recv_timeout(patience) {
+            Ok(opened) => opened.map(|opened| opened.map(|gpu| Box::new(gpu) as Box<dyn Backend>)),
+            Err(RecvTimeoutError::Timeout) => {
+                Some(Err(self.device.error(format!("was not opened within {patience:?}"))))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Err(self.device.error("its driver panicked while it was opened")))
+            }
+        }
     }
 
     fn memory(&self, spans: &[Span], block: u64) -> u64 {
