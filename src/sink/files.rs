@@ -135,7 +135,9 @@ impl FilesSink {
         let failed = |source| Error::Write { path: path.clone(), source };
         for entry in std::fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.file_name().to_str().is_some_and(place::is_temporary) {
+            // Folders have such names where a list of names says so.
+            let is_folder = entry.file_type().map_err(failed)?.is_dir();
+            if !is_folder && entry.file_name().to_str().is_some_and(place::is_temporary) {
                 let path = entry.path();
                 std::fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
             }
