@@ -335,6 +335,32 @@ mod tests {
         assert_eq!(read(&files, 5).unwrap(), [5; LEN]);
     }
 
+    /// Those that are open no more are looked at by their paths.
+    #[test]
+    fn a_change_is_seen_of_files_that_are_not_kept_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |i: usize| dir.path().join(i.to_string());
+        let files = files(dir.path());
+        (0..FILES).for_each(|i| assert!(read(&files, i).is_ok()));
+        assert!(!(0..FILES).any(|i| files.is_changed(i)));
+        for (i, change) in [(0, "time"), (1, "length"), (19, "time")] {
+            let file = File::options().write(true).open(at(i)).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            match change {
+                "time" => file.set_modified(modified + std::time::Duration::from_secs(1)).unwrap(),
+                _ => {
+                    file.set_len(60).unwrap();
+                    file.set_modified(modified).unwrap();
+                }
+            }
+        }
+        fs::write(at(99), [2; LEN]).unwrap();
+        fs::rename(at(99), at(2)).unwrap();
+        fs::remove_file(at(3)).unwrap();
+        let changed: Vec<usize> = (0..FILES).filter(|&i| files.is_changed(i)).collect();
+        assert_eq!(changed, [0, 1, 2, 19], "one that is gone is no change");
+    }
+
     #[test]
     #[cfg(unix)]
     fn a_pipe_in_a_files_place_is_not_waited_for() {
