@@ -408,3 +408,85 @@ fn leftovers_beside_a_finished_run_are_taken_away() {
     assert!(told.contains("nothing to do"), "{told}");
     same(&tree(&job.out), &whole, "after --resume");
 }
+
+/// A list may call a folder as the files are called that a killed run leaves: it stays.
+#[test]
+fn folders_with_temporary_names_are_no_leftovers() {
+    let job = Job::new();
+    let list = job.dir.path().join("names");
+    let folder = |k: usize| if k.is_multiple_of(2) { "x/.tensortiff-1.tmp" } else { "x" };
+    let names: Vec<String> = (0..9).map(|k| format!("{}/{k}", folder(k))).collect();
+    fs::write(&list, names.join("\n")).unwrap();
+    let named = ["--names-from", list.to_str().unwrap()];
+    let whole = job.whole(&named);
+    fs::remove_dir_all(&job.out).unwrap();
+    // What a run that was killed left.
+    fs::create_dir_all(job.at("x/.tensortiff-1.tmp")).unwrap();
+    fs::write(job.at("x/.tensortiff-1.tmp/.tensortiff-7-1.tmp"), "left").unwrap();
+    fs::write(job.at("x/.tensortiff-2.tmp"), "left").unwrap();
+    for _ in 0..2 {
+        ends_with(0, &job.args(&tool::join(&named, &["--resume"])));
+        same(&tree(&job.out), &whole, "a resumed run");
+        // So that there is something to do, and the folders are looked through.
+        fs::remove_file(job.at("x/1.tif")).unwrap();
+    }
+}
+
+/// The manifest and the journal of a shard may be read by whom the umask allows.
+#[test]
+fn records_have_the_permissions_that_the_umask_leaves() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let job = Job::new();
+    let plan = job.dir.path().join("p.jsonl");
+    let plan = plan.to_str().unwrap();
+    ends_with(0, &["plan", &job.dump, "-o", plan, "--shards", "2", "-q"]);
+    for (umask, mode) in [("027", 0o640), ("000", 0o666), ("077", 0o600)] {
+        drop(fs::remove_dir_all(&job.out));
+        let run = |args: &[&str]| {
+            let script = format!("umask {umask}; exec \"$@\"");
+            let status = Command::new("sh")
+                .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_tensortiff")])
+                .args(args)
+                .status();
+            assert!(status.unwrap().success(), "{args:?}");
+        };
+        let shard = |number| ["convert", plan, "-o", &job.out, "--shard", number, "-q"];
+        run(&shard("0/2"));
+        let journals: Vec<PathBuf> = tree(&job.out)
+            .into_keys()
+            .filter(|name| name.extension().is_some_and(|extension| extension == "journal"))
+            .collect();
+        assert_eq!(journals.len(), 1);
+        let mode_of = |name: &Path| {
+            fs::metadata(Path::new(&job.out).join(name)).unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!(mode_of(&journals[0]), mode, "{umask}");
+        run(&shard("1/2"));
+        run(&["merge", plan, &job.out, "-q"]);
+        assert_eq!(mode_of(Path::new("manifest.jsonl")), mode, "{umask}");
+    }
+}
+
+/// Nobody finds a journal of a shard by its name before its head is whole.
+#[test]
+fn a_shards_journal_has_its_name_only_when_its_head_is_whole() {
+    let job = Job::new();
+    let path = |name: &str| job.dir.path().join(name).to_str().unwrap().to_owned();
+    let (plan, log) = (path("p.jsonl"), path("log"));
+    ends_with(0, &["plan", &job.dump, "-o", &plan, "--shards", "2", "-q"]);
+    let traced = Command::new("strace")
+        .args(["-f", "-qq", "-o", &log, "-e", "trace=openat,?open,?rename,renameat,?renameat2"])
+        .arg(env!("CARGO_BIN_EXE_tensortiff"))
+        .args(["convert", &plan, "-o", &job.out, "--shard", "0/2", "-q", "--device", "cpu"])
+        .status();
+    assert!(traced.expect("strace is there; scripts/test installs it").success());
+    let log = fs::read_to_string(log).unwrap();
+    let named = |line: &&str| line.contains(".journal\"");
+    let made: Vec<&str> = log.lines().filter(named).filter(|l| l.contains("O_CREAT")).collect();
+    assert_eq!(made, [""; 0]);
+    assert_eq!(
+        log.lines().filter(named).filter(|line| line.contains("rename")).count(),
+        1,
+        "{log}"
+    );
+}

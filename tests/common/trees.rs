@@ -11,20 +11,28 @@ use std::path::{Path, PathBuf};
 /// Files by their paths.
 pub type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
-/// All files below a folder, by their path in it.
+/// What stands for a folder that nothing is in.
+pub const EMPTY: &[u8] = b"(an empty folder)";
+
+/// All files and empty folders below a folder, by their path in it.
 pub fn tree(root: impl AsRef<Path>) -> Tree {
     let root = root.as_ref();
     let mut found = Tree::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
+        let name = |path: &Path| path.strip_prefix(root).unwrap().to_owned();
+        let mut is_empty = folder != root;
+        for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
+            is_empty = false;
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path.strip_prefix(root).unwrap().to_owned();
-                found.insert(name, fs::read(&path).unwrap());
+                found.insert(name(&path), fs::read(&path).unwrap());
             }
+        }
+        if is_empty {
+            found.insert(name(&folder), EMPTY.to_vec());
         }
     }
     found
