@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Difference, Tell};
 use crate::encode::Decoded;
 use crate::error::Error;
+use crate::record::read_at;
 use crate::sink::{FilesSink, Pending, Sink};
 
 /// Bytes of a file that are compared at once.
@@ -173,24 +174,4 @@ fn told(header: &[u8], words: u64, at: u64, is: [u8; 4], due: [u8; 4]) -> (&'sta
         }
         _ => ("header", format!("from byte {at} on it is not what the dump gives")),
     }
-}
-
-/// Reads as much as there is.
-fn read_at(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        #[cfg(unix)]
-        let read =
-            std::os::unix::fs::FileExt::read_at(file, &mut buf[done..], offset + done as u64);
-        #[cfg(windows)]
-        let read =
-            std::os::windows::fs::FileExt::seek_read(file, &mut buf[done..], offset + done as u64);
-        match read {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }

@@ -94,7 +94,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Reads as much as there is.
-pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         #[cfg(unix)]

@@ -17,6 +17,7 @@ pub mod lock;
 pub mod manifest;
 pub mod shards;
 
+pub(crate) use files::read_at;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
