@@ -111,6 +111,14 @@ USUAL = ["floor-whole", "floor-twice", "floor-steps", "floor-again", "tensortiff
          "tensortiff-auto", "tensortiff-none", "tensortiff-wide", "tensortiff-percentile", "plain"]
 
 
+def fitting(dump, commands):
+    """The programs that can convert a set, with the options that it needs."""
+    if dump.stem != dumps.NHWC:
+        return commands
+    return {program: [*command, "--layout", dump.stem] for program, command in commands.items()
+            if program.startswith(("floor", "tensortiff")) and program != AGAIN}
+
+
 class Starter:
     """Runs programs from a process that stays small: see starter.py."""
 
@@ -203,7 +211,7 @@ def scaling(place, dump, options):
     while counts[-1] < options.threads:
         counts.append(min(2 * counts[-1], options.threads))
     names = ["floor-whole", "tensortiff-cpu"]
-    commands = {f"{name} -j {n}": programs(n)[name] for n in counts for name in names}
+    commands = {f"{name} -j {n}": fitting(dump, programs(n))[name] for n in counts for name in names}
     figures = measure(place, dump, commands, min(options.rounds, 5))
     for line in scaled(figures):
         print(line)
@@ -334,11 +342,9 @@ def one_set(name, place, options):
         tensors = dumps.MADE[name]
         tensors = dumps.smaller(tensors, few) if options.quick else tensors
         dumps.make(BUILT / "make", dump, tensors)
-    commands = {program: command for program, command in programs(options.threads).items()
+    commands = {program: command
+                for program, command in fitting(dump, programs(options.threads)).items()
                 if program in options.programs}
-    if name == dumps.NHWC:
-        commands = {program: [*command, "--layout", name] for program, command in commands.items()
-                    if program.startswith(("floor", "tensortiff")) and program != AGAIN}
     load = os.getloadavg()
     figures = measure(place, dump, commands, options.rounds, checked=not options.unchecked,
                       fewer={} if options.even else ROUNDS)
