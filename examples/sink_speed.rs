@@ -39,7 +39,7 @@ impl Sink for Plain {
         assert_eq!(written, header.len() + pixels.len());
         Ok(())
     }
-    fn begin(&self, _: &str, _: u64) -> Result<Box<dyn tensortiff::Pending + '_>, Error> {
+    fn begin(&self, _: &str, _: Option<u64>) -> Result<Box<dyn tensortiff::Pending + '_>, Error> {
         unreachable!("only whole images are measured")
     }
 }

@@ -8,6 +8,7 @@ mod identify;
 mod known;
 mod limits;
 mod made;
+mod packing;
 mod preview;
 mod ranges;
 mod recorder;
@@ -217,6 +218,7 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     };
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
     run.note_skipped();
+    run.note_readers();
     run.work(workers);
     run.report(started)
 }
@@ -279,6 +281,8 @@ fn cpu(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Cpu, Error
     let cpu = Cpu::new(options.threads);
     let (unpacking, ranges) = (source.memory(), ranges(plan, options));
     let others = unpacking.saturating_add(ranges.saturating_mul(RANGE));
+    let packing = run::packing(options, plan);
+    let cpu = cpu.with_desks(packing);
     let cpu = match limits::open_files() {
         None => cpu,
         Some(files) => cpu.opening(files),
@@ -287,11 +291,12 @@ fn cpu(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Cpu, Error
         None => cpu,
         Some(bytes) => cpu.mapping(bytes.saturating_sub(OWN_MEMORY.saturating_add(others))),
     };
-    let least = Options::LEAST_MEMORY.saturating_add(others);
+    let least = Options::LEAST_MEMORY.saturating_add(others).saturating_add(packing);
     match options.max_memory {
         None => Ok(cpu),
         Some(bytes) if bytes < least => {
             let to = match () {
+                () if packing > 0 => " to pack images".to_owned(),
                 () if unpacking > 0 => " to unpack or turn these dumps".to_owned(),
                 () if ranges > 1 => format!(" for {ranges} ranges"),
                 () => String::new(),
@@ -393,7 +398,7 @@ fn check_fits(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
 
 /// Fails if any image does not fit the format.
 fn check_headers(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
-    (0..plan.rows().len()).try_for_each(|row| header_len(source, plan, options, row).map(drop))
+    (0..plan.rows().len()).try_for_each(|row| most_of_file(source, plan, options, row).map(drop))
 }
 
 fn header(
@@ -405,14 +410,14 @@ fn header(
     with_header(source, plan, options, row, Header::new)
 }
 
-/// The length of what [`header`] makes.
-fn header_len(
+/// Most bytes of a file of a row, and all of them where strips are not packed.
+fn most_of_file(
     source: &dyn Source,
     plan: &Plan,
     options: &Options,
     row: usize,
 ) -> Result<u64, Error> {
-    with_header(source, plan, options, row, Header::len_of)
+    with_header(source, plan, options, row, Header::most_of)
 }
 
 fn with_header<T>(
@@ -578,7 +583,7 @@ mod tests {
             Ok(())
         }
 
-        fn begin(&self, _: &str, _: u64) -> Result<Box<dyn Pending + '_>, Error> {
+        fn begin(&self, _: &str, _: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
             Ok(Box::new(NullSink))
         }
     }
@@ -626,7 +631,7 @@ mod tests {
             Ok(())
         }
 
-        fn begin(&self, _: &str, _: u64) -> Result<Box<dyn Pending + '_>, Error> {
+        fn begin(&self, _: &str, _: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
             Ok(Box::new(self))
         }
     }

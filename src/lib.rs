@@ -88,12 +88,12 @@ pub use convert::{
     Manifest, Need, Options, Planned, Preview, Record, Recorded, Resume, ScopeStats, ShardState,
     VerifySample, Watch, convert, divide, merge, preview, shard_states, stats,
 };
-pub use encode::{BigTiff, Encoding, EncodingText};
+pub use encode::{BigTiff, Compress, Encoding, EncodingText, Predictor};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Constant, Extent, Nonfinite, Norm, Range, Rule, Scope};
 pub use plan::{Naming, Selection};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
-pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space};
+pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space, Stored};
 pub use source::{Complex, DumpFiles, Layout, MemorySource, NpyV2, Raw, Reading, Source, View};
 pub use tensor::{Dtype, Dump, Leading, TensorInfo};

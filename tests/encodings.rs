@@ -92,7 +92,17 @@ fn ways(encoding: Encoding) -> Vec<(String, Options)> {
 }
 
 /// Every way of storing pixels, by what is typed.
-const ENCODINGS: [&[(&str, &str)]; 1] = [&[("bigtiff", "yes")]];
+const ENCODINGS: [&[(&str, &str)]; 9] = [
+    &[("bigtiff", "yes")],
+    &[("compress", "deflate")],
+    &[("compress", "deflate:1"), ("predictor", "float")],
+    &[("compress", "deflate:9"), ("predictor", "auto")],
+    &[("compress", "deflate:12"), ("bigtiff", "yes")],
+    &[("compress", "zstd:1")],
+    &[("compress", "zstd"), ("predictor", "float")],
+    &[("compress", "zstd:7"), ("predictor", "auto"), ("bigtiff", "yes")],
+    &[("compress", "zstd:12"), ("predictor", "auto")],
+];
 
 #[test]
 fn pixels_are_those_of_the_default_and_bytes_the_same_from_all_devices() {

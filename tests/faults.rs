@@ -279,6 +279,20 @@ fn every_call_of_a_run_that_reads_otherwise_may_fail_once() {
     }
 }
 
+/// What is packed, whole and strip by strip.
+#[test]
+fn every_call_of_a_run_that_packs_may_fail_once() {
+    let how = &["--compress", "deflate:1", "--predictor", "auto"];
+    let job = Job::of("d.safetensors", how, |dump| {
+        let tensors: [(&str, &str, &[u64], usize); 2] =
+            [("a", "U8", &[2, 8, 8], 128), ("c", "U8", &[1025, 1025], 1025 * 1025)];
+        tool::dump(dump, &tensors);
+    });
+    let after = [job.convert(&job.dump, &["--resume"])];
+    let is_done = |found: &Tree| *found == job.whole;
+    job.sweep(&job.convert(&job.dump, &[]), &|| {}, &is_done, &after);
+}
+
 #[test]
 fn every_call_of_a_shard_and_of_a_merge_may_fail_once() {
     let job = Job::new();

@@ -289,7 +289,7 @@ impl Backend for Plain {
 }
 
 fn span(dtype: Dtype, samples: u64, images: u64, contiguous: bool) -> Span {
-    Span { dtype, samples, images, contiguous, wide: dtype.is_wide(), known: false }
+    Span { dtype, samples, images, contiguous, wide: dtype.is_wide(), known: false, strips: None }
 }
 
 /// Every narrow type, small, middling and giant images, contiguous and not, one sample to many.

@@ -97,6 +97,8 @@ fn each_outside_crate_has_one_window() {
         ("wgpu", "backend/gpu"),
         ("pollster", "backend/gpu"),
         ("tiff", "encode"),
+        ("libdeflater", "encode"),
+        ("zstd", "encode"),
         ("clap", "cli"),
         ("clap_complete", "cli"),
         ("clap_mangen", "cli"),

@@ -138,7 +138,7 @@ struct Variant {
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 7] = [
+const VARIANTS: [Variant; 11] = [
     Variant { name: "normalized", shape: SMALL, sample: some, norm: Norm::MinMax, options: &[] },
     Variant { name: "`--norm none`", shape: SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
@@ -176,10 +176,40 @@ const VARIANTS: [Variant; 7] = [
         norm: Norm::MinMax,
         options: &["--bigtiff", "yes"],
     },
+    Variant {
+        name: "`--compress deflate`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--compress", "deflate"],
+    },
+    Variant {
+        name: "`--compress deflate --predictor float`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--compress", "deflate", "--predictor", "float"],
+    },
+    Variant {
+        name: "`--compress zstd`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--compress", "zstd"],
+    },
+    Variant {
+        name: "`--compress zstd --predictor float`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--compress", "zstd", "--predictor", "float"],
+    },
 ];
 
 const SMALL: [usize; 2] = [37, 53];
 const LARGE: [usize; 2] = [4100, 4099];
+/// Four strips, where they are packed.
+const PACKED: [usize; 2] = [602, 701];
 
 fn some(at: usize) -> f32 {
     ((at * 7919) % 10_007) as f32 / 64.0 - 20.0

@@ -15,6 +15,7 @@ mod trees;
 
 use std::borrow::Cow;
 use std::fs;
+use std::num::NonZeroU64;
 
 use common::Random;
 use tensortiff::normalize::{Kept, Range};
@@ -60,6 +61,7 @@ fn entry(random: &mut Random) -> Entry {
             nan: random.next(),
             inf: random.next() % 9,
             hash: (kind % 2 == 0).then(|| random.next()),
+            len: (kind > 5).then(|| NonZeroU64::MIN.saturating_add(random.next() >> 1)),
         }),
     }
 }

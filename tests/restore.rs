@@ -41,9 +41,9 @@ fn without_a_norm_all_bits_come_back() {
     let (dir, out) = folder();
     let file = dir.path().join("r.safetensors");
     let file = file.to_str().unwrap();
-    for (bigtiff, hash) in [("no", None), ("yes", Some("--hash"))] {
-        let options =
-            [&["--norm", "none", "--overwrite", "--bigtiff", bigtiff][..], hash.as_slice()];
+    let packed = ["--hash", "--compress", "zstd", "--predictor", "float"];
+    for (bigtiff, more) in [("no", &[][..]), ("yes", &["--hash"]), ("no", &packed)] {
+        let options = [&["--norm", "none", "--overwrite", "--bigtiff", bigtiff][..], more];
         convert(&[sample()], &out, &options.concat());
         let (told, said) = ends_with(0, &["restore", &out, "-o", file, "--overwrite", "--against"]);
         assert!(told.contains("all 640512 samples are those of the dump, bit for bit"), "{told}");
@@ -76,12 +76,13 @@ fn without_a_norm_all_bits_come_back() {
 #[test]
 fn linear_norms_come_back_but_for_rounding() {
     let (dtypes, small) = (golden("dtypes"), golden("small"));
-    let cases: [(&[&str], f64); 7] = [
+    let cases: [(&[&str], f64); 8] = [
         (&[], 3e-6),
         (&["--scope", "tensor", "--out-range", "255,-1"], 3e-5),
         (&["--norm", "symmetric", "--scope", "dump", "--hash"], 3e-6),
         (&["--norm", "zscore"], 3e-6),
         (&["--norm", "fixed", "--range", "-100,100", "--bigtiff", "yes"], 3e-5),
+        (&["--compress", "deflate", "--predictor", "auto", "--hash"], 3e-6),
         (&["--constant", "half", "--layout", "BTD"], 3e-6),
         (&["--name", "{stem}-{tensor}-{index}.tif", "--limit", "24"], 3e-6),
     ];

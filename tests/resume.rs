@@ -71,6 +71,7 @@ struct Job {
     dir: tempfile::TempDir,
     dump: String,
     out: String,
+    how: &'static [&'static str],
 }
 
 impl Job {
@@ -79,11 +80,12 @@ impl Job {
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (dump, out) = (path("d.safetensors"), path("out"));
         write_dump(Path::new(&dump));
-        Job { dir, dump, out }
+        Job { dir, dump, out, how: &[] }
     }
 
     fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
-        [&["convert", &self.dump, "-o", &self.out, "--device", "cpu", "-j", "2"], more].concat()
+        let first = ["convert", &self.dump, "-o", &self.out, "--device", "cpu", "-j", "2"];
+        [&first, self.how, more].concat()
     }
 
     fn spawn(&self, more: &[&str]) -> Child {
@@ -115,7 +117,8 @@ impl Job {
         for _ in 0..2 {
             drop(fs::remove_dir_all(out));
             let started = Instant::now();
-            ends_with(0, &["convert", &self.dump, "-o", out, "--device", "cpu", "-j", "2"]);
+            let first = ["convert", &self.dump, "-o", out, "--device", "cpu", "-j", "2"];
+            ends_with(0, &[&first, self.how].concat());
             took = took.min(started.elapsed());
         }
         let tree = tree(out);
@@ -150,8 +153,18 @@ impl Job {
 
 #[test]
 fn killed_at_any_instant_and_continued_it_is_as_if_nothing_had_happened() {
-    let kills = if std::env::var_os("TENSORTIFF_LONG").is_some() { 200 } else { 24 };
-    let job = Job::new();
+    kill_and_continue(&Job::new(), 24, 200);
+}
+
+/// How long files are is known from the record alone.
+#[test]
+fn killed_where_images_are_packed_and_continued_it_is_as_if_nothing_had_happened() {
+    let how = &["--compress", "zstd:1", "--predictor", "auto"];
+    kill_and_continue(&Job { how, ..Job::new() }, 9, 100);
+}
+
+fn kill_and_continue(job: &Job, few: u32, many: u32) {
+    let kills = if std::env::var_os("TENSORTIFF_LONG").is_some() { many } else { few };
     let (whole, took) = job.whole();
     let mut random = Random(7);
     let mut at_work = 0;

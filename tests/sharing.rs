@@ -91,7 +91,15 @@ fn time(spans: &[Span], block: u64, speed: f64) -> f64 {
 }
 
 fn span(samples: u64, images: u64) -> Span {
-    Span { dtype: Dtype::F32, samples, images, contiguous: true, wide: false, known: false }
+    Span {
+        dtype: Dtype::F32,
+        samples,
+        images,
+        contiguous: true,
+        wide: false,
+        known: false,
+        strips: None,
+    }
 }
 
 fn cases() -> Vec<(&'static str, Vec<Span>)> {

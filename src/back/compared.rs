@@ -53,7 +53,7 @@ impl Sink for Compared<'_> {
         Box::new(comparison).commit()
     }
 
-    fn begin(&self, name: &str, _len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+    fn begin(&self, name: &str, _len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
         Ok(Box::new(self.open(name)?))
     }
 }

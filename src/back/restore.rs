@@ -125,7 +125,7 @@ pub fn restore(
     let target = FilesSink::new(parent.unwrap_or(Path::new(".")), overwrite);
     target.prepare(&mut std::iter::once(name.to_owned()))?;
     let len = header.len() as u64 + data;
-    let pending = target.begin(name, len)?;
+    let pending = target.begin(name, Some(len))?;
     pending.write_at(0, &header)?;
     let taken = Taken::new(images);
     let [at_ends, overflow] = [const { AtomicU64::new(0) }; 2];
@@ -387,7 +387,9 @@ impl Sink for Measured<'_> {
         Box::new(measuring).commit()
     }
 
-    fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+    fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
+        let len =
+            len.ok_or_else(|| self.bad(name, "what is compared with it is packed".to_owned()))?;
         Ok(Box::new(self.open(name, len)?))
     }
 }

@@ -33,6 +33,18 @@ pub struct Span {
     pub wide: bool,
     /// Whether ranges are known before their images are made.
     pub known: bool,
+    /// Where images are packed, how they are cut.
+    pub strips: Option<Strips>,
+}
+
+/// How images are cut that are packed, strip by strip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strips {
+    /// Samples of a strip, but for an image's last: blocks are made of whole strips.
+    pub samples: u64,
+    /// Whether an image's first strip tells how the others are packed: none is handed out before that is
+    /// done.
+    pub first_tells: bool,
 }
 
 /// One image of a job.

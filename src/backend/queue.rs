@@ -3,7 +3,8 @@
 //! A unit is a run of small images, or one block of an image that is too large for a buffer. Such
 //! a *giant* is done in two passes: pass one finds the extents of its blocks, which merge here;
 //! when the last has come, pass two makes the pixels. Blocks of one giant may be done by
-//! different devices.
+//! different devices. Where images are packed, where a block's pixels go is known when all before it are
+//! done: of one giant no more than some are under way at once, from the first that is not done.
 //!
 //! A device that works on much at once, and may be slow, [joins](Queue::join): it is given as much
 //! as it will have done by the time at which all is done, by what it did so far, so that nobody
@@ -18,7 +19,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::done::Done;
-use super::{Finding, ImageId, Span};
+use super::{Finding, ImageId, Span, Strips};
 use crate::normalize::{Extent, Range as ValueRange, Rule};
 
 /// Fewest samples in a block, unless a buffer holds fewer: 4 MiB of f32, so that an image little
@@ -34,6 +35,9 @@ const PROBE: u64 = 256 << 10;
 
 /// How long others may take to begin, before who came first takes a large image of few.
 const OTHERS_COME: Duration = Duration::from_millis(20);
+
+/// Blocks for each puller that one giant may have under way, where it is packed.
+pub const WINDOW: u64 = 2;
 
 /// How often a member that was given nothing looks again.
 const LOOK: Duration = Duration::from_millis(2);
@@ -155,6 +159,11 @@ struct Giant {
     /// Pass two: samples whose blocks are handed out, and samples whose pixels are handed over.
     made: u64,
     handed_over: u64,
+    strips: Option<Strips>,
+    /// Where it is packed: most samples under way, and the first samples of the blocks of pass two that
+    /// are.
+    window: u64,
+    under_way: Vec<u64>,
 }
 
 impl Queue {
@@ -382,7 +391,9 @@ impl Queue {
                 state.left = state.left.saturating_sub(samples);
                 let share = samples.div_ceil(self.pullers).max(LEAST_BLOCK);
                 let known = self.known(image);
-                state.giants.push_back(Giant::new(image, samples, self.block.min(share), known));
+                let giant = Giant::new(image, samples, self.block.min(share), known);
+                let strips = self.spans[span].strips;
+                state.giants.push_back(giant.packed(strips, WINDOW * self.pullers));
                 return self.next_block(state, appetite, most_block);
             }
             if samples > most {
@@ -444,7 +455,7 @@ impl Queue {
         let mut first_pass = None;
         for giant in giants.by_ref() {
             if let Some(range) = giant.range {
-                if let Some(samples) = cut(&mut giant.made, giant.samples, giant.block.min(most)) {
+                if let Some(samples) = giant.next_to_make(most) {
                     let pass = match giant.known {
                         true => Pass::Known(range),
                         false => Pass::Normalize(Finding { extent: giant.extent, range }),
@@ -536,7 +547,38 @@ impl Giant {
             known: known.is_some(),
             made: 0,
             handed_over: 0,
+            strips: None,
+            window: u64::MAX,
+            under_way: Vec::new(),
         }
+    }
+
+    /// The same in blocks of whole strips, of which no more than some are under way.
+    fn packed(mut self, strips: Option<Strips>, window: u64) -> Giant {
+        if let Some(Strips { samples, .. }) = strips {
+            self.block = (self.block / samples).max(1) * samples;
+            self.window = self.block.saturating_mul(window);
+        }
+        self.strips = strips;
+        self
+    }
+
+    /// A block of the second pass, of at most so many samples; where it is packed, of a strip at least.
+    fn next_to_make(&mut self, most: u64) -> Option<Range<u64>> {
+        let most = self.block.min(most);
+        let Some(strips) = self.strips else { return cut(&mut self.made, self.samples, most) };
+        let most = match strips.first_tells && self.handed_over == 0 {
+            true if self.made > 0 => return None,
+            true => strips.samples,
+            false => (most / strips.samples).max(1) * strips.samples,
+        };
+        let first = self.under_way.iter().copied().min().unwrap_or(self.made);
+        if self.made - first >= self.window {
+            return None;
+        }
+        let samples = cut(&mut self.made, self.samples, most)?;
+        self.under_way.push(samples.start);
+        Some(samples)
     }
 
     /// Samples to be handed out yet, in either pass.
@@ -711,6 +753,11 @@ impl Lease<'_> {
         if let Some(Unit::Block { image, samples, pass }) = self.unit.take()
             && let Some(giant) = state.giant(image)
         {
+            giant.under_way.retain(|&first| pass == Pass::Extent || first != samples.start);
+            if giant.strips.is_some() {
+                // Others may have waited for it.
+                self.queue.changed.notify_all();
+            }
             let samples = samples.end - samples.start;
             if !matches!(pass, Pass::Normalize(_)) {
                 giant.extent = giant.extent.merge(extent);
@@ -785,7 +832,15 @@ mod tests {
     const COMMON: Appetite = Appetite { everything: false, ..ALL };
 
     fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
-        Span { dtype, samples, images, contiguous: true, wide: dtype.is_wide(), known: false }
+        Span {
+            dtype,
+            samples,
+            images,
+            contiguous: true,
+            wide: dtype.is_wide(),
+            known: false,
+            strips: None,
+        }
     }
 
     /// Blocks of at most 100 samples; f64 is for some backends only.
@@ -914,6 +969,86 @@ mod tests {
             }
         }
         assert!(queue.is_finished());
+    }
+
+    fn packed(samples: u64, block: u64, pullers: usize, strips: Strips) -> Queue {
+        let spans = vec![Span { strips: Some(strips), ..span(Dtype::F32, samples, 1) }];
+        // Of a known range, so that pixels are made in the only pass.
+        Queue::new(Norm::None, spans, block, pullers, |_| true)
+    }
+
+    fn made(lease: &Lease<'_>) -> Range<u64> {
+        let Unit::Block { samples, .. } = lease.unit() else { panic!("not in blocks") };
+        samples.clone()
+    }
+
+    /// However little a puller may take; and no more than some are under way from the first on that is not
+    /// done, whoever has it.
+    #[test]
+    fn blocks_of_a_packed_giant_are_whole_strips_in_a_window() {
+        let queue = packed(1000, 100, 2, Strips { samples: 30, first_tells: false });
+        let mut leases: Vec<_> = std::iter::from_fn(|| queue.try_take(&ALL)).collect();
+        let taken: Vec<_> = leases.iter().map(made).collect();
+        assert_eq!(taken, [0..90, 90..180, 180..270, 270..360]);
+        // What is behind the first is of no use.
+        let _ = leases.pop().unwrap().done_block(Extent::EMPTY);
+        assert!(queue.try_take(&ALL).is_none(), "the first is not done");
+        let first = leases.remove(0);
+        drop(first);
+        let again = queue.try_take(&ALL).unwrap();
+        assert_eq!(made(&again), 0..90, "it came back");
+        assert!(queue.try_take(&ALL).is_none());
+        let _ = again.done_block(Extent::EMPTY);
+        let next = queue.try_take(&ALL).unwrap();
+        assert_eq!(made(&next), 360..450);
+        assert!(queue.try_take(&ALL).is_none(), "the second is not done");
+        // To the end, by somebody who takes little.
+        leases.push(next);
+        let member = queue.join(2);
+        let little = Appetite { samples: 7, ..ALL };
+        let mut sum = 0;
+        loop {
+            for lease in leases.drain(..) {
+                sum += lease.samples;
+                let _ = lease.done_block(Extent::EMPTY);
+            }
+            let Some((lease, _)) = member.try_take(&little) else { break };
+            assert!(made(&lease).start % 30 == 0 && (lease.samples == 30 || lease.samples == 10));
+            leases.push(lease);
+        }
+        assert_eq!((sum, queue.is_finished()), (1000 - 180, true));
+    }
+
+    #[test]
+    fn the_first_strip_of_a_giant_comes_alone_where_it_tells() {
+        let queue = packed(1000, 100, 3, Strips { samples: 30, first_tells: true });
+        let first = queue.try_take(&ALL).unwrap();
+        assert_eq!(made(&first), 0..30);
+        assert!(queue.try_take(&ALL).is_none());
+        drop(first);
+        let first = queue.try_take(&ALL).unwrap();
+        assert_eq!(made(&first), 0..30, "it came back");
+        assert!(queue.try_take(&ALL).is_none());
+        let _ = first.done_block(Extent::EMPTY);
+        let others: Vec<_> = std::iter::from_fn(|| queue.try_take(&ALL)).collect();
+        assert_eq!(made(&others[0]), 30..120);
+        assert_eq!(others.len(), 6);
+    }
+
+    /// Who waits for the window to move is woken when it does.
+    #[test]
+    fn a_puller_waits_while_the_window_is_full() {
+        let queue = packed(1000, 100, 1, Strips { samples: 100, first_tells: false });
+        let first = queue.take(&ALL).unwrap();
+        let second = queue.take(&ALL).unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| queue.take(&ALL).map(|lease| made(&lease)));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!other.is_finished(), "it did not wait");
+            let _ = first.done_block(Extent::EMPTY);
+            assert_eq!(other.join().unwrap(), Some(200..300));
+        });
+        drop(second);
     }
 
     /// No block has more than a buffer holds, and none is a crumb, but the last.

@@ -372,12 +372,28 @@ pub(super) struct EncodingArgs {
     /// Bio-Formats open them, ImageJ's own File > Open does not [default: auto].
     #[arg(long, value_name = "WHEN", value_parser = ["auto", "yes", "no"])]
     bigtiff: Option<String>,
+
+    /// Packs pixels: `none`, `deflate` or `zstd`, with a level after a colon: 1 to 12 for deflate (6 where
+    /// none is given), 1 to 22 for zstd (3). All threads have a part in each large image. Every reader
+    /// opens deflate; ImageJ and pip's OpenCV and libvips do not read zstd [default: none].
+    #[arg(long, value_name = "HOW[:LEVEL]", allow_hyphen_values = true)]
+    compress: Option<String>,
+
+    /// What is done to pixels before they are packed: nothing (`none`), the predictor for floats (`float`,
+    /// tag 317 = 3), or what makes an image's first strip smaller (`auto`). ImageJ shows noise, without
+    /// a word, where it was used [default: none].
+    #[arg(long, value_name = "HOW", value_parser = ["none", "float", "auto"])]
+    predictor: Option<String>,
 }
 
 impl EncodingArgs {
     /// What was given, by name.
     fn given(&self) -> [(&'static str, Option<&str>); EncodingText::NAMES.len()] {
-        [("bigtiff", self.bigtiff.as_deref())]
+        [
+            ("bigtiff", self.bigtiff.as_deref()),
+            ("compress", self.compress.as_deref()),
+            ("predictor", self.predictor.as_deref()),
+        ]
     }
 
     pub(super) fn text(&self) -> EncodingText<'_> {

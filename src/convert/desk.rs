@@ -1,14 +1,16 @@
 //! What one thread of a device sees of the run, and its share of the account.
 
 use std::mem;
+use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::known::hash_stored;
+use super::packing::Packing;
 use super::recorder::Recorder;
 use super::run::Run;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
-use crate::encode::Header;
+use crate::encode::{Header, Packed, Packer};
 use crate::error::Error;
 use crate::normalize::{Kept, Nonfinite, Range};
 use crate::record;
@@ -31,6 +33,8 @@ pub(super) struct RunDesk<'r, 'a> {
     indices: Vec<u64>,
     name: String,
     bytes: Vec<u8>,
+    /// There from the first image on, where images are packed.
+    packing: Option<Packing>,
     tally: Tally,
     told: Instant,
     /// Entries for the journal, as bytes, of neighbouring images from this number on.
@@ -122,6 +126,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             indices: Vec::new(),
             name: String::new(),
             bytes: Vec::new(),
+            packing: None,
             tally: Tally::default(),
             told: Instant::now(),
             entries: (0, Vec::new()),
@@ -178,9 +183,38 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         self.run.plan.write_name(image.span, image.index, &mut self.name);
         // While they are hot in cache.
         let hash = self.hashes().then(|| record::hash(pixels));
+        self.pack_first(image)?;
+        let pixels = match &mut self.packing {
+            None => pixels,
+            Some(packing) => {
+                let packed = packing.image(self.run.cut(image.span), pixels);
+                let (pixels, packed) =
+                    packed.map_err(|source| self.run.not_packed(image, source))?;
+                if let Some((_, header)) = &self.header {
+                    header.write_packed(packed, &mut self.bytes);
+                }
+                pixels
+            }
+        };
         self.run.sink.put(&self.name, &self.bytes, pixels)?;
-        self.record(image, finding, hash)?;
-        Ok(self.bytes.len() as u64 + pixels.len() as u64)
+        let len = self.bytes.len() as u64 + pixels.len() as u64;
+        self.record(image, finding, hash, len)?;
+        Ok(len)
+    }
+
+    /// Has what it takes to pack, where images are packed.
+    fn pack_first(&mut self, image: ImageId) -> Result<(), Error> {
+        if self.packing.is_none() && self.run.options.encoding.is_packed() {
+            let packer = Packer::new(&self.run.options.encoding);
+            let packer = packer.map_err(|source| self.run.not_packed(image, source))?;
+            self.packing = packer.map(Packing::new);
+        }
+        Ok(())
+    }
+
+    fn put_part(&mut self, image: ImageId, first: u64, pixels: &[u8]) -> Result<bool, Error> {
+        self.pack_first(image)?;
+        self.run.put_block(image, first, pixels, self.packing.as_mut())
     }
 
     /// Whether the run is to end; images that were begun are left.
@@ -202,11 +236,14 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         image: ImageId,
         finding: &Finding,
         hash: Option<u64>,
+        len: u64,
     ) -> Result<(), Error> {
         let Some(recorder) = &self.run.recorder else { return Ok(()) };
         let image = recorder.number(image.span, image.index);
         let rule = &self.run.options.rule;
-        let entry = Entry::Done(Found::of(rule, &finding.extent, &finding.range, hash));
+        let len = NonZeroU64::new(len).filter(|_| self.run.options.encoding.is_packed());
+        let found = Found::of(rule, &finding.extent, &finding.range, hash, len);
+        let entry = Entry::Done(found);
         let (first, entries) = &self.entries;
         if first + (entries.len() / SIZE) as u64 != image {
             self.write_entries()?;
@@ -231,20 +268,27 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
     fn commit(&mut self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
         self.check_finite(image, finding)?;
-        let Some(file) = self.run.take_pending(image)? else { return Ok(None) };
+        let Some((file, packed)) = self.run.take_pending(image)? else { return Ok(None) };
         self.make_header(image, finding)?;
+        let pixels = match &packed {
+            None => self.run.plan.rows()[image.span].samples() * 4,
+            Some(Packed { lens, .. }) => lens.iter().sum(),
+        };
+        if let (Some((_, header)), Some(packed)) = (&self.header, &packed) {
+            header.write_packed(packed, &mut self.bytes);
+        }
         file.write_at(0, &self.bytes)?;
         file.commit()?;
         let hash = if self.hashes() {
             // Its blocks came in any order, from any thread; the system still has them in memory.
             let name = self.run.plan.name(image.span, image.index);
-            hash_stored(self.run.sink, &name, self.bytes.len() as u64)?
+            hash_stored(self.run.sink, &name, self.bytes.len() as u64, packed.is_some())?
         } else {
             None
         };
-        self.record(image, finding, hash)?;
-        let pixels = self.run.plan.rows()[image.span].samples() * 4;
-        Ok(Some(self.bytes.len() as u64 + pixels))
+        let len = self.bytes.len() as u64 + pixels;
+        self.record(image, finding, hash, len)?;
+        Ok(Some(len))
     }
 
     /// Notes that the device has a part in an image, if it is compared; false if what it makes is
@@ -392,7 +436,7 @@ impl Desk for RunDesk<'_, '_> {
             return self.run.spoil(image);
         }
         self.turn(Stage::Write);
-        match self.run.put_block(image, first, pixels) {
+        match self.put_part(image, first, pixels) {
             Ok(false) => {}
             Ok(true) => {
                 let bytes_in = self.samples_size(image, pixels);

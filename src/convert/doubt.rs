@@ -394,7 +394,7 @@ mod tests {
             self.fail().and_then(|()| self.inner.put(name, header, pixels))
         }
 
-        fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+        fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
             self.fail().and_then(|()| self.inner.begin(name, len))
         }
     }

@@ -1,6 +1,8 @@
 //! What earlier runs of the same images left, and which of their images are there still.
 
-use std::io::{self, Read as _};
+use std::cell::RefCell;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -8,15 +10,18 @@ use std::thread;
 
 use super::Manifest::At;
 use super::made::Made;
+use super::packing::{PackedFile, Packing};
 use super::{Options, Resume};
+use crate::backend::ImageId;
 use crate::backend::done::Done;
+use crate::encode::{Decoded, Header, Packed, Packer};
 use crate::error::Error;
 use crate::record;
 use crate::record::entry::{Entry, Found};
 use crate::record::identity::Identity;
 use crate::record::journal::{Journal, Opened, Place};
 use crate::record::manifest::{Line, Manifest};
-use crate::sink::Sink;
+use crate::sink::{Sink, Stored};
 
 /// Images that a thread checks at once.
 const CHUNK: u64 = 1024;
@@ -280,7 +285,8 @@ impl Made<'_> {
 
     fn is_there(&self, sink: &dyn Sink, image: u64, found: &Found) -> Result<bool, Error> {
         let name = self.name(image);
-        if sink.stored(&name)? != Some(self.len(image)?) {
+        let len = self.len(image)?.or(found.len.map(NonZeroU64::get));
+        if len.is_none() || sink.stored(&name)? != len {
             return Ok(false);
         }
         if self.record.resume != Resume::Hashes {
@@ -291,13 +297,57 @@ impl Made<'_> {
             let problem = "it was made without --hash, so there is nothing to compare with";
             return Err(Error::Resume { path, problem: problem.to_owned() });
         };
-        let Some(mut file) = sink.read(&name)? else { return Ok(false) };
+        let Some(file) = sink.read(&name)? else { return Ok(false) };
         let (header, index) = self.header(image)?;
+        let counts = [found.nan, found.inf];
+        let failed = |source| Error::Write { path: name.clone().into(), source };
+        if !self.options.encoding.is_packed() {
+            let (bytes, now) = header_and_hash(file, header.len() as u64).map_err(failed)?;
+            return Ok(now == hash && header.is_of(&bytes, &index, found.range, counts, None));
+        }
+        let Some(same) = sink.read(&name)? else { return Ok(false) };
+        let packed = self.packed_again(image, &header, file, same, hash).map_err(failed)?;
+        Ok(packed.is_some_and(|(bytes, packed)| {
+            header.is_of(&bytes, &index, found.range, counts, Some(&packed))
+        }))
+    }
+
+    /// The header of a packed image and its strips, if its pixels have that hash, and packed again make the
+    /// same bytes: some of those are of no consequence to who unpacks them.
+    fn packed_again(
+        &self,
+        image: u64,
+        header: &Header,
+        mut file: Box<dyn Stored + '_>,
+        same: Box<dyn Stored + '_>,
+        hash: u64,
+    ) -> io::Result<Option<(Vec<u8>, Packed)>> {
+        let Some(packer) = Packer::new(&self.options.encoding)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        let read = file.by_ref().take(header.len() as u64).read_to_end(&mut bytes);
-        let read = read.and_then(|_| record::hash_of(&mut *file));
-        let now = read.map_err(|source| Error::Write { path: name.into(), source })?;
-        Ok(now == hash && header.is_of(&bytes, &index, found.range, [found.nan, found.inf]))
+        file.by_ref().take(header.len() as u64).read_to_end(&mut bytes)?;
+        let file = RefCell::new(file);
+        let is_there = |at: u64, due: &[u8]| {
+            let mut is = vec![0; due.len()];
+            let mut file = file.borrow_mut();
+            file.seek(SeekFrom::Start(at))?;
+            file.read_exact(&mut is)?;
+            if is == due { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        };
+        let (id, cut) = (ImageId { span: 0, index: image }, self.cut(image));
+        let (mut packing, packed) = (Packing::new(packer), PackedFile::new(header.len() as u64));
+        let mut hasher = record::Hasher::default();
+        let (mut at, mut is_same) = (0, true);
+        let read = Decoded::open(same).and_then(|mut image| {
+            image.each(&mut |pixels| {
+                hasher.write(pixels);
+                is_same &= packing.pixels(id, cut, at, pixels, &packed, &is_there).is_ok();
+                at += pixels.len() as u64;
+            })
+        });
+        if read.is_err() || !is_same || hasher.finish() != hash {
+            return Ok(None);
+        }
+        packed.finish(header.strips().1).map(|packed| Some((bytes, packed)))
     }
 }
 
@@ -333,7 +383,8 @@ impl<'a> Entries<'a> {
             for (entry, image) in entries.iter_mut().zip(images) {
                 let line = manifest.next_line()?;
                 let line = line.filter(|line| line.name == self.made.name(image));
-                *entry = better(*entry, line.and_then(|line| recorded(&line)));
+                let is_packed = self.made.options.encoding.is_packed();
+                *entry = better(*entry, line.and_then(|line| recorded(&line, is_packed)));
             }
             *at = first + count as u64;
         }
@@ -354,7 +405,7 @@ fn better(one: Option<Entry>, other: Option<Entry>) -> Option<Entry> {
 }
 
 /// What a manifest's line says, as an entry.
-fn recorded(line: &Line<'_>) -> Option<Entry> {
+fn recorded(line: &Line<'_>, is_packed: bool) -> Option<Entry> {
     if line.error.is_some() {
         return None;
     }
@@ -368,17 +419,31 @@ fn recorded(line: &Line<'_>) -> Option<Entry> {
         nan: line.nan?,
         inf: line.inf?,
         hash: line.xxh3.map(|hash| hash.0),
+        len: line.bytes.and_then(NonZeroU64::new).filter(|_| is_packed),
     }))
 }
 
-/// The hash of a stored image's pixels; `None` if it is not there.
+/// The hash of a stored image's pixels; `None` if it is not there, or they cannot be unpacked.
 pub(super) fn hash_stored(
     sink: &dyn Sink,
     name: &str,
     header_len: u64,
+    is_packed: bool,
 ) -> Result<Option<u64>, Error> {
-    let Some(mut file) = sink.read(name)? else { return Ok(None) };
-    let header = io::copy(&mut file.by_ref().take(header_len), &mut io::sink());
-    let hash = header.and_then(|_| record::hash_of(&mut *file));
-    hash.map(Some).map_err(|source| Error::Write { path: name.into(), source })
+    let Some(file) = sink.read(name)? else { return Ok(None) };
+    if is_packed {
+        let mut hasher = record::Hasher::default();
+        let mut see = |pixels: &[u8]| hasher.write(pixels);
+        let read = Decoded::open(file).and_then(|mut image| image.each(&mut see));
+        return Ok(read.ok().map(|()| hasher.finish()));
+    }
+    let read = header_and_hash(file, header_len);
+    read.map(|(_, hash)| Some(hash)).map_err(|source| Error::Write { path: name.into(), source })
+}
+
+/// The header of a stored image, and the hash of what follows.
+fn header_and_hash(mut file: Box<dyn Stored + '_>, header_len: u64) -> io::Result<(Vec<u8>, u64)> {
+    let mut header = Vec::new();
+    file.by_ref().take(header_len).read_to_end(&mut header)?;
+    Ok((header, record::hash_of(&mut *file)?))
 }

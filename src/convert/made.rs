@@ -2,12 +2,15 @@
 //! manifest says of it.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{self, Path, PathBuf};
 use std::{fs, io};
 
 use super::identify::{identity, names_hash};
-use super::{Manifest, Options, Record, Resume, header};
+use super::packing::Cut;
+use super::run::cut;
+use super::{Manifest, Options, Record, Resume, header, most_of_file};
 use crate::encode::Header;
 use crate::error::Error;
 use crate::plan::{Naming, Plan, Row};
@@ -22,7 +25,7 @@ use crate::source::Source;
 pub(super) struct Made<'a> {
     pub(super) source: &'a dyn Source,
     pub(super) plan: &'a Plan,
-    options: &'a Options,
+    pub(super) options: &'a Options,
     pub(super) record: &'a Record,
     pub(super) threads: usize,
     pub(super) names: Hash,
@@ -79,17 +82,25 @@ impl<'a> Made<'a> {
         About { identity: self.identity.clone(), shard: self.is_shard.then(|| self.images.clone()) }
     }
 
-    /// Length of an image's file.
-    pub(super) fn len(&self, image: u64) -> Result<u64, Error> {
-        let (at, row, _) = self.place(image);
-        let header = header(self.source, self.plan, self.options, at)?;
-        Ok(header.len() as u64 + 4 * row.samples())
+    /// Length of an image's file, where the plan tells that; `None` where it is packed.
+    pub(super) fn len(&self, image: u64) -> Result<Option<u64>, Error> {
+        if self.options.encoding.is_packed() {
+            return Ok(None);
+        }
+        let (at, ..) = self.place(image);
+        most_of_file(self.source, self.plan, self.options, at).map(Some)
     }
 
     /// An image's header, with its own numbers left open, and its place on the axes before its own.
     pub(super) fn header(&self, image: u64) -> Result<(Header, Vec<u64>), Error> {
         let (at, row, index) = self.place(image);
         Ok((header(self.source, self.plan, self.options, at)?, row.indices(index)))
+    }
+
+    /// How an image is cut, where it is packed.
+    pub(super) fn cut(&self, image: u64) -> Cut {
+        let (_, row, _) = self.place(image);
+        cut(self.options, row)
     }
 
     /// The row of an image, by number and as it is, and the image's number in it.
@@ -133,7 +144,7 @@ impl<'a> Made<'a> {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         // What is the same in all of a row is made once.
-        let mut begun: Option<(usize, u64, Line)> = None;
+        let mut begun: Option<(usize, Option<u64>, Line)> = None;
         for (image, entry) in images.zip(entries) {
             let (at, row, index) = self.place(image);
             let (_, len, line) = match &mut begun {
@@ -155,7 +166,8 @@ impl<'a> Made<'a> {
                         (line.lo, line.hi) = numbers;
                     }
                     (line.nan, line.inf) = (Some(found.nan), Some(found.inf));
-                    (line.bytes, line.xxh3) = (Some(*len), found.hash.map(Hash));
+                    let own = found.len.map(NonZeroU64::get);
+                    (line.bytes, line.xxh3) = (len.or(own), found.hash.map(Hash));
                 }
                 Some(Entry::Existed) => line.existed = true,
                 Some(Entry::Failed(failure)) => line.error = Some(Cow::from(told(failure))),

@@ -53,7 +53,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         Err(error) => (Opened::default(), Some(error)),
     };
     let spans: Vec<Span> = super::run::spans(options, &plan);
-    let block = super::run::block(options);
+    let block = super::run::block(options, &plan);
     let mut devices = Vec::new();
     let mut memory: u64 = source.memory();
     if options.devices.use_cpu() {
@@ -65,6 +65,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         memory = memory.saturating_add(backend.memory(&spans, block));
     }
     let mut notes: Vec<String> = opened.problems().map(str::to_owned).collect();
+    notes.extend(options.encoding.warnings().into_iter().map(str::to_owned));
     notes.extend(plan.skipped().iter().map(|skipped| {
         let tensor = &source.tensors()[skipped.tensor];
         format!("tensor {} skipped: {}", crate::error::shown(&tensor.name), skipped.reason)

@@ -41,7 +41,7 @@ impl Before {
     /// `None` where every range follows from its image's own samples, as they are read.
     pub(super) fn new(options: &Options, plan: &Plan) -> Option<Before> {
         let wanted = Wanted::of(options.rule.norm);
-        let block = run::block(options);
+        let block = run::block(options, plan);
         let scopes = match options.rule.norm {
             Norm::None | Norm::Fixed { .. } => return None,
             _ => Scopes::new(options.scope, plan.rows()),

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::desk::{RunDesk, Tally};
 use super::doubt::Doubt;
+use super::packing::{Cut, PackedFile, Packing};
 use super::ranges::{Before, Known, is_every_range_known_before};
 use super::recorder::{Begun, Recorder};
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::cpu::survey::Lookers;
-use crate::backend::queue::{BLOCK_BYTES, Queue};
-use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
-use crate::encode::Header;
+use crate::backend::queue::{BLOCK_BYTES, Queue, WINDOW};
+use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span, Strips};
+use crate::encode::{Header, Packed, Predictor};
 use crate::error::{Error, shown};
 use crate::normalize::{Rule, Scope};
 use crate::plan::{Plan, Row, Scopes, SkipReason, Skipped};
@@ -64,6 +65,8 @@ pub(super) struct State<'a> {
 struct InBlocks<'a> {
     pending: Box<dyn Pending + 'a>,
     header_len: u64,
+    strips: u64,
+    packed: Option<PackedFile>,
 }
 
 impl<'a> Run<'a> {
@@ -76,7 +79,7 @@ impl<'a> Run<'a> {
         begun: Begun<'a>,
     ) -> Run<'a> {
         let spans = spans(options, plan);
-        let block = block(options);
+        let block = block(options, plan);
         let before = Before::new(options, plan).map(Arc::new);
         let known: Arc<OnceLock<Known>> = Arc::default();
         let Begun { recorder, done, there, finished } = begun;
@@ -94,6 +97,12 @@ impl<'a> Run<'a> {
         let state = Mutex::new(State { report, ..State::default() });
         let (again, doubts) = Default::default();
         Run { source, sink, options, plan, recorder, queue, before, known, again, doubts, state }
+    }
+
+    /// A note for each kind of readers that have trouble with the files.
+    pub(super) fn note_readers(&self) {
+        let warnings = self.options.encoding.warnings();
+        warnings.into_iter().for_each(|warning| self.note(warning.to_owned()));
     }
 
     /// A note for each tensor without images; one for all of a kind where there are many, as the
@@ -339,10 +348,13 @@ impl<'a> Run<'a> {
         if let Some(known) = self.lock().in_blocks.get(&image) {
             return Ok(known.clone());
         }
-        let header_len = self.header(image.span)?.len() as u64;
-        let len = header_len + self.plan.rows()[image.span].samples() * 4;
+        let header = self.header(image.span)?;
+        let (header_len, (_, strips)) = (header.len() as u64, header.strips());
+        let is_packed = self.options.encoding.is_packed();
+        let packed = is_packed.then(|| PackedFile::new(header_len));
         let name = self.plan.name(image.span, image.index);
-        let new = Arc::new(InBlocks { pending: self.sink.begin(&name, len)?, header_len });
+        let pending = self.sink.begin(&name, (!is_packed).then(|| header.most()))?;
+        let new = Arc::new(InBlocks { pending, header_len, strips, packed });
         // Two threads may come here at once; the first one's file is used, the other's dropped.
         Ok(self.lock().in_blocks.entry(image).or_insert(Some(new)).clone())
     }
@@ -353,26 +365,58 @@ impl<'a> Run<'a> {
         image: ImageId,
         first: u64,
         pixels: &[u8],
+        packing: Option<&mut Packing>,
     ) -> Result<bool, Error> {
         if self.is_spoiled(image) {
             return Ok(false);
         }
         let Some(file) = self.in_blocks(image)? else { return Ok(false) };
-        file.pending.write_at(file.header_len + first * 4, pixels)?;
+        match (&file.packed, packing) {
+            (Some(packed), Some(packing)) => {
+                // What the sink says is the error, and what packing says another.
+                let failed = Mutex::new(None);
+                let write = |at: u64, bytes: &[u8]| {
+                    file.pending.write_at(at, bytes).map_err(|error| {
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        std::io::ErrorKind::Other.into()
+                    })
+                };
+                let cut = self.cut(image.span);
+                let outcome = packing.pixels(image, cut, first * 4, pixels, packed, &write);
+                outcome.map_err(|source| {
+                    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+                    failed.unwrap_or_else(|| self.not_packed(image, source))
+                })?;
+            }
+            _ => file.pending.write_at(file.header_len + first * 4, pixels)?,
+        }
         Ok(true)
+    }
+
+    /// How images of a span are cut, where they are packed.
+    pub(super) fn cut(&self, span: usize) -> Cut {
+        cut(self.options, &self.plan.rows()[span])
+    }
+
+    pub(super) fn not_packed(&self, image: ImageId, source: std::io::Error) -> Error {
+        Error::Write { path: self.plan.name(image.span, image.index).into(), source }
     }
 
     /// The image whose blocks are all there, to be finished; `None` if it has failed.
     pub(super) fn take_pending(
         &self,
         image: ImageId,
-    ) -> Result<Option<Box<dyn Pending + 'a>>, Error> {
+    ) -> Result<Option<(Box<dyn Pending + 'a>, Option<Packed>)>, Error> {
         let spoiled = self.is_spoiled(image);
         let blocks = self.lock().in_blocks.remove(&image).flatten();
         let Some(blocks) = blocks.filter(|_| !spoiled) else { return Ok(None) };
         // Each block's thread let go of it before it said that the block was done.
         match Arc::into_inner(blocks) {
-            Some(blocks) => Ok(Some(blocks.pending)),
+            Some(InBlocks { pending, packed, strips, .. }) => {
+                let packed = packed.map(|packed| packed.finish(strips)).transpose();
+                let packed = packed.map_err(|source| self.not_packed(image, source))?;
+                Ok(Some((pending, packed)))
+            }
             None => Err(Error::Write {
                 path: self.plan.name(image.span, image.index).into(),
                 source: std::io::Error::other("a block is still being written"),
@@ -525,9 +569,47 @@ fn start<'scope>(scope: &'scope thread::Scope<'scope, '_>, work: impl Fn() + Sen
     }
 }
 
+/// Most samples in a block of an image that is packed, unless a strip has more: packing takes longer than
+/// all else, and all threads are to have a part in it.
+const PACKED_BLOCK: u64 = 1 << 20;
+
 /// Most samples in a buffer.
-pub(super) fn block(options: &Options) -> u64 {
-    options.block_samples.unwrap_or(u64::MAX).min(BLOCK_BYTES / 4)
+pub(super) fn block(options: &Options, plan: &Plan) -> u64 {
+    let most = options.block_samples.unwrap_or(u64::MAX);
+    if !options.encoding.is_packed() {
+        return most.min(BLOCK_BYTES / 4);
+    }
+    let strips = plan.rows().iter().filter_map(|row| strips(options, row));
+    let longest = strips.map(|strips| strips.samples).max().unwrap_or(1);
+    most.min(PACKED_BLOCK).max(longest)
+}
+
+/// How images of a row are cut, in bytes.
+pub(super) fn cut(options: &Options, row: &Row) -> Cut {
+    let strip = strips(options, row).map_or(row.samples(), |strips| strips.samples);
+    let width = usize::try_from(row.width).expect("a row that is packed fits memory");
+    Cut { width, strip: 4 * strip, image: 4 * row.samples() }
+}
+
+/// Bytes that packing takes each thread: what it packs and has packed, strips that wait for others, and the
+/// codec's tables.
+pub(super) fn packing(options: &Options, plan: &Plan) -> u64 {
+    if !options.encoding.is_packed() {
+        return 0;
+    }
+    let block = block(options, plan);
+    let strips = plan.rows().iter().filter_map(|row| strips(options, row));
+    let strip = strips.map(|strips| strips.samples).max().unwrap_or(0);
+    let has_giants = plan.rows().iter().any(|row| row.samples() > block);
+    let waiting = if has_giants { WINDOW } else { 0 };
+    4 * (block * (1 + waiting) + 4 * strip) + options.encoding.memory()
+}
+
+/// How images of a row are cut, where they are packed.
+fn strips(options: &Options, row: &Row) -> Option<Strips> {
+    let rows = options.encoding.packed_rows((row.width, row.height))?;
+    let first_tells = options.encoding.predictor == Predictor::Auto;
+    Some(Strips { samples: rows * row.width, first_tells })
 }
 
 /// The rows of a plan as the queue has them.
@@ -537,6 +619,7 @@ pub(super) fn spans(options: &Options, plan: &Plan) -> Vec<Span> {
     let span = |row: &Row| Span {
         wide: row.dtype.is_wide() || wide(row),
         known: scopes.is_some() || is_every_range_known_before(options),
+        strips: strips(options, row),
         ..span(row)
     };
     plan.rows().iter().map(span).collect()
@@ -561,6 +644,7 @@ pub(crate) fn span(row: &Row) -> Span {
         contiguous: row.contiguous(),
         wide: row.dtype.is_wide(),
         known: false,
+        strips: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::made::Made;
 use super::ranges::ranges_of_scopes;
 use super::recorder;
-use super::{Options, cpu, header_len, planned};
+use super::{Options, cpu, most_of_file, planned};
 use crate::error::Error;
 use crate::plan::{Naming, Plan};
 use crate::record::shards::{Head, MOST, Shards, Unit, sum};
@@ -124,10 +124,9 @@ impl Costs {
         let mut before = Cost::default();
         let mut rows = Vec::new();
         for (at, row) in plan.rows().iter().enumerate() {
-            let header = header_len(source, plan, options, at)?;
             let one = Cost {
                 read: u128::from(row.samples()) * row.dtype.size() as u128,
-                written: u128::from(header) + 4 * u128::from(row.samples()),
+                written: u128::from(most_of_file(source, plan, options, at)?),
             };
             rows.push((row.first_image, before, one));
             before.read += one.read * u128::from(row.images);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Options, header_len};
+use super::{Options, most_of_file};
 use crate::backend::done::Done;
 use crate::error::Error;
 use crate::plan::{Naming, Plan};
@@ -42,7 +42,7 @@ impl Need {
                 None => row.images,
                 Some(done) => done.missing(row.first_image, row.first_image + row.images),
             };
-            let file = header_len(source, plan, options, at)? + 4 * row.samples();
+            let file = most_of_file(source, plan, options, at)?;
             let times = |bytes: u64| bytes.saturating_mul(images);
             need.files = need.files.saturating_add(times(file));
             let blocks = file.checked_next_multiple_of(block).unwrap_or(u64::MAX);

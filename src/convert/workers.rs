@@ -170,7 +170,9 @@ fn too_large(source: &dyn Source, plan: &Plan, options: &Options) -> Option<Stri
         return None;
     }
     let spans = super::run::spans(options, plan);
-    let needed = crate::backend::gpu::memory(&spans, super::run::block(options));
+    let needed = crate::backend::gpu::memory(&spans, super::run::block(options, plan));
+    let writers = Cpu::new(options.threads).threads() as u64;
+    let needed = needed.saturating_add(writers * super::run::packing(options, plan));
     (needed > most).then(|| {
         let least = options.max_memory.unwrap_or(0) - most + needed;
         format!("a GPU and its driver take more memory than --max-memory allows ({least} bytes)")

@@ -124,6 +124,24 @@ impl<R: Read + Seek> Decoded<R> {
         Ok(())
     }
 
+    /// Calls `see` with all pixels' bytes, in order.
+    ///
+    /// # Errors
+    /// Why they cannot be read, in one line.
+    pub fn each(&mut self, see: &mut dyn FnMut(&[u8])) -> Result<(), String> {
+        const STEP: u64 = 256 << 10;
+        let all = 4 * self.width * self.height;
+        let mut buffer = vec![0; usize::try_from(STEP.min(all)).expect("a step is short")];
+        for at in (0..all).step_by(buffer.len().max(1)) {
+            let left = usize::try_from(all - at).unwrap_or(usize::MAX);
+            let len = left.min(buffer.len());
+            let step = &mut buffer[..len];
+            self.read_at(at, step)?;
+            see(step);
+        }
+        Ok(())
+    }
+
     fn read_of(&mut self, chunk: u64, rows: u64, at: u64, part: &mut [u8]) -> Result<(), String> {
         let number = u32::try_from(chunk).map_err(|_| "it has too many strips".to_owned())?;
         let place = self.plain.as_ref().map(|places| places.get(number as usize).copied());

@@ -1,5 +1,7 @@
 //! What is asked for beyond the default profile.
 
+use super::strips::packed_rows;
+
 /// Whether files are BigTIFFs, whose offsets are 64 bits wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BigTiff {
@@ -12,11 +14,39 @@ pub enum BigTiff {
     No,
 }
 
+/// How strips are packed (tag 259, Compression).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// As they are (1).
+    #[default]
+    None,
+    /// Deflate in a zlib stream (8), at a level from 1 to 12.
+    Deflate(u8),
+    /// Zstandard (50000), at a level from 1 to 22.
+    Zstd(u8),
+}
+
+/// What is done to pixels before they are packed (tag 317).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Predictor {
+    /// Nothing (1).
+    #[default]
+    None,
+    /// The differences of neighbouring bytes of equal place value (3; Adobe's TIFF Technical Note 3).
+    Float,
+    /// What makes an image's first strip smaller.
+    Auto,
+}
+
 /// How pixels are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Encoding {
     /// Whether files are BigTIFFs.
     pub bigtiff: BigTiff,
+    /// How strips are packed.
+    pub compress: Compress,
+    /// What is done to pixels before.
+    pub predictor: Predictor,
 }
 
 /// The options of an [`Encoding`] as text, by the names that the command line has for them: as they
@@ -28,10 +58,15 @@ pub struct EncodingText<'a> {
 
 const BIGTIFFS: [(&str, BigTiff); 3] =
     [("auto", BigTiff::Auto), ("yes", BigTiff::Yes), ("no", BigTiff::No)];
+const PREDICTORS: [(&str, Predictor); 3] =
+    [("none", Predictor::None), ("float", Predictor::Float), ("auto", Predictor::Auto)];
+/// Of each way to pack its name, the level where none is given, the highest, and how it is made of one.
+const CODECS: [(&str, u8, u8, fn(u8) -> Compress); 2] =
+    [("deflate", 6, 12, Compress::Deflate), ("zstd", 3, 22, Compress::Zstd)];
 
 impl<'a> EncodingText<'a> {
     /// The names.
-    pub const NAMES: [&'static str; 1] = ["bigtiff"];
+    pub const NAMES: [&'static str; 3] = ["bigtiff", "compress", "predictor"];
 
     /// Sets one; false if there is none of that name.
     pub fn set(&mut self, name: &str, text: &'a str) -> bool {
@@ -52,11 +87,43 @@ impl<'a> EncodingText<'a> {
     /// Which option is wrong and what it ought to be, in one line.
     pub fn read(&self) -> Result<Encoding, String> {
         let bigtiff = named(&BIGTIFFS, "bigtiff", self.get("bigtiff"))?.unwrap_or_default();
-        Ok(Encoding { bigtiff })
+        let compress = self.get("compress").map(compress).transpose()?.unwrap_or_default();
+        let predictor = named(&PREDICTORS, "predictor", self.get("predictor"))?.unwrap_or_default();
+        if predictor != Predictor::None && compress == Compress::None {
+            return Err(format!(
+                "--predictor {} is of use to --compress, and without it no reader undoes it",
+                word(&PREDICTORS, predictor)
+            ));
+        }
+        Ok(Encoding { bigtiff, compress, predictor })
     }
 }
 
 impl Encoding {
+    /// Whether strips are packed, so that how long files are depends on their pixels.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.compress != Compress::None
+    }
+
+    /// Rows of a strip of images of so many pixels in width and height, where strips are packed.
+    #[must_use]
+    pub fn packed_rows(&self, (width, height): (u64, u64)) -> Option<u64> {
+        self.is_packed().then(|| packed_rows(width, height))
+    }
+
+    /// Bytes of memory that a codec's tables take.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        match self.compress {
+            Compress::None => 0,
+            Compress::Deflate(..=9) => 2 << 20,
+            Compress::Zstd(..=12) => 8 << 20,
+            Compress::Deflate(_) => 12 << 20,
+            Compress::Zstd(_) => 32 << 20,
+        }
+    }
+
     /// What was asked for where that is not the default, option by option.
     #[must_use]
     pub fn texts(&self) -> Vec<(&'static str, String)> {
@@ -64,7 +131,54 @@ impl Encoding {
         if self.bigtiff != BigTiff::default() {
             texts.push(("bigtiff", word(&BIGTIFFS, self.bigtiff)));
         }
+        match self.compress {
+            Compress::None => {}
+            Compress::Deflate(level) => texts.push(("compress", format!("deflate:{level}"))),
+            Compress::Zstd(level) => texts.push(("compress", format!("zstd:{level}"))),
+        }
+        if self.predictor != Predictor::default() {
+            texts.push(("predictor", word(&PREDICTORS, self.predictor)));
+        }
         texts
+    }
+
+    /// Which readers have trouble with such files, in a line for each reason.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if matches!(self.compress, Compress::Zstd(_)) {
+            warnings.push(
+                "ImageJ does not open what --compress zstd packs, nor do pip's OpenCV and libvips, of \
+                 which libvips shows zeros without a word; all open deflate",
+            );
+        }
+        if self.predictor != Predictor::None {
+            warnings.push(
+                "ImageJ shows noise, without a word, where --predictor was float, or auto chose it",
+            );
+        }
+        warnings
+    }
+}
+
+/// `none`, or a codec and perhaps a level.
+fn compress(text: &str) -> Result<Compress, String> {
+    if text == "none" {
+        return Ok(Compress::None);
+    }
+    let (name, level) = match text.split_once(':') {
+        Some((name, level)) => (name, Some(level)),
+        None => (text, None),
+    };
+    let Some((_, usual, most, of)) = CODECS.iter().find(|(known, ..)| *known == name) else {
+        return Err(format!(
+            "--compress {text}: there are none, deflate, deflate:1 to deflate:12, zstd, zstd:1 to zstd:22"
+        ));
+    };
+    let level = level.map_or(Some(*usual), |level| level.parse().ok());
+    match level.filter(|level| (1..=*most).contains(level)) {
+        Some(level) => Ok(of(level)),
+        None => Err(format!("--compress {text}: the levels of {name} are 1 to {most}")),
     }
 }
 
@@ -91,19 +205,59 @@ fn named<T: Copy>(
 mod tests {
     use super::*;
 
+    fn read<'a>(given: &[(&str, &'a str)]) -> Result<Encoding, String> {
+        let mut text = EncodingText::default();
+        assert!(given.iter().all(|(name, value)| text.set(name, value)));
+        text.read()
+    }
+
     #[test]
     fn what_is_asked_for_comes_back_from_its_text() {
-        for bigtiff in [BigTiff::Auto, BigTiff::Yes, BigTiff::No] {
-            let encoding = Encoding { bigtiff };
+        let packed = |compress| {
+            [Predictor::None, Predictor::Float, Predictor::Auto].map(|predictor| Encoding {
+                compress,
+                predictor,
+                ..Encoding::default()
+            })
+        };
+        let bigtiffs = [BigTiff::Auto, BigTiff::Yes, BigTiff::No]
+            .map(|bigtiff| Encoding { bigtiff, ..Encoding::default() });
+        let all = [Compress::Deflate(1), Compress::Deflate(12), Compress::Zstd(22)].map(packed);
+        for encoding in all.into_iter().flatten().chain(bigtiffs) {
             let texts = encoding.texts();
-            let mut text = EncodingText::default();
-            assert!(texts.iter().all(|(name, value)| text.set(name, value)));
-            assert_eq!(text.read(), Ok(encoding));
+            let given: Vec<_> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            assert_eq!(read(&given), Ok(encoding));
         }
         assert!(Encoding::default().texts().is_empty());
         assert!(!EncodingText::default().set("big", "yes"));
-        let mut text = EncodingText::default();
-        assert!(text.set("bigtiff", "maybe"));
-        assert_eq!(text.read().unwrap_err(), "--bigtiff maybe: there are auto, yes, no");
+    }
+
+    #[test]
+    fn levels_that_are_not_given_are_the_codecs_own() {
+        let compress = |text| read(&[("compress", text)]).map(|encoding| encoding.compress);
+        assert_eq!(compress("none"), Ok(Compress::None));
+        assert_eq!(compress("deflate"), Ok(Compress::Deflate(6)));
+        assert_eq!(compress("zstd"), Ok(Compress::Zstd(3)));
+        assert_eq!(compress("zstd:19"), Ok(Compress::Zstd(19)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let told = |given: &[(&str, &str)]| read(given).unwrap_err();
+        assert_eq!(told(&[("bigtiff", "maybe")]), "--bigtiff maybe: there are auto, yes, no");
+        for wrong in ["lzw", "zlib:3", "", ":", "Deflate"] {
+            let told = told(&[("compress", wrong)]);
+            assert!(told.contains("there are none, deflate"), "{told}");
+        }
+        for wrong in ["deflate:0", "deflate:13", "deflate:", "deflate:x", "deflate:-1"] {
+            let told = told(&[("compress", wrong)]);
+            assert!(told.contains("the levels of deflate are 1 to 12"), "{told}");
+        }
+        for wrong in ["zstd:0", "zstd:23", "zstd:256"] {
+            assert!(told(&[("compress", wrong)]).contains("1 to 22"));
+        }
+        assert!(told(&[("predictor", "horizontal")]).contains("there are none, float, auto"));
+        assert!(told(&[("predictor", "float")]).contains("--compress"));
+        assert!(told(&[("predictor", "auto"), ("compress", "none")]).contains("--compress"));
     }
 }

@@ -8,7 +8,8 @@ use tiff::tags::{Tag, Type};
 use tiff::{Directory, TiffResult};
 
 use super::description::{Description, Display, Numbers};
-use super::encoding::{BigTiff, Encoding};
+use super::encoding::{BigTiff, Compress, Encoding, Predictor};
+use super::strips::Strips;
 use crate::normalize::{Extent, Range, Rule, Scope};
 use crate::tensor::Dtype;
 
@@ -16,11 +17,10 @@ use crate::tensor::Dtype;
 const ALIGN: u64 = 512;
 const SMALL: u64 = 64 << 10;
 const SMALL_ALIGN: u64 = 64;
-/// Images up to this many bytes are one strip.
-const ONE_STRIP: u64 = 64 << 20;
-/// Strips of larger images: readers that decode whole strips must cope.
-const STRIP: u64 = 16 << 20;
 const SOFTWARE: &[u8] = b"tensortiff\0";
+/// Values of tag 317.
+const NONE: u8 = 1;
+const FLOAT: u8 = 3;
 
 /// Everything before the pixels, for all images of one tensor.
 #[derive(Debug, Clone)]
@@ -33,6 +33,21 @@ pub struct Header {
     text_count: usize,
     text: usize,
     display: [usize; 2],
+    strips: Strips,
+    /// Most bytes of a file.
+    most: u64,
+    /// Of packed strips: where their offsets and their lengths stand, and the value of tag 317, if that
+    /// is there.
+    packed: Option<([usize; 2], Option<usize>)>,
+}
+
+/// The packed strips of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes of each. They lie one after another behind the header.
+    pub lens: Vec<u64>,
+    /// Whether the predictor was used.
+    pub is_predicted: bool,
 }
 
 /// How wide offsets and counts are.
@@ -64,6 +79,11 @@ impl Kind {
             Kind::Classic => 10 + 12 * at,
             Kind::Big => 24 + 20 * at,
         }
+    }
+
+    /// Bytes of an offset.
+    fn offset_width(self) -> usize {
+        if self == Kind::Classic { 4 } else { 8 }
     }
 
     /// The type of offsets and lengths of strips.
@@ -99,13 +119,26 @@ impl Header {
         Ok(Layout::of(subject, &description)?.header(description))
     }
 
-    /// The [`len`](Header::len) of such a header, which is all that planning asks for.
+    /// Most bytes of a file with such a header, and all of them where strips are not packed: all that
+    /// planning asks for.
     ///
     /// # Errors
     /// As [`new`](Header::new).
-    pub fn len_of(subject: &Subject<'_>) -> Result<u64, String> {
+    pub fn most_of(subject: &Subject<'_>) -> Result<u64, String> {
         let description = Description::new(subject.tensor, subject.dtype, subject.how);
-        Layout::of(subject, &description).map(|layout| layout.start)
+        Layout::of(subject, &description).map(|layout| layout.most)
+    }
+
+    /// Most bytes of a file, and all of them where strips are not packed.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Rows of a strip, and how many strips there are.
+    #[must_use]
+    pub fn strips(&self) -> (u64, u64) {
+        (self.strips.rows, self.strips.count)
     }
 
     /// Length in bytes, which is where the pixels begin.
@@ -125,7 +158,8 @@ impl Header {
     }
 
     /// Whether `bytes` are the header of the image at `index`, of which these are the numbers of its
-    /// range, of NaN and of infinite pixels. The display range is what they say, twice.
+    /// range, of NaN and of infinite pixels, and its strips where they are packed. The display range is
+    /// what they say, twice.
     #[must_use]
     pub fn is_of(
         &self,
@@ -133,6 +167,7 @@ impl Header {
         index: &[u64],
         numbers: Option<(f64, f64)>,
         [nan, inf]: [u64; 2],
+        packed: Option<&Packed>,
     ) -> bool {
         let value = |at: usize| {
             let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -148,7 +183,29 @@ impl Header {
             return false;
         }
         self.end(&mut whole);
+        if let Some(packed) = packed {
+            self.write_packed(packed, &mut whole);
+        }
         whole == bytes
+    }
+
+    /// Fills in where packed strips lie, in a header that was written.
+    pub fn write_packed(&self, packed: &Packed, out: &mut [u8]) {
+        let Some(([offsets, lens], predictor)) = self.packed else { return };
+        assert_eq!(packed.lens.len() as u64, self.strips.count, "each strip is there");
+        let width = self.kind.offset_width();
+        let mut offset = self.bytes.len() as u64;
+        for (at, &len) in packed.lens.iter().enumerate() {
+            for (list, value) in [(offsets, offset), (lens, len)] {
+                let place = list + at * width;
+                // What does not fit was refused: the upper bound does.
+                out[place..place + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            }
+            offset += len;
+        }
+        if let Some(at) = predictor {
+            out[at] = if packed.is_predicted { FLOAT } else { NONE };
+        }
     }
 
     /// All before the text.
@@ -182,9 +239,8 @@ struct Layout {
     kind: Kind,
     width: u32,
     height: u32,
-    pixels: u64,
-    rows_per_strip: u64,
-    strips: u64,
+    encoding: Encoding,
+    strips: Strips,
     /// Bytes of a list of strips: none where there is one, which stands in the directory itself.
     list: u64,
     software: u64,
@@ -192,13 +248,20 @@ struct Layout {
     counts: u64,
     text: u64,
     start: u64,
+    /// Most bytes of the file.
+    most: u64,
 }
 
 impl Layout {
     fn of(subject: &Subject<'_>, description: &Description) -> Result<Layout, String> {
         let (width, height) = subject.size;
-        let of = |kind| Layout::of_kind(kind, subject.size, description, subject.axes);
         let image = || format!("an image of {width}×{height} float pixels");
+        let strips = Strips::new(subject.size, subject.encoding.is_packed());
+        let strips = strips.map_err(|problem| match problem {
+            Some(problem) => format!("{} {problem}", image()),
+            None => format!("{} does not fit any TIFF file", image()),
+        })?;
+        let of = |kind| Layout::of_kind(kind, subject, strips, description);
         let found = match subject.encoding.bigtiff {
             BigTiff::Yes => of(Kind::Big),
             BigTiff::Auto => of(Kind::Classic).or_else(|| of(Kind::Big)),
@@ -217,36 +280,36 @@ impl Layout {
 
     fn of_kind(
         kind: Kind,
-        (width, height): (u64, u64),
+        subject: &Subject<'_>,
+        strips: Strips,
         description: &Description,
-        axes: &[u64],
     ) -> Option<Layout> {
+        let (width, height) = subject.size;
         let [_, _, offset] = kind.sizes();
-        let row = width.checked_mul(4)?;
-        let pixels = row.checked_mul(height)?;
-        let rows_per_strip = if pixels <= ONE_STRIP { height } else { (STRIP / row).max(1) };
-        let strips = height.div_ceil(rows_per_strip);
-        let list = if strips > 1 { strips.checked_mul(offset)? } else { 0 };
-
-        let software = kind.directory(14);
+        let list = if strips.count > 1 { strips.count.checked_mul(offset)? } else { 0 };
+        let predictor = subject.encoding.predictor != Predictor::None;
+        let software = kind.directory(14 + u64::from(predictor));
         let offsets = (software + SOFTWARE.len() as u64).next_multiple_of(2);
         let counts = offsets.checked_add(list)?;
         let text = counts.checked_add(list)?;
-        let align = if pixels < SMALL { SMALL_ALIGN } else { ALIGN };
-        let longest = u64::try_from(description.longest(axes, pixels / 4)).ok()?;
+        // Where packed pixels begin matters to nobody.
+        let small = strips.pixels < SMALL || strips.are_packed;
+        let align = if small { SMALL_ALIGN } else { ALIGN };
+        let longest = description.longest(subject.axes, strips.pixels / 4);
+        let longest = u64::try_from(longest).ok()?;
         let start = text.checked_add(longest)?.checked_next_multiple_of(align)?;
-        let end = start.checked_add(pixels)?;
+        let most = start.checked_add(strips.most()?)?;
         usize::try_from(start).ok()?;
-        if kind == Kind::Classic && u32::try_from(end).is_err() {
+        if kind == Kind::Classic && u32::try_from(most).is_err() {
             return None;
         }
         let (width, height) = (u32::try_from(width).ok()?, u32::try_from(height).ok()?);
+        let encoding = *subject.encoding;
         Some(Layout {
             kind,
             width,
             height,
-            pixels,
-            rows_per_strip,
+            encoding,
             strips,
             list,
             software,
@@ -254,53 +317,75 @@ impl Layout {
             counts,
             text,
             start,
+            most,
         })
     }
 
     /// The bytes. All that is laid out lies below the file's end, which fits; so does every count.
     fn header(self, description: Description) -> Header {
-        let Layout { kind, pixels, strips, .. } = self;
+        let Layout { kind, strips, .. } = self;
         let [_, _, offset] = kind.sizes();
-        let strip = self.rows_per_strip * u64::from(self.width) * 4;
-        let strip_at = |i: u64| self.start + i * strip;
-        let strip_len = |i: u64| strip.min(pixels - i * strip);
         let value = |type_, value: u64| Entry::new_u64(type_, 1, value.to_le_bytes());
         let at =
             |type_, count: u64, offset: u64| Entry::new_u64(type_, count, offset.to_le_bytes());
         let listed = |first: u64, list_at: u64| match self.list {
             0 => value(kind.long(), first),
-            _ => at(kind.long(), strips, list_at),
+            _ => at(kind.long(), strips.count, list_at),
         };
-        let entries = [
+        let compression = match self.encoding.compress {
+            Compress::None => 1,
+            Compress::Deflate(_) => 8,
+            Compress::Zstd(_) => 50_000,
+        };
+        let mut entries = vec![
             (Tag::ImageWidth, value(Type::LONG, self.width.into())),
             (Tag::ImageLength, value(Type::LONG, self.height.into())),
             (Tag::BitsPerSample, value(Type::SHORT, 32)),
-            (Tag::Compression, value(Type::SHORT, 1)),
+            (Tag::Compression, value(Type::SHORT, compression)),
             (Tag::PhotometricInterpretation, value(Type::SHORT, 1)),
             (Tag::ImageDescription, at(Type::ASCII, 0, self.text)),
             (Tag::StripOffsets, listed(self.start, self.offsets)),
             (Tag::SamplesPerPixel, value(Type::SHORT, 1)),
-            (Tag::RowsPerStrip, value(Type::LONG, self.rows_per_strip)),
-            (Tag::StripByteCounts, listed(pixels, self.counts)),
+            (Tag::RowsPerStrip, value(Type::LONG, strips.rows)),
+            (Tag::StripByteCounts, listed(strips.pixels, self.counts)),
             (Tag::Software, at(Type::ASCII, SOFTWARE.len() as u64, self.software)),
+        ];
+        if self.encoding.predictor != Predictor::None {
+            entries.push((Tag::Predictor, value(Type::SHORT, NONE.into())));
+        }
+        entries.extend([
             (Tag::SampleFormat, value(Type::SHORT, 3)),
             (Tag::SMinSampleValue, value(Type::FLOAT, 0)),
             (Tag::SMaxSampleValue, value(Type::FLOAT, 0)),
-        ];
-        let tags = entries.each_ref().map(|(tag, _)| *tag);
+        ]);
+        let tags: Vec<Tag> = entries.iter().map(|(tag, _)| *tag).collect();
         let mut bytes = directory(kind, entries);
         debug_assert_eq!(bytes.len() as u64, self.software, "as long as laid out");
         let index = |at: u64| usize::try_from(at).expect("below the start, which fits");
         bytes.extend_from_slice(SOFTWARE);
         bytes.resize(index(self.offsets), 0);
-        if self.list > 0 {
-            for number in (0..strips).map(strip_at).chain((0..strips).map(strip_len)) {
+        if self.list > 0 && !strips.are_packed {
+            let strip_at = |i: u64| self.start + i * strips.each;
+            let lens = (0..strips.count).map(|strip| strips.len(strip));
+            for number in (0..strips.count).map(strip_at).chain(lens) {
                 bytes.extend_from_slice(&number.to_le_bytes()[..index(offset)]);
             }
         }
         bytes.resize(index(self.start), 0);
-        let field = |tag: Tag| kind.entry(tags.iter().position(|&t| t == tag).unwrap_or(0));
+        let place = |tag: Tag| tags.iter().position(|&t| t == tag);
+        let field = |tag: Tag| kind.entry(place(tag).unwrap_or(0));
         let inline = if kind == Kind::Classic { 8 } else { 12 };
+        let listed_at = |tag: Tag, list_at: u64| match self.list {
+            0 => field(tag) + inline,
+            _ => index(list_at),
+        };
+        let packed = strips.are_packed.then(|| {
+            let lists = [
+                listed_at(Tag::StripOffsets, self.offsets),
+                listed_at(Tag::StripByteCounts, self.counts),
+            ];
+            (lists, place(Tag::Predictor).map(|at| kind.entry(at) + inline))
+        });
         Header {
             bytes,
             kind,
@@ -308,12 +393,15 @@ impl Layout {
             text_count: field(Tag::ImageDescription) + 4,
             text: index(self.text),
             display: [Tag::SMinSampleValue, Tag::SMaxSampleValue].map(|tag| field(tag) + inline),
+            strips,
+            most: self.most,
+            packed,
         }
     }
 }
 
 /// The file header and the directory, as the `tiff` crate writes them.
-fn directory<const N: usize>(kind: Kind, entries: [(Tag, Entry); N]) -> Vec<u8> {
+fn directory(kind: Kind, entries: Vec<(Tag, Entry)>) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     let directory: Directory = entries.into_iter().collect();
     match kind {
@@ -342,7 +430,8 @@ mod tests {
     use tiff::decoder::ifd::Value;
     use tiff::decoder::{Decoder, DecodingResult, Limits};
 
-    const DEFAULT: Encoding = Encoding { bigtiff: BigTiff::Auto };
+    const DEFAULT: Encoding =
+        Encoding { bigtiff: BigTiff::Auto, compress: Compress::None, predictor: Predictor::None };
 
     fn subject<'a>(size: (u64, u64), rule: &'a Rule, encoding: &'a Encoding) -> Subject<'a> {
         let how = (rule, Scope::Image);
@@ -353,7 +442,7 @@ mod tests {
         let rule = Rule::from(norm);
         let subject = subject((width, height), &rule, &DEFAULT);
         let header = Header::new(&subject).unwrap();
-        assert_eq!(Header::len_of(&subject), Ok(header.len() as u64));
+        assert_eq!(Header::most_of(&subject), Ok(header.len() as u64 + 4 * width * height));
         let extent = samples.iter().fold(Extent::EMPTY, |e, &x| e.merge(Extent::of(f64::from(x))));
         let mut file = Vec::new();
         header.write(&[7, 2], &extent, &Range::of(&rule, &extent.into(), false), &mut file);
@@ -396,7 +485,7 @@ mod tests {
         let rule = Rule::default();
         for (width, height) in [(3, 2), (4096, 4097)] {
             let tags = |bigtiff: BigTiff| {
-                let encoding = Encoding { bigtiff };
+                let encoding = Encoding { bigtiff, ..DEFAULT };
                 let subject = subject((width, height), &rule, &encoding);
                 let header = Header::new(&subject);
                 let mut file = Vec::new();
@@ -452,7 +541,7 @@ mod tests {
             let more = strips(height + 1);
             assert!(more.len() >= 2, "{width}×{}: {} strips", height + 1, more.len());
             assert_eq!(more.iter().sum::<u64>(), 4 * width * (height + 1));
-            let most = STRIP.max(4 * width);
+            let most = (16 << 20).max(4 * width);
             assert!(more.iter().all(|&strip| strip <= most && strip % (4 * width) == 0));
         }
     }
@@ -482,7 +571,7 @@ mod tests {
     fn an_image_beyond_32_bit_offsets_is_a_bigtiff_or_refused() {
         let rule = Rule::default();
         let new = |bigtiff, w, h| {
-            let encoding = &Encoding { bigtiff };
+            let encoding = &Encoding { bigtiff, ..DEFAULT };
             let header = Header::new(&Subject { axes: &[], ..subject((w, h), &rule, encoding) });
             header.map(|header| header.is_big())
         };

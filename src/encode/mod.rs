@@ -1,18 +1,22 @@
 //! The TIFF file around the pixels: classic little-endian TIFF 6.0, uncompressed, one page; where
-//! that cannot hold them or it is asked for, BigTIFF.
+//! that cannot hold them or it is asked for, BigTIFF; where it is asked for, packed strips.
 //!
 //! The order in a file is: 8-byte file header, image file directory (at offset 8), tag values,
 //! zeros, pixels. Where the pixels begin is a function of the plan alone; the text that depends
 //! on the pixels comes last before the zeros. So a [`Header`] is laid out once for a row of
 //! images, and [`Header::write`] only fills in an image's numbers.
 //!
-//! Nothing here touches files or pixels, but for [`Decoded`], which reads back what was written.
+//! Nothing here touches files or pixels, but for [`Packer`], which packs strips of them, and [`Decoded`],
+//! which reads back what was written.
 
 mod decoded;
 mod description;
 mod encoding;
 mod header;
+mod pack;
+mod strips;
 
 pub use decoded::Decoded;
-pub use encoding::{BigTiff, Encoding, EncodingText};
-pub use header::{Header, Subject};
+pub use encoding::{BigTiff, Compress, Encoding, EncodingText, Predictor};
+pub use header::{Header, Packed, Subject};
+pub use pack::Packer;

@@ -1,5 +1,7 @@
 //! What the journal says of one image: 64 bytes that tell by themselves whether they are whole.
 
+use std::num::NonZeroU64;
+
 use twox_hash::XxHash3_64;
 
 use crate::normalize::{Extent, Range, Rule};
@@ -35,6 +37,8 @@ pub struct Found {
     pub inf: u64,
     /// XXH3 (64 bit, seed 0) of the pixels, little-endian, without the header.
     pub hash: Option<u64>,
+    /// Bytes of the file, header included, where they do not follow from the plan.
+    pub len: Option<NonZeroU64>,
 }
 
 /// Why an image could not be made, as far as it fits a journal.
@@ -61,13 +65,20 @@ pub enum Doing {
 impl Found {
     /// What an extent and a range say. Images that are kept show samples beyond f32 as infinite.
     #[must_use]
-    pub fn of(rule: &Rule, extent: &Extent, range: &Range, hash: Option<u64>) -> Found {
+    pub fn of(
+        rule: &Rule,
+        extent: &Extent,
+        range: &Range,
+        hash: Option<u64>,
+        len: Option<NonZeroU64>,
+    ) -> Found {
         let overflow = if range.keeps(rule) { extent.overflow } else { 0 };
         Found {
             range: range.numbers(rule, extent),
             nan: extent.nan,
             inf: extent.pos_inf + extent.neg_inf + overflow,
             hash,
+            len,
         }
     }
 }
@@ -81,8 +92,10 @@ impl Entry {
             Entry::Done(found) => {
                 bytes[0] = DONE | if found.hash.is_some() { HASHED } else { 0 };
                 let (lo, hi) = found.range.unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
-                let words = [lo.to_bits(), hi.to_bits(), found.nan, found.inf];
-                for (at, word) in words.into_iter().chain([found.hash.unwrap_or(0)]).enumerate() {
+                let [hash, len] =
+                    [found.hash, found.len.map(NonZeroU64::get)].map(Option::unwrap_or_default);
+                let words = [lo.to_bits(), hi.to_bits(), found.nan, found.inf, hash, len];
+                for (at, word) in words.into_iter().enumerate() {
                     put(&mut bytes, 1 + at, word);
                 }
             }
@@ -112,6 +125,7 @@ impl Entry {
                     nan: word(bytes, 3),
                     inf: word(bytes, 4),
                     hash: (bytes[0] & HASHED != 0).then(|| word(bytes, 5)),
+                    len: NonZeroU64::new(word(bytes, 6)),
                 }))
             }
             FAILED => {
@@ -147,7 +161,10 @@ mod tests {
     use super::*;
 
     fn entries() -> Vec<Entry> {
-        let found = |range, hash| Entry::Done(Found { range, nan: 3, inf: u64::MAX, hash });
+        let found = |range, hash: Option<u64>| {
+            let len = hash.and_then(NonZeroU64::new);
+            Entry::Done(Found { range, nan: 3, inf: u64::MAX, hash, len })
+        };
         vec![
             found(Some((-0.5, 1e300)), Some(7)),
             found(Some((2.0, 2.0)), None),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use super::pieces::Pieces;
 use super::place::{self, NewFile, Place};
-use super::{Pending, Sink, Space, name};
+use super::{Pending, Sink, Space, Stored, name};
 use crate::error::{Error, shown_path};
 
 /// When files are made safe against a loss of power.
@@ -321,8 +321,8 @@ impl Sink for FilesSink {
         }
     }
 
-    fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
-        Ok(self.open(name)?.map(|file| Box::new(file) as Box<dyn io::Read>))
+    fn read(&self, name: &str) -> Result<Option<Box<dyn Stored + '_>>, Error> {
+        Ok(self.open(name)?.map(|file| Box::new(file) as Box<dyn Stored>))
     }
 
     fn finish(&self) -> Result<(), Error> {
@@ -346,10 +346,12 @@ impl Sink for FilesSink {
         put().map_err(|e| self.error(name, e))
     }
 
-    fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+    fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
         let (folder, _) = self.checked(name)?;
         let file = self.place.create(folder).map_err(|e| self.error(name, e))?;
-        file.set_len(len).map_err(|e| self.error(name, e))?;
+        if let Some(len) = len {
+            file.set_len(len).map_err(|e| self.error(name, e))?;
+        }
         let pieces = Pieces::new(len);
         Ok(Box::new(PendingFile { sink: self, name: name.to_owned(), file, pieces }))
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::pieces::Pieces;
-use super::{Pending, Sink, name};
+use super::{Pending, Sink, Stored, name};
 use crate::error::Error;
 
 /// Keeps whole files by name.
@@ -72,9 +72,9 @@ impl Sink for MemorySink {
         Ok(files.get(name).map(|file| file.len() as u64))
     }
 
-    fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
+    fn read(&self, name: &str) -> Result<Option<Box<dyn Stored + '_>>, Error> {
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let copy = |file: &Vec<u8>| Box::new(io::Cursor::new(file.clone())) as Box<dyn io::Read>;
+        let copy = |file: &Vec<u8>| Box::new(io::Cursor::new(file.clone())) as Box<dyn Stored>;
         Ok(files.get(name).map(copy))
     }
 
@@ -83,11 +83,11 @@ impl Sink for MemorySink {
         self.insert(name, [header, pixels].concat())
     }
 
-    fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+    fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
         checked(name)?;
         let pieces = Pieces::new(len);
-        let len =
-            usize::try_from(len).map_err(|_| failed(name, io::ErrorKind::OutOfMemory.into()))?;
+        let len = usize::try_from(len.unwrap_or(0));
+        let len = len.map_err(|_| failed(name, io::ErrorKind::OutOfMemory.into()))?;
         let bytes = Mutex::new(vec![0; len]);
         Ok(Box::new(PendingFile { sink: self, name: name.to_owned(), bytes, pieces }))
     }
@@ -104,8 +104,13 @@ impl Pending for PendingFile<'_> {
     fn write_at(&self, offset: u64, piece: &[u8]) -> Result<(), Error> {
         self.pieces.check(offset, piece.len()).map_err(|e| failed(&self.name, e))?;
         let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = usize::try_from(offset).expect("it is below the length, which fits");
-        bytes[start..start + piece.len()].copy_from_slice(piece);
+        let start = usize::try_from(offset)
+            .map_err(|_| failed(&self.name, io::ErrorKind::OutOfMemory.into()))?;
+        let end = start + piece.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(piece);
         self.pieces.add(offset, piece.len());
         Ok(())
     }

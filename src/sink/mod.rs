@@ -102,7 +102,7 @@ pub trait Sink: Sync {
     ///
     /// # Errors
     /// [`Error::InTheWay`], or [`Error::Write`] where it cannot be opened.
-    fn read(&self, name: &str) -> Result<Option<Box<dyn io::Read + '_>>, Error> {
+    fn read(&self, name: &str) -> Result<Option<Box<dyn Stored + '_>>, Error> {
         let _ = name;
         Ok(None)
     }
@@ -121,12 +121,18 @@ pub trait Sink: Sync {
     /// Any error leaves the sink as it was.
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error>;
 
-    /// Opens an image of `len` bytes that comes in pieces.
+    /// Opens an image that comes in pieces. `len` is its length in bytes; where that is not
+    /// known, it is as long as its pieces reach.
     ///
     /// # Errors
     /// Any error leaves the sink as it was.
-    fn begin(&self, name: &str, len: u64) -> Result<Box<dyn Pending + '_>, Error>;
+    fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error>;
 }
+
+/// What a stored image is read from.
+pub trait Stored: io::Read + io::Seek {}
+
+impl<T: io::Read + io::Seek> Stored for T {}
 
 /// Room in a sink's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +161,6 @@ pub trait Pending: Send + Sync {
     /// Makes the image visible under its name.
     ///
     /// # Errors
-    /// Any error leaves nothing behind.
+    /// Any error leaves nothing behind; that a byte was not stored is one.
     fn commit(self: Box<Self>) -> Result<(), Error>;
 }

@@ -16,7 +16,7 @@ impl Sink for NullSink {
         Ok(())
     }
 
-    fn begin(&self, _name: &str, _len: u64) -> Result<Box<dyn Pending + '_>, Error> {
+    fn begin(&self, _name: &str, _len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
         Ok(Box::new(NullSink))
     }
 }

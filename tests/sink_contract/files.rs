@@ -27,7 +27,7 @@ pub(super) fn an_existing_image_is_kept(way: usize) {
         other => panic!("{what}: {other:?}"),
     };
     exists(sink.put("f/a", b"new", b"image"), "put");
-    let pending = sink.begin("f/a", 3).unwrap();
+    let pending = sink.begin("f/a", Some(3)).unwrap();
     pending.write_at(0, b"new").unwrap();
     exists(pending.commit(), "commit");
     assert_eq!(tree(&files.out), [("f/a".to_owned(), b"old".to_vec())].into());
@@ -39,7 +39,7 @@ pub(super) fn an_existing_image_is_replaced_where_that_was_asked_for(way: usize)
     for round in 0..3_u8 {
         sink.prepare(&mut ["f/a", "f/b"].map(str::to_owned).into_iter()).unwrap();
         sink.put("f/a", &[round; 7], &[round; 8]).unwrap();
-        let pending = sink.begin("f/b", 3).unwrap();
+        let pending = sink.begin("f/b", Some(3)).unwrap();
         pending.write_at(0, &[round; 3]).unwrap();
         pending.commit().unwrap();
         let expected = [("f/a".to_owned(), vec![round; 15]), ("f/b".to_owned(), vec![round; 3])];
@@ -219,7 +219,7 @@ pub(super) fn links_planted_later_are_refused(way: usize) {
                 other => panic!("{name}, overwrite {overwrite}: {other:?}"),
             };
             refused(sink.put(name, b"head", b"pixels"));
-            refused(sink.begin(name, 0).and_then(|pending| pending.commit()));
+            refused(sink.begin(name, Some(0)).and_then(|pending| pending.commit()));
             assert_eq!(support::entries(&files.out), before, "{name}");
             files.assert_outside_untouched(name);
         }

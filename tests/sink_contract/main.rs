@@ -133,12 +133,12 @@ fn folders_of_one_name_in_different_places_are_different(stage: &dyn Stage) {
 
 fn a_pending_image_is_absent_until_it_is_committed(stage: &dyn Stage) {
     stage.sink().prepare(&mut std::iter::empty()).unwrap();
-    let pending = stage.sink().begin("f/a", 6).unwrap();
+    let pending = stage.sink().begin("f/a", Some(6)).unwrap();
     assert!(!stage.files().contains_key("f/a"));
     pending.write_at(0, b"abcdef").unwrap();
     assert!(!stage.files().contains_key("f/a"));
     pending.commit().unwrap();
-    stage.sink().begin("empty", 0).unwrap().commit().unwrap();
+    stage.sink().begin("empty", Some(0)).unwrap().commit().unwrap();
     let expected =
         [("empty".to_owned(), Vec::new()), ("f/a".to_owned(), b"abcdef".to_vec())].into();
     assert_eq!(stage.files(), expected);
@@ -146,8 +146,8 @@ fn a_pending_image_is_absent_until_it_is_committed(stage: &dyn Stage) {
 
 fn a_dropped_image_leaves_nothing(stage: &dyn Stage) {
     stage.sink().prepare(&mut std::iter::empty()).unwrap();
-    drop(stage.sink().begin("a", 6).unwrap());
-    let pending = stage.sink().begin("f/a", 6).unwrap();
+    drop(stage.sink().begin("a", Some(6)).unwrap());
+    let pending = stage.sink().begin("f/a", Some(6)).unwrap();
     pending.write_at(0, b"abcdef").unwrap();
     drop(pending);
     assert_eq!(stage_files(stage), [""; 0]);
@@ -156,7 +156,7 @@ fn a_dropped_image_leaves_nothing(stage: &dyn Stage) {
 fn pieces_come_in_any_order_from_any_thread(stage: &dyn Stage) {
     stage.sink().prepare(&mut std::iter::empty()).unwrap();
     let whole = content(7, 8 * 1000 + 77);
-    let pending = stage.sink().begin("f/a", whole.len() as u64).unwrap();
+    let pending = stage.sink().begin("f/a", Some(whole.len() as u64)).unwrap();
     thread::scope(|scope| {
         for thread in 0..8 {
             let (pending, whole) = (&pending, &whole);
@@ -176,7 +176,7 @@ fn pieces_come_in_any_order_from_any_thread(stage: &dyn Stage) {
 
 fn a_piece_may_be_stored_twice(stage: &dyn Stage) {
     stage.sink().prepare(&mut std::iter::empty()).unwrap();
-    let pending = stage.sink().begin("a", 6).unwrap();
+    let pending = stage.sink().begin("a", Some(6)).unwrap();
     for (offset, piece) in [(3, b"def"), (0, b"abc"), (3, b"def")] {
         pending.write_at(offset, piece).unwrap();
     }
@@ -189,7 +189,7 @@ fn an_image_with_a_hole_is_refused(stage: &dyn Stage) {
     let cases: [&[(u64, &[u8])]; 4] =
         [&[], &[(0, b"abc")], &[(3, b"def"), (1, b"b")], &[(0, b"abc"), (0, b"abc")]];
     for pieces in cases {
-        let pending = stage.sink().begin("f/a", 6).unwrap();
+        let pending = stage.sink().begin("f/a", Some(6)).unwrap();
         for (offset, piece) in pieces {
             pending.write_at(*offset, piece).unwrap();
         }
@@ -201,7 +201,7 @@ fn an_image_with_a_hole_is_refused(stage: &dyn Stage) {
 
 fn a_piece_beyond_the_end_is_refused(stage: &dyn Stage) {
     stage.sink().prepare(&mut std::iter::empty()).unwrap();
-    let pending = stage.sink().begin("a", 6).unwrap();
+    let pending = stage.sink().begin("a", Some(6)).unwrap();
     for (offset, piece) in [(0, &b"abcdefg"[..]), (6, b"g"), (u64::MAX, b"g")] {
         let error = pending.write_at(offset, piece).unwrap_err();
         assert!(error.to_string().contains("do not fit"), "{offset}: {error}");
@@ -237,7 +237,7 @@ fn names_that_lead_elsewhere_are_refused(stage: &dyn Stage) {
     for name in names {
         let refused = |result| matches!(result, Err(Error::InTheWay { .. }));
         assert!(refused(sink.put(name, b"head", b"pixels")), "put {name:?}");
-        assert!(refused(sink.begin(name, 1).map(drop)), "begin {name:?}");
+        assert!(refused(sink.begin(name, Some(1)).map(drop)), "begin {name:?}");
         if stage.checks_names() {
             assert!(
                 refused(sink.prepare(&mut std::iter::once(name.to_owned()))),
@@ -300,7 +300,7 @@ fn nothing_but_whole_images_is_ever_seen(stage: &dyn Stage) {
                         if i % 5 > 0 {
                             stage.sink().put(&name(i), &bytes[..512], &bytes[512..]).unwrap();
                         } else {
-                            let pending = stage.sink().begin(&name(i), LEN as u64).unwrap();
+                            let pending = stage.sink().begin(&name(i), Some(LEN as u64)).unwrap();
                             pending.write_at(512, &bytes[512..]).unwrap();
                             thread::yield_now();
                             pending.write_at(0, &bytes[..512]).unwrap();

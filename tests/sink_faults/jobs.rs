@@ -19,7 +19,7 @@ pub(super) fn images(sink: &FilesSink) {
     for (i, (name, len)) in IMAGES.iter().enumerate() {
         let bytes = content(i, *len);
         let result = if *name == "f/pieces" {
-            sink.begin(name, *len as u64).and_then(|pending| {
+            sink.begin(name, Some(*len as u64)).and_then(|pending| {
                 pending.write_at(4000, &bytes[4000..])?;
                 pending.write_at(0, &bytes[..4000])?;
                 pending.commit()
@@ -60,7 +60,7 @@ pub(super) fn fill(sink: &FilesSink, out: &Path) {
                     let result = if i % 2 == 0 {
                         sink.put(&name, &bytes[..512], &bytes[512..])
                     } else {
-                        sink.begin(&name, LEN as u64).and_then(|pending| {
+                        sink.begin(&name, Some(LEN as u64)).and_then(|pending| {
                             pending.write_at(5000, &bytes[5000..])?;
                             pending.write_at(0, &bytes[..5000])?;
                             pending.commit()
@@ -88,7 +88,7 @@ pub(super) fn too_large(sink: &FilesSink, out: &Path) {
     let bytes = content(0, 200 << 10);
     sink.put("f/small", &bytes[..1000], &bytes[1000..50_000]).unwrap();
     let pending = |len: usize| {
-        let pending = sink.begin("f/large", len as u64)?;
+        let pending = sink.begin("f/large", Some(len as u64))?;
         pending.write_at(0, &bytes[..len])?;
         pending.commit()
     };
@@ -140,7 +140,7 @@ pub(super) fn modes(sink: &FilesSink, out: &Path) {
             Err(error) => panic!("{error}"),
         }
     }
-    sink.begin("f/b", 0).unwrap().commit().unwrap();
+    sink.begin("f/b", Some(0)).unwrap().commit().unwrap();
     for name in ["", "f", "f/a", "f/b"] {
         println!(
             "\nmode {:o} of {name}",

@@ -59,7 +59,7 @@ impl Files {
     pub(crate) fn temporary_number(&self) -> u64 {
         let probe = Files::new(FILES[2], false);
         fs::create_dir(&probe.out).unwrap();
-        let pending = tensortiff::Sink::begin(&probe.sink, "probe", 1).unwrap();
+        let pending = tensortiff::Sink::begin(&probe.sink, "probe", Some(1)).unwrap();
         let name = entries(&probe.out).pop().unwrap();
         drop(pending);
         name.trim_end_matches(".tmp").rsplit('-').next().unwrap().parse::<u64>().unwrap() + 1

@@ -65,6 +65,8 @@ pub struct Cpu {
     threads: usize,
     /// Images of more bytes in a worker's buffer are large.
     kept: u64,
+    /// Bytes that a worker's desk takes.
+    desk: u64,
 }
 
 impl Cpu {
@@ -81,7 +83,8 @@ impl Cpu {
     #[must_use]
     pub fn new(threads: Option<NonZeroUsize>) -> Cpu {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Cpu { threads: threads.unwrap_or_else(cores).get().min(Cpu::MOST_THREADS), kept: u64::MAX }
+        let threads = threads.unwrap_or_else(cores).get().min(Cpu::MOST_THREADS);
+        Cpu { threads, kept: u64::MAX, desk: 0 }
     }
 
     /// The same with as many workers as may be where so many bytes can be mapped, but one.
@@ -101,13 +104,22 @@ impl Cpu {
         self
     }
 
+    /// The same where the desk of each worker takes so many bytes.
+    #[must_use]
+    pub fn with_desks(mut self, bytes: u64) -> Cpu {
+        self.desk = bytes;
+        self
+    }
+
     /// The same with buffers of so many bytes at most: images that do not fit are read twice, and
     /// if not even steps do, there are fewer workers, but one.
     #[must_use]
     pub fn within(mut self, bytes: u64) -> Cpu {
-        let most = usize::try_from(bytes / LEAST_WORKER).unwrap_or(usize::MAX).max(1);
+        let least = LEAST_WORKER.saturating_add(self.desk);
+        let most = usize::try_from(bytes / least).unwrap_or(usize::MAX).max(1);
         self.threads = self.threads.min(most);
-        self.kept = (bytes / self.threads as u64).saturating_sub(PIECES).max(2 * STEP as u64);
+        let each = (bytes / self.threads as u64).saturating_sub(self.desk);
+        self.kept = each.saturating_sub(PIECES).max(2 * STEP as u64);
         self
     }
 }
@@ -142,7 +154,8 @@ impl Backend for Cpu {
                 if self.is_large(span, &Wanted::default()) { 0 } else { span.samples * size };
             kept.max(STEP as u64 / 4 * size)
         };
-        self.threads as u64 * (spans.iter().map(bytes).max().unwrap_or(0) + PIECES)
+        let images = spans.iter().map(bytes).max().unwrap_or(0);
+        (self.threads as u64).saturating_mul(images + PIECES + self.desk)
     }
 
     fn drain(&self, queue: &Queue, job: &dyn Job, by: DeviceIndex) -> Result<(), Error> {

@@ -372,7 +372,15 @@ mod tests {
     const MOST_WORKGROUPS: u32 = 65_535;
 
     fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
-        Span { dtype, samples, images, contiguous: true, wide: dtype.is_wide(), known: false }
+        Span {
+            dtype,
+            samples,
+            images,
+            contiguous: true,
+            wide: dtype.is_wide(),
+            known: false,
+            strips: None,
+        }
     }
 
     #[test]

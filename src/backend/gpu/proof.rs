@@ -96,7 +96,15 @@ impl Planted {
                 let bytes = samples * images * dtype.size() as u64;
                 let raw = (0..bytes).map(|i| mix(seed << 32 | i).to_le_bytes()[0]).collect();
                 sets.push((
-                    Span { dtype, samples, images, contiguous: true, wide: false, known: false },
+                    Span {
+                        dtype,
+                        samples,
+                        images,
+                        contiguous: true,
+                        wide: false,
+                        known: false,
+                        strips: None,
+                    },
                     raw,
                 ));
             }
@@ -177,7 +185,18 @@ fn planted_in_blocks(i: u64) -> u32 {
 fn f32s(samples: u64, bits: impl Iterator<Item = u32>) -> (Span, Vec<u8>) {
     let raw: Vec<u8> = bits.flat_map(u32::to_le_bytes).collect();
     let images = raw.len() as u64 / (4 * samples);
-    (Span { dtype: Dtype::F32, samples, images, contiguous: true, wide: false, known: false }, raw)
+    (
+        Span {
+            dtype: Dtype::F32,
+            samples,
+            images,
+            contiguous: true,
+            wide: false,
+            known: false,
+            strips: None,
+        },
+        raw,
+    )
 }
 
 impl Job for Planted {
