@@ -38,17 +38,18 @@ impl Packing {
 
     /// Packs a whole image.
     pub(super) fn image(&mut self, cut: Cut, pixels: &[u8]) -> io::Result<(&[u8], &Packed)> {
-        self.packed.clear();
         self.strips.lens.clear();
+        let mut end = 0;
         for strip in pixels.chunks(index(cut.strip)) {
             if self.strips.lens.is_empty() {
                 self.strips.is_predicted = self.packer.is_predicted(strip, cut.width)?;
             }
-            let before = self.packed.len();
-            self.packer.pack(strip, cut.width, self.strips.is_predicted, &mut self.packed)?;
-            self.strips.lens.push((self.packed.len() - before) as u64);
+            let predicted = self.strips.is_predicted;
+            let before = end;
+            end = self.packer.pack(strip, cut.width, predicted, &mut self.packed, before)?;
+            self.strips.lens.push((end - before) as u64);
         }
-        Ok((&self.packed, &self.strips))
+        Ok((&self.packed[..end], &self.strips))
     }
 
     /// Takes an image's pixels from byte `at` of them on: where a strip begins, or where the last ones
@@ -106,9 +107,8 @@ impl Packing {
             (_, Some(always)) => always,
             (_, None) => file.is_predicted()?,
         };
-        self.packed.clear();
-        self.packer.pack(strip, cut.width, is_predicted, &mut self.packed)?;
-        file.put(number, &self.packed, write)
+        let end = self.packer.pack(strip, cut.width, is_predicted, &mut self.packed, 0)?;
+        file.put(number, &self.packed[..end], write)
     }
 }
 

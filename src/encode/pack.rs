@@ -80,18 +80,15 @@ impl Packer {
         if let Some(always) = self.always_predicts() {
             return Ok(always);
         }
-        let mut len = |predicted| {
-            let mut packed = std::mem::take(&mut self.packed);
-            packed.clear();
-            let outcome = self.pack(first, width, predicted, &mut packed);
-            let len = packed.len();
-            self.packed = packed;
-            outcome.map(|()| len)
-        };
-        Ok(len(true)? < len(false)?)
+        let mut packed = std::mem::take(&mut self.packed);
+        let mut len = |predicted| self.pack(first, width, predicted, &mut packed, 0);
+        let [one, other] = [len(true), len(false)];
+        self.packed = packed;
+        Ok(one? < other?)
     }
 
-    /// Appends a strip of rows of `width` pixels, packed.
+    /// Packs a strip of rows of `width` pixels to `out` from byte `at` on, and says where it ends there.
+    /// `out` is made longer where it has to be, and else what is behind is left: to fill it takes time.
     ///
     /// # Errors
     /// What the codec says, where it has no memory.
@@ -101,29 +98,33 @@ impl Packer {
         width: usize,
         is_predicted: bool,
         out: &mut Vec<u8>,
-    ) -> std::io::Result<()> {
+        at: usize,
+    ) -> std::io::Result<usize> {
         let strip = if is_predicted {
-            self.predicted.resize(strip.len(), 0);
-            predict(strip, width, &mut self.predicted);
-            &self.predicted[..]
+            if self.predicted.len() < strip.len() {
+                self.predicted.resize(strip.len(), 0);
+            }
+            let predicted = &mut self.predicted[..strip.len()];
+            predict(strip, width, predicted);
+            predicted
         } else {
             strip
         };
-        let before = out.len();
         let most = match &mut self.codec {
             Codec::Deflate(codec) => codec.zlib_compress_bound(strip.len()),
             Codec::Zstd(_) => zstd::zstd_safe::compress_bound(strip.len()),
         };
-        out.resize(before + most, 0);
-        let packed = &mut out[before..];
+        if out.len() < at + most {
+            out.resize(at + most, 0);
+        }
+        let packed = &mut out[at..at + most];
         let len = match &mut self.codec {
             Codec::Deflate(codec) => codec
                 .zlib_compress(strip, packed)
                 .map_err(|error| std::io::Error::other(error.to_string()))?,
             Codec::Zstd(codec) => codec.compress_to_buffer(strip, packed)?,
         };
-        out.truncate(before + len);
-        Ok(())
+        Ok(at + len)
     }
 }
 
@@ -218,8 +219,8 @@ mod tests {
                 (4..200).chain([4999, 5000, 10_000, 65_535, 65_536, 131_072, 300_000, 1 << 20])
             {
                 let mut out = Vec::new();
-                packer.pack(&noise[..len], len / 4, false, &mut out).unwrap();
-                assert!(out.len() as u64 <= Packer::bound(len as u64), "{encoding:?}: {len}");
+                let end = packer.pack(&noise[..len], len / 4, false, &mut out, 0).unwrap();
+                assert!(end as u64 <= Packer::bound(len as u64), "{encoding:?}: {len}");
             }
         }
     }
@@ -229,10 +230,14 @@ mod tests {
         for encoding in encodings() {
             let mut packer = Packer::new(&encoding).unwrap().unwrap();
             let (mut both, mut one) = (vec![7; 3], Vec::new());
-            packer.pack(&[1; 400], 10, true, &mut both).unwrap();
-            packer.pack(&[1; 400], 10, true, &mut one).unwrap();
-            assert_eq!((&both[..3], &both[3..]), (&[7; 3][..], &one[..]));
-            assert!(one.len() < 100);
+            let both_end = packer.pack(&[1; 400], 10, true, &mut both, 3).unwrap();
+            let end = packer.pack(&[1; 400], 10, true, &mut one, 0).unwrap();
+            assert_eq!((&both[..3], &both[3..both_end]), (&[7; 3][..], &one[..end]));
+            assert!(end < 100);
+            // The same where something longer was before.
+            packer.pack(&noise(4000), 10, true, &mut one, 0).unwrap();
+            let again = packer.pack(&[1; 400], 10, true, &mut one, 0).unwrap();
+            assert_eq!(&one[..again], &both[3..both_end]);
         }
     }
 
