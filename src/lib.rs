@@ -88,7 +88,7 @@ pub use convert::{
     Manifest, Need, Options, Planned, Preview, Record, Recorded, Resume, ScopeStats, ShardState,
     VerifySample, Watch, convert, divide, merge, preview, shard_states, stats,
 };
-pub use encode::{BigTiff, Compress, Encoding, EncodingText, Predictor};
+pub use encode::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Constant, Extent, Nonfinite, Norm, Range, Rule, Scope};

@@ -92,16 +92,20 @@ fn ways(encoding: Encoding) -> Vec<(String, Options)> {
 }
 
 /// Every way of storing pixels, by what is typed.
-const ENCODINGS: [&[(&str, &str)]; 9] = [
+const ENCODINGS: [&[(&str, &str)]; 13] = [
     &[("bigtiff", "yes")],
     &[("compress", "deflate")],
     &[("compress", "deflate:1"), ("predictor", "float")],
-    &[("compress", "deflate:9"), ("predictor", "auto")],
-    &[("compress", "deflate:12"), ("bigtiff", "yes")],
+    &[("compress", "deflate:4"), ("predictor", "auto")],
+    &[("compress", "deflate:2"), ("bigtiff", "yes")],
     &[("compress", "zstd:1")],
     &[("compress", "zstd"), ("predictor", "float")],
     &[("compress", "zstd:7"), ("predictor", "auto"), ("bigtiff", "yes")],
-    &[("compress", "zstd:12"), ("predictor", "auto")],
+    &[("compress", "zstd:5"), ("predictor", "auto")],
+    &[("tile", "16")],
+    &[("tile", "256"), ("bigtiff", "yes")],
+    &[("profile", "gis"), ("predictor", "auto")],
+    &[("profile", "archive"), ("tile", "64")],
 ];
 
 #[test]

@@ -75,8 +75,8 @@ fn larger_images_are_looked_at_and_made_once() {
     let (images, side) = (24, 512);
     let samples = side * side;
     let stats = stats(&gpu, Dtype::F32, [images, side, side]);
-    // 25 MB.
-    assert!(stats.batches <= 4, "{stats:?}");
+    // A slot holds a quarter of them, and each of the two readers may end with a part of one.
+    assert!((4..=5).contains(&stats.batches), "{stats:?}");
     for kernel in [Kernel::Extent, Kernel::Range, Kernel::Normalize] {
         assert_eq!(of(&stats, kernel), stats.batches, "{kernel:?} {stats:?}");
     }

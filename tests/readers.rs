@@ -138,7 +138,7 @@ struct Variant {
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 11] = [
+const VARIANTS: [Variant; 14] = [
     Variant { name: "normalized", shape: SMALL, sample: some, norm: Norm::MinMax, options: &[] },
     Variant { name: "`--norm none`", shape: SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
@@ -203,6 +203,27 @@ const VARIANTS: [Variant; 11] = [
         sample: some,
         norm: Norm::MinMax,
         options: &["--compress", "zstd", "--predictor", "float"],
+    },
+    Variant {
+        name: "`--tile 256`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--tile", "256"],
+    },
+    Variant {
+        name: "`--profile gis`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--profile", "gis"],
+    },
+    Variant {
+        name: "`--profile archive`",
+        shape: PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--profile", "archive"],
     },
 ];
 
@@ -311,6 +332,50 @@ fn wrong_promises_are_seen() {
     for part in ["ImageJ: [", "Pillow opens it", "OpenCV: perhaps"] {
         assert!(broken.contains(part), "{part}: {broken}");
     }
+}
+
+/// GDAL gives the samples back by scale and offset, and knows what has no data.
+#[test]
+fn gdal_undoes_the_normalization_of_its_profile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dump, samples) = (dir.path().join("d.safetensors"), dir.path().join("samples"));
+    let of = |sample: fn(usize) -> f32| {
+        let [height, width] = PACKED;
+        let options = &["--profile", "gis"];
+        let variant = Variant { name: "", shape: PACKED, sample, norm: Norm::MinMax, options };
+        write_dump(&dump, &variant);
+        let all: Vec<u8> =
+            (0..height * width).flat_map(|at| (variant.sample)(at).to_le_bytes()).collect();
+        std::fs::write(&samples, all).unwrap();
+    };
+    let said = |more: &[&str]| {
+        let out = dir.path().join("out");
+        let convert = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+            .args(["convert", "-q", "--overwrite", "--device", "cpu", "--profile", "gis", "-o"])
+            .arg(&out)
+            .arg(&dump)
+            .args(more)
+            .status()
+            .unwrap();
+        assert!(convert.success());
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readers/gdal.py");
+        let [height, width] = PACKED.map(|side| side.to_string());
+        let check = Command::new(python())
+            .args([&script, &out.join("d/t.tif"), &samples])
+            .args([height, width])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[check.stdout, check.stderr].concat()).into_owned()
+    };
+    for sample in [some, odd] {
+        of(sample);
+        assert_eq!(said(&[]), "");
+        assert_eq!(said(&["--compress", "zstd", "--bigtiff", "yes"]), "");
+        assert_eq!(said(&["--out-range", "0,1"]), "");
+    }
+    // What is wrong is seen.
+    assert!(said(&["--norm", "symmetric"]).contains("AssertionError"));
+    assert!(said(&["--tile", "128"]).contains("AssertionError"));
 }
 
 #[test]

@@ -310,6 +310,8 @@ fn damaged_headers_are_found_by_hashes() {
         &["--norm", "percentile", "--scope", "dump"],
         &["--compress", "deflate", "--predictor", "auto"],
         &["--compress", "zstd", "--bigtiff", "yes"],
+        &["--tile", "16"],
+        &["--profile", "gis", "--scope", "tensor"],
     ];
     for norm in asked {
         let more = [norm, &["--hash"]].concat();
@@ -325,7 +327,8 @@ fn damaged_headers_are_found_by_hashes() {
             };
             let right = &whole[Path::new(name)];
             // Of what is packed every byte counts as well.
-            let is_packed = norm.contains(&"--compress");
+            let is_packed = norm.contains(&"--compress")
+                || norm.iter().any(|option| ["--tile", "--profile"].contains(option));
             let header = if is_packed { right.len() } else { right.len() - pixels };
             for at in (0..header).step_by(29).chain([header - 1]) {
                 let mut bytes = right.clone();

@@ -31,7 +31,7 @@ fn what_convert_wrote_is_right() {
     let names: String = (0..317).map(|at| format!("x/{at} é.tif\n")).collect();
     fs::write(list.path(), names).unwrap();
     let list = list.path().to_str().unwrap();
-    let all: [&[&str]; 21] = [
+    let all: [&[&str]; 23] = [
         &[],
         &["--hash"],
         &["--norm", "none", "--hash"],
@@ -48,6 +48,8 @@ fn what_convert_wrote_is_right() {
         &["--bigtiff", "yes"],
         &["--compress", "deflate", "--predictor", "float", "--hash"],
         &["--compress", "zstd:1", "--predictor", "auto", "--norm", "none"],
+        &["--profile", "gis"],
+        &["--tile", "32", "--hash"],
         &["--rows", "1", "--transpose", "--flip", "x"],
         &["--limit", "7", "--hash"],
         &["--sample", "9", "--seed", "3"],

@@ -367,6 +367,13 @@ impl NormArgs {
 /// How pixels are stored.
 #[derive(Debug, ClapArgs)]
 pub(super) struct EncodingArgs {
+    /// Whom files are for, which is what the options below are where they are not given: `fiji`: every
+    /// reader. `gis`: GDAL and QGIS (--tile 256 --compress deflate --predictor float, and GDAL's tags for
+    /// scale, offset and no data). `archive`: small files (--compress zstd --predictor float)
+    /// [default: fiji].
+    #[arg(long, value_name = "WHO", value_parser = ["fiji", "gis", "archive"])]
+    profile: Option<String>,
+
     /// Whether files are BigTIFFs, whose offsets are 64 bits wide. `auto`: those that may pass 4 GiB.
     /// `no`: what may pass 4 GiB is refused. OpenCV, GDAL, Pillow, tifffile, libvips and Fiji's
     /// Bio-Formats open them, ImageJ's own File > Open does not [default: auto].
@@ -384,15 +391,23 @@ pub(super) struct EncodingArgs {
     /// a word, where it was used [default: none].
     #[arg(long, value_name = "HOW", value_parser = ["none", "float", "auto"])]
     predictor: Option<String>,
+
+    /// Stores pixels in square tiles of so many pixels on a side, a multiple of 16 up to 4096, and not in
+    /// strips (`none`): who looks at a part of a large image reads that part. ImageJ does not open
+    /// them [default: none].
+    #[arg(long, value_name = "SIDE")]
+    tile: Option<String>,
 }
 
 impl EncodingArgs {
     /// What was given, by name.
     fn given(&self) -> [(&'static str, Option<&str>); EncodingText::NAMES.len()] {
         [
+            ("profile", self.profile.as_deref()),
             ("bigtiff", self.bigtiff.as_deref()),
             ("compress", self.compress.as_deref()),
             ("predictor", self.predictor.as_deref()),
+            ("tile", self.tile.as_deref()),
         ]
     }
 

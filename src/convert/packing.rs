@@ -13,18 +13,21 @@ use crate::encode::{Packed, Packer};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
     pub(super) width: usize,
-    /// Bytes of pixels: of a strip, and of an image.
+    /// Bytes of pixels: of a strip, or a row of tiles, and of an image.
     pub(super) strip: u64,
     pub(super) image: u64,
+    /// The side of a tile.
+    pub(super) tile: Option<usize>,
 }
 
 /// Packs on one thread.
 #[derive(Debug)]
 pub(super) struct Packing {
     packer: Packer,
-    /// The image that was packed last, and its strips; or one strip.
+    /// The image that was packed last, or a strip of it, and how long its strips or tiles are.
     packed: Vec<u8>,
-    strips: Packed,
+    lens: Packed,
+    tile: Vec<u8>,
     /// Pixels of a strip of which the rest is to come, and where in which image that begins.
     part: Vec<u8>,
     next: Option<(ImageId, u64)>,
@@ -32,24 +35,55 @@ pub(super) struct Packing {
 
 impl Packing {
     pub(super) fn new(packer: Packer) -> Packing {
-        let (packed, part) = Default::default();
-        Packing { packer, packed, strips: Packed::default(), part, next: None }
+        let (packed, tile, part) = Default::default();
+        Packing { packer, packed, lens: Packed::default(), tile, part, next: None }
     }
 
     /// Packs a whole image.
     pub(super) fn image(&mut self, cut: Cut, pixels: &[u8]) -> io::Result<(&[u8], &Packed)> {
-        self.strips.lens.clear();
+        self.lens.lens.clear();
         let mut end = 0;
-        for strip in pixels.chunks(index(cut.strip)) {
-            if self.strips.lens.is_empty() {
-                self.strips.is_predicted = self.packer.is_predicted(strip, cut.width)?;
+        for (number, strip) in pixels.chunks(index(cut.strip)).enumerate() {
+            if number == 0 {
+                self.lens.is_predicted = self.is_predicted(cut, strip)?;
             }
-            let predicted = self.strips.is_predicted;
-            let before = end;
-            end = self.packer.pack(strip, cut.width, predicted, &mut self.packed, before)?;
-            self.strips.lens.push((end - before) as u64);
+            end = self.pack(cut, strip, self.lens.is_predicted, end)?;
         }
-        Ok((&self.packed[..end], &self.strips))
+        Ok((&self.packed[..end], &self.lens))
+    }
+
+    /// Whether the predictor is used for an image of which this is the first strip, or row of tiles.
+    fn is_predicted(&mut self, cut: Cut, strip: &[u8]) -> io::Result<bool> {
+        let Some(side) = cut.tile else { return self.packer.is_predicted(strip, cut.width) };
+        take_tile(strip, cut.width, side, 0, &mut self.tile);
+        self.packer.is_predicted(&self.tile, side)
+    }
+
+    /// Packs a strip, or a row of tiles, behind what ends at `end`, and says where it ends.
+    fn pack(
+        &mut self,
+        cut: Cut,
+        strip: &[u8],
+        is_predicted: bool,
+        mut end: usize,
+    ) -> io::Result<usize> {
+        let Packing { packer, packed, lens, tile, .. } = self;
+        let mut one = |pixels: &[u8], width: usize| {
+            let begin = end;
+            end = packer.pack(pixels, width, is_predicted, packed, begin)?;
+            lens.lens.push((end - begin) as u64);
+            Ok::<(), io::Error>(())
+        };
+        match cut.tile {
+            None => one(strip, cut.width)?,
+            Some(side) => {
+                for left in (0..cut.width).step_by(side) {
+                    take_tile(strip, cut.width, side, left, tile);
+                    one(tile, side)?;
+                }
+            }
+        }
+        Ok(end)
     }
 
     /// Takes an image's pixels from byte `at` of them on: where a strip begins, or where the last ones
@@ -103,12 +137,23 @@ impl Packing {
         write: &Write<'_>,
     ) -> io::Result<()> {
         let is_predicted = match (number, self.packer.always_predicts()) {
-            (0, _) => file.tell(self.packer.is_predicted(strip, cut.width)?),
+            (0, _) => file.tell(self.is_predicted(cut, strip)?),
             (_, Some(always)) => always,
             (_, None) => file.is_predicted()?,
         };
-        let end = self.packer.pack(strip, cut.width, is_predicted, &mut self.packed, 0)?;
-        file.put(number, &self.packed[..end], write)
+        self.lens.lens.clear();
+        let end = self.pack(cut, strip, is_predicted, 0)?;
+        file.put(number, &self.packed[..end], &self.lens.lens, write)
+    }
+}
+
+/// The tile whose left side is column `left` of a row of tiles. What is beyond the image is 0.
+fn take_tile(strip: &[u8], width: usize, side: usize, left: usize, tile: &mut Vec<u8>) {
+    let columns = side.min(width - left);
+    tile.clear();
+    tile.resize(4 * side * side, 0);
+    for (row, out) in strip.chunks(4 * width).zip(tile.chunks_mut(4 * side)) {
+        out[..4 * columns].copy_from_slice(&row[4 * left..4 * (left + columns)]);
     }
 }
 
@@ -121,12 +166,13 @@ pub(super) struct PackedFile(Mutex<Placed>);
 
 #[derive(Debug)]
 struct Placed {
-    /// Of the strips that have their place, which are the first ones, how long they are; and where the next
-    /// one goes.
+    /// How many strips, or rows of tiles, have their place, which are the first ones; how long all strips or
+    /// tiles in them are; where the next one goes.
+    count: u64,
     lens: Vec<u64>,
     end: u64,
-    /// Strips that came before others in front of them.
-    waiting: BTreeMap<u64, Vec<u8>>,
+    /// Those that came before others in front of them, and how long what is in them is.
+    waiting: BTreeMap<u64, (Vec<u8>, Vec<u64>)>,
     is_predicted: Option<bool>,
 }
 
@@ -134,7 +180,7 @@ impl PackedFile {
     /// Of an image whose strips begin there.
     pub(super) fn new(begin: u64) -> PackedFile {
         let (lens, waiting) = Default::default();
-        PackedFile(Mutex::new(Placed { lens, end: begin, waiting, is_predicted: None }))
+        PackedFile(Mutex::new(Placed { count: 0, lens, end: begin, waiting, is_predicted: None }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Placed> {
@@ -147,42 +193,40 @@ impl PackedFile {
     }
 
     fn is_predicted(&self) -> io::Result<bool> {
-        self.lock()
-            .is_predicted
-            .ok_or_else(|| io::Error::other("a strip came before the first one"))
+        let told = self.lock().is_predicted;
+        told.ok_or_else(|| io::Error::other("a strip came before the first one"))
     }
 
     /// Takes a strip, which may come twice. It is written now if all before it are, and those that waited for
     /// it are, too; else it waits for them.
-    fn put(&self, number: u64, packed: &[u8], write: &Write<'_>) -> io::Result<()> {
+    fn put(&self, number: u64, packed: &[u8], lens: &[u64], write: &Write<'_>) -> io::Result<()> {
         let mut placed = self.lock();
-        let next = placed.lens.len() as u64;
-        if number != next {
-            if number > next {
-                placed.waiting.entry(number).or_insert_with(|| packed.to_vec());
+        if number != placed.count {
+            if number > placed.count {
+                let copy = || (packed.to_vec(), lens.to_vec());
+                placed.waiting.entry(number).or_insert_with(copy);
             }
             return Ok(());
         }
-        let mut at = placed.place(packed);
+        let mut at = placed.place(packed, lens);
         drop(placed);
         write(at, packed)?;
         loop {
             let mut placed = self.lock();
-            let next = placed.lens.len() as u64;
-            let Some(packed) = placed.waiting.remove(&next) else { return Ok(()) };
-            at = placed.place(&packed);
+            let next = placed.count;
+            let Some((packed, lens)) = placed.waiting.remove(&next) else { return Ok(()) };
+            at = placed.place(&packed, &lens);
             drop(placed);
             write(at, &packed)?;
         }
     }
 
-    /// The strips, once all are there.
-    pub(super) fn finish(self, strips: u64) -> io::Result<Packed> {
+    /// The strips or tiles, once all are there.
+    pub(super) fn finish(self, all: u64) -> io::Result<Packed> {
         let placed = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Placed { lens, is_predicted, .. } = placed;
-        if lens.len() as u64 != strips {
-            let problem = format!("{} of {strips} strips are there", lens.len());
-            return Err(io::Error::other(problem));
+        if lens.len() as u64 != all {
+            return Err(io::Error::other(format!("{} of {all} strips are there", lens.len())));
         }
         Ok(Packed { lens, is_predicted: is_predicted.unwrap_or(false) })
     }
@@ -190,9 +234,10 @@ impl PackedFile {
 
 impl Placed {
     /// Where the next strip goes.
-    fn place(&mut self, packed: &[u8]) -> u64 {
+    fn place(&mut self, packed: &[u8], lens: &[u64]) -> u64 {
         let at = self.end;
-        self.lens.push(packed.len() as u64);
+        self.count += 1;
+        self.lens.extend_from_slice(lens);
         self.end += packed.len() as u64;
         at
     }
@@ -207,7 +252,7 @@ mod tests {
     use super::*;
     use crate::encode::EncodingText;
 
-    const CUT: Cut = Cut { width: 10, strip: 400, image: 4 * 10 * 95 };
+    const CUT: Cut = Cut { width: 10, strip: 400, image: 4 * 10 * 95, tile: None };
     const IMAGE: ImageId = ImageId { span: 0, index: 0 };
 
     fn packing() -> Packing {
@@ -223,35 +268,53 @@ mod tests {
     /// The same file, whoever packs what when, in pieces of whatever length.
     #[test]
     fn strips_lie_in_order_whatever_order_they_come_in() {
-        let pixels = pixels();
-        let mut whole = packing();
-        let (due, strips) = whole.image(CUT, &pixels).unwrap();
-        assert_eq!(strips.lens.len(), 10);
-        for turn in 0..10 {
-            for step in [7, 400, 1000] {
-                let file = PackedFile::new(5);
-                let written = Mutex::new(vec![0; 5 + due.len()]);
-                let write = |at: u64, bytes: &[u8]| {
-                    let at = index(at);
-                    written.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
-                    Ok(())
-                };
-                // The first tells; of the others, some come first, and one comes twice.
-                let order =
-                    [0].into_iter().chain((1..10).map(|k| 1 + (k + turn) % 9)).chain([turn]);
-                for number in order {
-                    let mut packing = packing();
-                    let strip = &pixels[400 * number..(400 * (number + 1)).min(pixels.len())];
-                    let mut at = 400 * number as u64;
-                    for piece in strip.chunks(step) {
-                        packing.pixels(IMAGE, CUT, at, piece, &file, &write).unwrap();
-                        at += piece.len() as u64;
+        let tiled = Cut { strip: 4 * 16 * 25, width: 25, image: 4 * 25 * 38, tile: Some(16) };
+        for (cut, count, chunks) in [(CUT, 10, 10), (tiled, 3, 6)] {
+            let pixels = pixels();
+            let strip = index(cut.strip);
+            let mut whole = packing();
+            let (due, lens) = whole.image(cut, &pixels).unwrap();
+            assert_eq!(lens.lens.len(), chunks);
+            for turn in 0..count {
+                for step in [7, 400, 1000] {
+                    let file = PackedFile::new(5);
+                    let written = Mutex::new(vec![0; 5 + due.len()]);
+                    let write = |at: u64, bytes: &[u8]| {
+                        let at = index(at);
+                        written.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+                        Ok(())
+                    };
+                    // The first tells; of the others, some come first, and one comes twice.
+                    let others = (1..count).map(|k| 1 + (k + turn) % (count - 1));
+                    for number in [0].into_iter().chain(others).chain([turn]) {
+                        let mut packing = packing();
+                        let end = (strip * (number + 1)).min(pixels.len());
+                        let mut at = (strip * number) as u64;
+                        for piece in pixels[strip * number..end].chunks(step) {
+                            packing.pixels(IMAGE, cut, at, piece, &file, &write).unwrap();
+                            at += piece.len() as u64;
+                        }
                     }
+                    assert_eq!(&file.finish(chunks as u64).unwrap(), lens);
+                    assert!(written.into_inner().unwrap()[5..] == *due, "{turn} {step}");
                 }
-                assert_eq!(&file.finish(10).unwrap(), strips);
-                assert!(written.into_inner().unwrap()[5..] == *due, "{turn} {step}");
             }
         }
+    }
+
+    #[test]
+    fn tiles_are_parts_of_rows_filled_up_with_zeros() {
+        let strip: Vec<u8> = (0..2 * 5 * 4).collect();
+        let mut tile = vec![9; 3];
+        take_tile(&strip, 5, 4, 4, &mut tile);
+        assert_eq!(tile.len(), 64);
+        assert_eq!(
+            (&tile[..8], &tile[16..24]),
+            (&[16, 17, 18, 19, 0, 0, 0, 0][..], &[36, 37, 38, 39, 0, 0, 0, 0][..])
+        );
+        assert!(tile[24..].iter().all(|&byte| byte == 0));
+        take_tile(&strip, 5, 4, 0, &mut tile);
+        assert_eq!((&tile[..16], &tile[16..32]), (&strip[..16], &strip[20..36]));
     }
 
     #[test]

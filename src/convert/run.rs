@@ -588,7 +588,8 @@ pub(super) fn block(options: &Options, plan: &Plan) -> u64 {
 pub(super) fn cut(options: &Options, row: &Row) -> Cut {
     let strip = strips(options, row).map_or(row.samples(), |strips| strips.samples);
     let width = usize::try_from(row.width).expect("a row that is packed fits memory");
-    Cut { width, strip: 4 * strip, image: 4 * row.samples() }
+    let tile = options.encoding.tile.map(usize::from);
+    Cut { width, strip: 4 * strip, image: 4 * row.samples(), tile }
 }
 
 /// Bytes that packing takes each thread: what it packs and has packed, strips that wait for others, and the

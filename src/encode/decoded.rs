@@ -27,12 +27,15 @@ pub struct Decoded<R: Read + Seek> {
     decoder: Decoder<BufReader<R>>,
     width: u64,
     height: u64,
+    /// Rows of a strip or a tile, and columns of a tile.
     rows: u64,
+    tile: Option<u64>,
     /// Where the strips lie, if they are the pixels as they are in memory.
     plain: Option<Vec<u64>>,
-    /// The strip that was unpacked last.
-    chunk: Option<u32>,
+    /// The strip, or the row of tiles, that was unpacked last.
+    chunk: Option<u64>,
     pixels: Vec<u8>,
+    tile_pixels: Vec<u8>,
 }
 
 impl<R: Read + Seek> Decoded<R> {
@@ -64,17 +67,19 @@ impl<R: Read + Seek> Decoded<R> {
         if decoder.more_images() {
             return Err("it holds more than one image".to_owned());
         }
-        if decoder.get_chunk_type() != ChunkType::Strip {
-            return Err("it is stored in tiles, which this version does not read".to_owned());
-        }
         let (width, height) = (u64::from(width), u64::from(height));
+        let tile = match decoder.get_chunk_type() {
+            ChunkType::Strip => None,
+            ChunkType::Tile => Some(u64::from(decoder.chunk_dimensions().0)),
+        };
         let rows = u64::from(decoder.chunk_dimensions().1).min(height);
-        let as_in_memory = decoder.byte_order() == ByteOrder::LittleEndian;
+        let as_in_memory = decoder.byte_order() == ByteOrder::LittleEndian && tile.is_none();
         let plain = match as_in_memory && (compression, predictor) == (NONE, NONE) {
             false => None,
             true => Some(plain(&mut decoder, 4 * width, height, rows)?),
         };
-        Ok(Decoded { decoder, width, height, rows, plain, chunk: None, pixels: Vec::new() })
+        let (chunk, pixels, tile_pixels) = Default::default();
+        Ok(Decoded { decoder, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
     }
 
     /// Height and width in pixels.
@@ -152,21 +157,53 @@ impl<R: Read + Seek> Decoded<R> {
             let read = file.seek(SeekFrom::Start(place)).and_then(|_| file.read_exact(part));
             return read.map_err(|error| told(TiffError::IoError(error)));
         }
-        if self.chunk != Some(number) {
+        if self.chunk != Some(chunk) {
             let bytes = rows * 4 * self.width;
             if bytes > LARGEST_CHUNK {
                 return Err(format!("a strip of {bytes} bytes is packed, {LARGEST_CHUNK} can be"));
             }
             self.chunk = None;
             self.pixels.resize(usize::try_from(bytes).expect("it is below the limit"), 0);
-            self.decoder.read_chunk_bytes(number, &mut self.pixels).map_err(told)?;
-            self.chunk = Some(number);
+            match self.tile {
+                None => self.decoder.read_chunk_bytes(number, &mut self.pixels).map_err(told)?,
+                Some(columns) => self.read_tiles(chunk, rows, columns)?,
+            }
+            self.chunk = Some(chunk);
         }
         let at = usize::try_from(at).expect("it lies in the strip");
         let pixels = self.pixels.get(at..at + part.len());
         part.copy_from_slice(pixels.ok_or_else(|| "it has fewer pixels".to_owned())?);
         Ok(())
     }
+}
+
+impl<R: Read + Seek> Decoded<R> {
+    /// Unpacks a row of tiles, without what is beyond the image.
+    fn read_tiles(&mut self, band: u64, rows: u64, columns: u64) -> Result<(), String> {
+        let across = self.width.div_ceil(columns.max(1));
+        for tile in 0..across {
+            let number = band.checked_mul(across).and_then(|first| first.checked_add(tile));
+            let number = number.and_then(|number| u32::try_from(number).ok());
+            let number = number.ok_or_else(|| "it has too many tiles".to_owned())?;
+            let left = tile * columns;
+            let width = columns.min(self.width - left);
+            if self.decoder.chunk_data_dimensions(number) != (narrow(width), narrow(rows)) {
+                return Err("a tile has another size than the others".to_owned());
+            }
+            // At most the row of tiles, which is below the limit.
+            self.tile_pixels.resize(usize::try_from(rows * 4 * width).unwrap_or(usize::MAX), 0);
+            self.decoder.read_chunk_bytes(number, &mut self.tile_pixels).map_err(told)?;
+            let [left, width, all] = [left, width, self.width].map(|x| 4 * narrow(x) as usize);
+            let lines = self.pixels.chunks_mut(all).zip(self.tile_pixels.chunks(width));
+            lines.for_each(|(line, part)| line[left..left + width].copy_from_slice(part));
+        }
+        Ok(())
+    }
+}
+
+/// Of what is below an image's sides, which have 32 bits.
+fn narrow(pixels: u64) -> u32 {
+    u32::try_from(pixels).unwrap_or(u32::MAX)
 }
 
 /// Where strips lie that are as long as their pixels.
@@ -266,6 +303,64 @@ mod tests {
         assert!(told(two.into_inner()).contains("more than one"));
     }
 
+    /// A file of tiles of 16, of an image that is not much larger.
+    fn tiled(compress: &str) -> (Vec<u8>, Vec<u8>) {
+        use crate::encode::{EncodingText, Header, Packed, Packer, Subject};
+        use crate::normalize::{Extent, Kept, Range, Rule, Scope};
+        let mut text = EncodingText::default();
+        assert!(text.set("tile", "16") && text.set("compress", compress));
+        let encoding = &text.read().unwrap();
+        let (size, dtype) = ((19, 18), crate::tensor::Dtype::F32);
+        let (tensor, axes, rule) = ("t", &[][..], Rule::default());
+        let header = Header::new(&Subject {
+            size,
+            tensor,
+            axes,
+            dtype,
+            how: (&rule, Scope::Image),
+            encoding,
+        });
+        let header = header.unwrap();
+        let pixels: Vec<u8> = (0..19 * 18).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let mut packer = Packer::new(encoding).unwrap().unwrap();
+        let (mut packed, mut end, mut lens) = (Vec::new(), 0, Vec::new());
+        for (top, left) in [(0, 0), (0, 16), (16, 0), (16, 16)] {
+            let mut tile = vec![0; 4 * 16 * 16];
+            for row in top..18.min(top + 16) {
+                let columns = 16.min(19 - left);
+                let from = 4 * (19 * row + left);
+                let to = 4 * 16 * (row - top);
+                tile[to..to + 4 * columns].copy_from_slice(&pixels[from..from + 4 * columns]);
+            }
+            let next = packer.pack(&tile, 16, false, &mut packed, end).unwrap();
+            lens.push((next - end) as u64);
+            end = next;
+        }
+        let mut file = Vec::new();
+        header.write(&[], &Extent::EMPTY, &Range::Keep(Kept::Asked), &mut file);
+        header.write_packed(&Packed { lens, is_predicted: false }, &mut file);
+        file.extend(&packed[..end]);
+        (file, pixels)
+    }
+
+    #[test]
+    fn tiles_are_read_from_any_byte_on() {
+        for compress in ["none", "deflate", "zstd"] {
+            let (file, pixels) = tiled(compress);
+            let mut image = Decoded::open(Cursor::new(file)).unwrap();
+            assert_eq!((image.shape(), image.tile), ([18, 19], Some(16)));
+            for from in (0..pixels.len()).step_by(13) {
+                for to in (from..=pixels.len()).step_by(101).chain([pixels.len()]) {
+                    let mut part = vec![0; to - from];
+                    image.read_at(from as u64, &mut part).unwrap();
+                    assert!(part == pixels[from..to], "{compress} {from} {to}");
+                }
+            }
+            let end = pixels.len() as u64;
+            assert!(image.read_at(end - 1, &mut [0; 2]).unwrap_err().contains("fewer pixels"));
+        }
+    }
+
     /// Whatever bytes say, there is an answer, and none costs much memory.
     #[test]
     fn damaged_files_are_told_or_read() {
@@ -274,8 +369,10 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
             usize::try_from(state >> 33).unwrap()
         };
-        for compression in [Compression::Uncompressed, Compression::Packbits] {
-            let whole = file(2, compression);
+        let strips = [Compression::Uncompressed, Compression::Packbits];
+        let strips = strips.map(|compression| file(2, compression));
+        let tiles = ["none", "deflate", "zstd"].map(|compress| tiled(compress).0);
+        for whole in strips.into_iter().chain(tiles) {
             for _ in 0..20_000 {
                 let mut damaged = whole.clone();
                 for _ in 0..=random() % 4 {

@@ -122,12 +122,15 @@ impl Description {
 
     /// Appends an image's text with its NUL.
     pub(super) fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
-        let rule = &self.rule;
-        let display = Display::of(rule, extent, range);
+        let display = Display::of(&self.rule, extent, range);
+        self.write_numbers(index, display, Description::numbers(&self.rule, extent, range), out);
+    }
+
+    /// What texts say of an image's samples.
+    pub(super) fn numbers(rule: &Rule, extent: &Extent, range: &Range) -> Numbers {
         let overflow = if range.keeps(rule) { extent.overflow } else { 0 };
         let inf = extent.pos_inf + extent.neg_inf + overflow;
-        let numbers = range.numbers(rule, extent);
-        self.write_numbers(index, display, (numbers, extent.nan, inf), out);
+        (range.numbers(rule, extent), extent.nan, inf)
     }
 
     /// The same, of what the text says: the numbers of its range, of NaN and of infinite pixels.

@@ -38,15 +38,32 @@ pub enum Predictor {
     Auto,
 }
 
+/// Whom files are for: what the other options are where they are not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// Every reader that was tried, ImageJ among them.
+    #[default]
+    Fiji,
+    /// GDAL and QGIS: tiles of 256, Deflate, the predictor for floats, and GDAL's tags for scale, offset and
+    /// no data.
+    Gis,
+    /// Small files: Zstandard and the predictor for floats.
+    Archive,
+}
+
 /// How pixels are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Encoding {
+    /// Whom files are for.
+    pub profile: Profile,
     /// Whether files are BigTIFFs.
     pub bigtiff: BigTiff,
-    /// How strips are packed.
+    /// How strips or tiles are packed.
     pub compress: Compress,
     /// What is done to pixels before.
     pub predictor: Predictor,
+    /// The side of square tiles in pixels, a multiple of 16; `None`: strips.
+    pub tile: Option<u16>,
 }
 
 /// The options of an [`Encoding`] as text, by the names that the command line has for them: as they
@@ -60,13 +77,18 @@ const BIGTIFFS: [(&str, BigTiff); 3] =
     [("auto", BigTiff::Auto), ("yes", BigTiff::Yes), ("no", BigTiff::No)];
 const PREDICTORS: [(&str, Predictor); 3] =
     [("none", Predictor::None), ("float", Predictor::Float), ("auto", Predictor::Auto)];
+const PROFILES: [(&str, Profile); 3] =
+    [("fiji", Profile::Fiji), ("gis", Profile::Gis), ("archive", Profile::Archive)];
+/// Sides of tiles (TIFF 6.0, section 15: multiples of 16).
+const TILE_STEP: u16 = 16;
+const MOST_TILE: u16 = 4096;
 /// Of each way to pack its name, the level where none is given, the highest, and how it is made of one.
 const CODECS: [(&str, u8, u8, fn(u8) -> Compress); 2] =
     [("deflate", 6, 12, Compress::Deflate), ("zstd", 3, 22, Compress::Zstd)];
 
 impl<'a> EncodingText<'a> {
     /// The names.
-    pub const NAMES: [&'static str; 3] = ["bigtiff", "compress", "predictor"];
+    pub const NAMES: [&'static str; 5] = ["profile", "bigtiff", "compress", "predictor", "tile"];
 
     /// Sets one; false if there is none of that name.
     pub fn set(&mut self, name: &str, text: &'a str) -> bool {
@@ -86,30 +108,57 @@ impl<'a> EncodingText<'a> {
     /// # Errors
     /// Which option is wrong and what it ought to be, in one line.
     pub fn read(&self) -> Result<Encoding, String> {
-        let bigtiff = named(&BIGTIFFS, "bigtiff", self.get("bigtiff"))?.unwrap_or_default();
-        let compress = self.get("compress").map(compress).transpose()?.unwrap_or_default();
-        let predictor = named(&PREDICTORS, "predictor", self.get("predictor"))?.unwrap_or_default();
+        let profile = named(&PROFILES, "profile", self.get("profile"))?.unwrap_or_default();
+        let usual = Encoding::of(profile);
+        let bigtiff = named(&BIGTIFFS, "bigtiff", self.get("bigtiff"))?.unwrap_or(usual.bigtiff);
+        let compress = self.get("compress").map(compress).transpose()?.unwrap_or(usual.compress);
+        let predictor = named(&PREDICTORS, "predictor", self.get("predictor"))?;
+        let predictor = match (predictor, compress) {
+            (Some(predictor), _) => predictor,
+            (None, Compress::None) => Predictor::None,
+            (None, _) => usual.predictor,
+        };
+        let tile = self.get("tile").map(tile).transpose()?.unwrap_or(usual.tile);
         if predictor != Predictor::None && compress == Compress::None {
             return Err(format!(
                 "--predictor {} is of use to --compress, and without it no reader undoes it",
                 word(&PREDICTORS, predictor)
             ));
         }
-        Ok(Encoding { bigtiff, compress, predictor })
+        Ok(Encoding { profile, bigtiff, compress, predictor, tile })
     }
 }
 
 impl Encoding {
-    /// Whether strips are packed, so that how long files are depends on their pixels.
+    /// What a profile means.
     #[must_use]
-    pub fn is_packed(&self) -> bool {
-        self.compress != Compress::None
+    pub fn of(profile: Profile) -> Encoding {
+        let usual = Encoding { profile, ..Encoding::default() };
+        let predictor = Predictor::Float;
+        match profile {
+            Profile::Fiji => usual,
+            Profile::Gis => {
+                let compress = Compress::Deflate(CODECS[0].1);
+                Encoding { compress, predictor, tile: Some(256), ..usual }
+            }
+            Profile::Archive => {
+                Encoding { compress: Compress::Zstd(CODECS[1].1), predictor, ..usual }
+            }
+        }
     }
 
-    /// Rows of a strip of images of so many pixels in width and height, where strips are packed.
+    /// Whether pixels are packed, or in tiles: not stored as they are in memory.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.compress != Compress::None || self.tile.is_some()
+    }
+
+    /// Rows of what is packed at once of images of so many pixels in width and height, where they are: of
+    /// a strip, or of a row of tiles.
     #[must_use]
     pub fn packed_rows(&self, (width, height): (u64, u64)) -> Option<u64> {
-        self.is_packed().then(|| packed_rows(width, height))
+        let tiles = self.tile.map(|side| u64::from(side).min(height));
+        self.is_packed().then(|| tiles.unwrap_or_else(|| packed_rows(width, height)))
     }
 
     /// Bytes of memory that a codec's tables take.
@@ -127,25 +176,34 @@ impl Encoding {
     /// What was asked for where that is not the default, option by option.
     #[must_use]
     pub fn texts(&self) -> Vec<(&'static str, String)> {
-        let mut texts = Vec::new();
-        if self.bigtiff != BigTiff::default() {
-            texts.push(("bigtiff", word(&BIGTIFFS, self.bigtiff)));
-        }
-        match self.compress {
-            Compress::None => {}
-            Compress::Deflate(level) => texts.push(("compress", format!("deflate:{level}"))),
-            Compress::Zstd(level) => texts.push(("compress", format!("zstd:{level}"))),
-        }
-        if self.predictor != Predictor::default() {
-            texts.push(("predictor", word(&PREDICTORS, self.predictor)));
-        }
-        texts
+        let usual = Encoding::of(self.profile);
+        let compress = match self.compress {
+            Compress::None => "none".to_owned(),
+            Compress::Deflate(level) => format!("deflate:{level}"),
+            Compress::Zstd(level) => format!("zstd:{level}"),
+        };
+        let tile = self.tile.map_or("none".to_owned(), |side| side.to_string());
+        let all = [
+            (self.profile != Profile::default(), word(&PROFILES, self.profile)),
+            (self.bigtiff != usual.bigtiff, word(&BIGTIFFS, self.bigtiff)),
+            (self.compress != usual.compress, compress),
+            (self.predictor != usual.predictor, word(&PREDICTORS, self.predictor)),
+            (self.tile != usual.tile, tile),
+        ];
+        let named = EncodingText::NAMES.into_iter().zip(all);
+        named.filter_map(|(name, (is_given, text))| is_given.then_some((name, text))).collect()
     }
 
     /// Which readers have trouble with such files, in a line for each reason.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {
         let mut warnings = Vec::new();
+        if self.tile.is_some() {
+            warnings.push("ImageJ does not open tiles");
+        }
+        if self.profile == Profile::Gis {
+            warnings.push("OpenCV prints warnings of GDAL's tags, which --profile gis writes");
+        }
         if matches!(self.compress, Compress::Zstd(_)) {
             warnings.push(
                 "ImageJ does not open what --compress zstd packs, nor do pip's OpenCV and libvips, of \
@@ -158,6 +216,21 @@ impl Encoding {
             );
         }
         warnings
+    }
+}
+
+/// `none`, or the side of a tile.
+fn tile(text: &str) -> Result<Option<u16>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let side: Option<u16> = text.parse().ok();
+    match side.filter(|side| (TILE_STEP..=MOST_TILE).contains(side) && side % TILE_STEP == 0) {
+        Some(side) => Ok(Some(side)),
+        None => Err(format!(
+            "--tile {text}: a tile has a multiple of {TILE_STEP} pixels on a side, {MOST_TILE} at \
+             most; none makes strips"
+        )),
     }
 }
 
@@ -233,6 +306,25 @@ mod tests {
     }
 
     #[test]
+    fn profiles_are_what_other_options_are_where_they_are_not_given() {
+        for profile in [Profile::Gis, Profile::Archive] {
+            let text = word(&PROFILES, profile);
+            let alone = read(&[("profile", &text)]).unwrap();
+            assert_eq!(alone, Encoding::of(profile));
+            assert_eq!(alone.texts(), [("profile", text.clone())]);
+            let given = [("profile", text.as_str()), ("compress", "none"), ("tile", "64")];
+            let other = read(&given).unwrap();
+            assert_eq!((other.profile, other.predictor), (profile, Predictor::None));
+            assert_eq!((other.compress, other.tile), (Compress::None, Some(64)));
+            let texts = other.texts();
+            let again: Vec<_> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            assert_eq!(read(&again), Ok(other));
+        }
+        let strips = read(&[("profile", "gis"), ("tile", "none")]).unwrap();
+        assert_eq!((strips.tile, strips.predictor), (None, Predictor::Float));
+    }
+
+    #[test]
     fn levels_that_are_not_given_are_the_codecs_own() {
         let compress = |text| read(&[("compress", text)]).map(|encoding| encoding.compress);
         assert_eq!(compress("none"), Ok(Compress::None));
@@ -256,6 +348,10 @@ mod tests {
         for wrong in ["zstd:0", "zstd:23", "zstd:256"] {
             assert!(told(&[("compress", wrong)]).contains("1 to 22"));
         }
+        for wrong in ["0", "8", "24", "4112", "256x256", "", "-16", "65552"] {
+            assert!(told(&[("tile", wrong)]).contains("a multiple of 16"), "{wrong}");
+        }
+        assert!(told(&[("profile", "imagej")]).contains("there are fiji, gis, archive"));
         assert!(told(&[("predictor", "horizontal")]).contains("there are none, float, auto"));
         assert!(told(&[("predictor", "float")]).contains("--compress"));
         assert!(told(&[("predictor", "auto"), ("compress", "none")]).contains("--compress"));

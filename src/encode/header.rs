@@ -8,7 +8,8 @@ use tiff::tags::{Tag, Type};
 use tiff::{Directory, TiffResult};
 
 use super::description::{Description, Display, Numbers};
-use super::encoding::{BigTiff, Compress, Encoding, Predictor};
+use super::encoding::{BigTiff, Compress, Encoding, Predictor, Profile};
+use super::gdal;
 use super::strips::Strips;
 use crate::normalize::{Extent, Range, Rule, Scope};
 use crate::tensor::Dtype;
@@ -18,6 +19,8 @@ const ALIGN: u64 = 512;
 const SMALL: u64 = 64 << 10;
 const SMALL_ALIGN: u64 = 64;
 const SOFTWARE: &[u8] = b"tensortiff\0";
+/// The tag of GDAL's metadata.
+const GDAL_METADATA: u16 = 42112;
 /// Values of tag 317.
 const NONE: u8 = 1;
 const FLOAT: u8 = 3;
@@ -39,6 +42,9 @@ pub struct Header {
     /// Of packed strips: where their offsets and their lengths stand, and the value of tag 317, if that
     /// is there.
     packed: Option<([usize; 2], Option<usize>)>,
+    /// Where GDAL's text stands, if that is there, and which samples share a range.
+    gdal: Option<usize>,
+    scope: Scope,
 }
 
 /// The packed strips of an image.
@@ -151,10 +157,22 @@ impl Header {
     /// The header of the image at `index` whose samples showed `extent` and became pixels by
     /// `range`, written to `out` in place of what was there.
     pub fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
-        let display = Display::of(&self.description.rule, extent, range);
+        let rule = &self.description.rule;
+        let display = Display::of(rule, extent, range);
         self.begin(display, out);
+        if self.gdal.is_some() {
+            self.write_gdal(Description::numbers(rule, extent, range), display, out);
+        }
         self.description.write(index, extent, range, out);
         self.end(out);
+    }
+
+    /// Fills in GDAL's text, if that is there.
+    fn write_gdal(&self, numbers: Numbers, display: Display, out: &mut [u8]) {
+        let Some(at) = self.gdal else { return };
+        let mut text = Vec::with_capacity(gdal::LEN);
+        gdal::write(&self.description.rule, self.scope, numbers, display, &mut text);
+        out[at..at + gdal::LEN].copy_from_slice(&text);
     }
 
     /// Whether `bytes` are the header of the image at `index`, of which these are the numbers of its
@@ -177,6 +195,7 @@ impl Header {
         let mut whole = Vec::new();
         self.begin(Display { min, max }, &mut whole);
         let numbers: Numbers = (numbers, nan, inf);
+        self.write_gdal(numbers, Display { min, max }, &mut whole);
         self.description.write_numbers(index, Display { min, max }, numbers, &mut whole);
         // Numbers that are damaged may be too long for it.
         if whole.len() > self.bytes.len() {
@@ -244,19 +263,21 @@ struct Layout {
     /// Bytes of a list of strips: none where there is one, which stands in the directory itself.
     list: u64,
     software: u64,
+    gdal: Option<u64>,
     offsets: u64,
     counts: u64,
     text: u64,
     start: u64,
     /// Most bytes of the file.
     most: u64,
+    scope: Scope,
 }
 
 impl Layout {
     fn of(subject: &Subject<'_>, description: &Description) -> Result<Layout, String> {
         let (width, height) = subject.size;
         let image = || format!("an image of {width}×{height} float pixels");
-        let strips = Strips::new(subject.size, subject.encoding.is_packed());
+        let strips = Strips::new(subject.size, subject.encoding);
         let strips = strips.map_err(|problem| match problem {
             Some(problem) => format!("{} {problem}", image()),
             None => format!("{} does not fit any TIFF file", image()),
@@ -287,9 +308,13 @@ impl Layout {
         let (width, height) = subject.size;
         let [_, _, offset] = kind.sizes();
         let list = if strips.count > 1 { strips.count.checked_mul(offset)? } else { 0 };
-        let predictor = subject.encoding.predictor != Predictor::None;
-        let software = kind.directory(14 + u64::from(predictor));
+        let is_gdal = subject.encoding.profile == Profile::Gis;
+        let has_predictor = subject.encoding.predictor != Predictor::None;
+        let more = [has_predictor, strips.tile.is_some(), is_gdal, is_gdal];
+        let software = kind.directory(14 + more.map(u64::from).iter().sum::<u64>());
         let offsets = (software + SOFTWARE.len() as u64).next_multiple_of(2);
+        let gdal = is_gdal.then_some(offsets);
+        let offsets = offsets + gdal.map_or(0, |_| gdal::LEN as u64);
         let counts = offsets.checked_add(list)?;
         let text = counts.checked_add(list)?;
         // Where packed pixels begin matters to nobody.
@@ -313,11 +338,13 @@ impl Layout {
             strips,
             list,
             software,
+            gdal,
             offsets,
             counts,
             text,
             start,
             most,
+            scope: subject.how.1,
         })
     }
 
@@ -344,20 +371,36 @@ impl Layout {
             (Tag::Compression, value(Type::SHORT, compression)),
             (Tag::PhotometricInterpretation, value(Type::SHORT, 1)),
             (Tag::ImageDescription, at(Type::ASCII, 0, self.text)),
-            (Tag::StripOffsets, listed(self.start, self.offsets)),
             (Tag::SamplesPerPixel, value(Type::SHORT, 1)),
-            (Tag::RowsPerStrip, value(Type::LONG, strips.rows)),
-            (Tag::StripByteCounts, listed(strips.pixels, self.counts)),
             (Tag::Software, at(Type::ASCII, SOFTWARE.len() as u64, self.software)),
-        ];
-        if self.encoding.predictor != Predictor::None {
-            entries.push((Tag::Predictor, value(Type::SHORT, NONE.into())));
-        }
-        entries.extend([
             (Tag::SampleFormat, value(Type::SHORT, 3)),
             (Tag::SMinSampleValue, value(Type::FLOAT, 0)),
             (Tag::SMaxSampleValue, value(Type::FLOAT, 0)),
-        ]);
+        ];
+        let lists = [listed(self.start, self.offsets), listed(strips.pixels, self.counts)];
+        let [offsets, counts] = lists;
+        let list_tags = match strips.tile {
+            None => {
+                entries.push((Tag::RowsPerStrip, value(Type::LONG, strips.rows)));
+                [Tag::StripOffsets, Tag::StripByteCounts]
+            }
+            Some(side) => {
+                entries.push((Tag::TileWidth, value(Type::LONG, side.into())));
+                entries.push((Tag::TileLength, value(Type::LONG, side.into())));
+                [Tag::TileOffsets, Tag::TileByteCounts]
+            }
+        };
+        entries.extend(list_tags.into_iter().zip([offsets, counts]));
+        if self.encoding.predictor != Predictor::None {
+            entries.push((Tag::Predictor, value(Type::SHORT, NONE.into())));
+        }
+        if let Some(text) = self.gdal {
+            let nodata: u64 = u32::from_le_bytes(gdal::NODATA).into();
+            let len = gdal::NODATA.len() as u64;
+            entries.push((Tag::Unknown(GDAL_METADATA), at(Type::ASCII, gdal::LEN as u64, text)));
+            entries.push((Tag::GdalNodata, at(Type::ASCII, len, nodata)));
+        }
+        entries.sort_by_key(|(tag, _)| tag.to_u16());
         let tags: Vec<Tag> = entries.iter().map(|(tag, _)| *tag).collect();
         let mut bytes = directory(kind, entries);
         debug_assert_eq!(bytes.len() as u64, self.software, "as long as laid out");
@@ -380,10 +423,8 @@ impl Layout {
             _ => index(list_at),
         };
         let packed = strips.are_packed.then(|| {
-            let lists = [
-                listed_at(Tag::StripOffsets, self.offsets),
-                listed_at(Tag::StripByteCounts, self.counts),
-            ];
+            let lists =
+                [listed_at(list_tags[0], self.offsets), listed_at(list_tags[1], self.counts)];
             (lists, place(Tag::Predictor).map(|at| kind.entry(at) + inline))
         });
         Header {
@@ -396,6 +437,8 @@ impl Layout {
             strips,
             most: self.most,
             packed,
+            gdal: self.gdal.map(index),
+            scope: self.scope,
         }
     }
 }
@@ -430,8 +473,15 @@ mod tests {
     use tiff::decoder::ifd::Value;
     use tiff::decoder::{Decoder, DecodingResult, Limits};
 
-    const DEFAULT: Encoding =
-        Encoding { bigtiff: BigTiff::Auto, compress: Compress::None, predictor: Predictor::None };
+    use crate::encode::Profile;
+
+    const DEFAULT: Encoding = Encoding {
+        profile: Profile::Fiji,
+        bigtiff: BigTiff::Auto,
+        compress: Compress::None,
+        predictor: Predictor::None,
+        tile: None,
+    };
 
     fn subject<'a>(size: (u64, u64), rule: &'a Rule, encoding: &'a Encoding) -> Subject<'a> {
         let how = (rule, Scope::Image);

@@ -12,11 +12,12 @@
 mod decoded;
 mod description;
 mod encoding;
+mod gdal;
 mod header;
 mod pack;
 mod strips;
 
 pub use decoded::Decoded;
-pub use encoding::{BigTiff, Compress, Encoding, EncodingText, Predictor};
+pub use encoding::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use header::{Header, Packed, Subject};
 pub use pack::Packer;

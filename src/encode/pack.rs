@@ -22,6 +22,7 @@ pub struct Packer {
 }
 
 enum Codec {
+    Stored,
     Deflate(Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
 }
@@ -33,13 +34,14 @@ impl std::fmt::Debug for Packer {
 }
 
 impl Packer {
-    /// A packer; `None` where strips are not packed.
+    /// A packer; `None` where pixels are stored as they are in memory.
     ///
     /// # Errors
     /// What the codec says, where it has no memory.
     pub fn new(encoding: &Encoding) -> std::io::Result<Option<Packer>> {
         let codec = match encoding.compress {
-            Compress::None => return Ok(None),
+            Compress::None if encoding.tile.is_none() => return Ok(None),
+            Compress::None => Codec::Stored,
             Compress::Deflate(level) => {
                 let level = CompressionLvl::new(level.into());
                 Codec::Deflate(Compressor::new(level.unwrap_or_default()))
@@ -111,6 +113,7 @@ impl Packer {
             strip
         };
         let most = match &mut self.codec {
+            Codec::Stored => strip.len(),
             Codec::Deflate(codec) => codec.zlib_compress_bound(strip.len()),
             Codec::Zstd(_) => zstd::zstd_safe::compress_bound(strip.len()),
         };
@@ -119,6 +122,10 @@ impl Packer {
         }
         let packed = &mut out[at..at + most];
         let len = match &mut self.codec {
+            Codec::Stored => {
+                packed.copy_from_slice(strip);
+                strip.len()
+            }
             Codec::Deflate(codec) => codec
                 .zlib_compress(strip, packed)
                 .map_err(|error| std::io::Error::other(error.to_string()))?,

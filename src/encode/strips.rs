@@ -1,5 +1,6 @@
-//! How images are cut into strips: a function of their size alone.
+//! How images are cut into strips or tiles: a function of their size alone.
 
+use super::encoding::Encoding;
 use super::pack::Packer;
 
 /// Images up to this many bytes are one strip, where strips are not packed.
@@ -13,16 +14,19 @@ const MOST_STRIPS: u64 = 1 << 16;
 /// Longest row that is packed: a strip is never less than a row, and is packed in memory.
 const LONGEST_ROW: u64 = 64 << 20;
 
-/// The strips of an image.
+/// The strips of an image, or its tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Strips {
-    /// Rows of all but the last, which may have fewer.
+    /// Rows of all but the last, which may have fewer; of a tile.
     pub(super) rows: u64,
     pub(super) count: u64,
-    /// Bytes of pixels in all, and in all but the last.
+    /// Bytes of pixels in all.
     pub(super) pixels: u64,
+    /// Bytes of all but the last, or of each tile: those at the right and at the bottom are filled up.
     pub(super) each: u64,
+    /// Whether pixels are not stored as they are in memory.
     pub(super) are_packed: bool,
+    pub(super) tile: Option<u16>,
 }
 
 /// Rows of a strip that is packed.
@@ -37,30 +41,45 @@ impl Strips {
     ///
     /// # Errors
     /// Why it can have none, in one line without a subject.
-    pub(super) fn new(
-        (width, height): (u64, u64),
-        are_packed: bool,
-    ) -> Result<Strips, Option<String>> {
+    pub(super) fn new(size: (u64, u64), encoding: &Encoding) -> Result<Strips, Option<String>> {
+        let (width, height) = size;
         let row = width.checked_mul(4).ok_or(None)?;
         let pixels = row.checked_mul(height).ok_or(None)?;
-        let rows = match are_packed {
-            true if row > LONGEST_ROW => {
-                let longest = LONGEST_ROW / 4;
+        let are_packed = encoding.is_packed();
+        if let Some(tile) = encoding.tile {
+            let side = u64::from(tile);
+            if row.checked_mul(side.min(height)).is_none_or(|bytes| bytes > LONGEST_ROW) {
                 return Err(Some(format!(
-                    "cannot be packed: a row has {longest} pixels at most where --compress is given"
+                    "cannot have tiles of {side}×{side}: a row of tiles has {} pixels at most",
+                    LONGEST_ROW / 4
                 )));
             }
-            true => packed_rows(width, height),
-            false if pixels <= ONE_STRIP => height,
-            false => (STRIP / row).max(1),
+            let count = width.div_ceil(side).checked_mul(height.div_ceil(side)).ok_or(None)?;
+            let each = 4 * side * side;
+            return Ok(Strips { rows: side, count, pixels, each, are_packed, tile: Some(tile) });
+        }
+        let rows = match encoding.packed_rows(size) {
+            Some(_) if row > LONGEST_ROW => {
+                return Err(Some(format!(
+                    "cannot be packed: a row has {} pixels at most where --compress is given",
+                    LONGEST_ROW / 4
+                )));
+            }
+            Some(rows) => rows,
+            None if pixels <= ONE_STRIP => height,
+            None => (STRIP / row).max(1),
         };
         let each = rows.checked_mul(row).ok_or(None)?;
-        Ok(Strips { rows, count: height.div_ceil(rows), pixels, each, are_packed })
+        let count = height.div_ceil(rows);
+        Ok(Strips { rows, count, pixels, each, are_packed, tile: None })
     }
 
     /// Bytes of the pixels of a strip.
     pub(super) fn len(&self, strip: u64) -> u64 {
-        self.each.min(self.pixels - strip * self.each)
+        match self.tile {
+            Some(_) => self.each,
+            None => self.each.min(self.pixels - strip * self.each),
+        }
     }
 
     /// Most bytes that all take.
@@ -76,6 +95,40 @@ impl Strips {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::Compress;
+
+    const PLAIN: Encoding = Encoding {
+        profile: crate::encode::Profile::Fiji,
+        bigtiff: crate::encode::BigTiff::Auto,
+        compress: Compress::None,
+        predictor: crate::encode::Predictor::None,
+        tile: None,
+    };
+    const PACKED: Encoding = Encoding { compress: Compress::Zstd(1), ..PLAIN };
+
+    #[test]
+    fn tiles_are_filled_up() {
+        let tiled = Encoding { tile: Some(32), ..PLAIN };
+        for (width, height, count) in
+            [(32, 32, 1), (33, 32, 2), (31, 97, 4), (1, 1, 1), (64, 64, 4)]
+        {
+            let tiles = Strips::new((width, height), &tiled).unwrap();
+            assert_eq!(
+                (tiles.rows, tiles.count, tiles.each),
+                (32, count, 4096),
+                "{width}×{height}"
+            );
+            assert!(tiles.most().unwrap() >= 4096 * count);
+        }
+        let of = |width, height, side| {
+            Strips::new((width, height), &Encoding { tile: Some(side), ..PACKED })
+        };
+        assert!(of(1 << 16, 1000, 256).is_ok());
+        assert!(of((1 << 16) + 1, 255, 256).is_ok(), "there are no more rows");
+        let told = of((1 << 16) + 1, 1000, 256).unwrap_err().unwrap();
+        assert!(told.contains("256×256") && told.contains("16777216"), "{told}");
+        assert_eq!(of(1 << 62, 2, 16), Err(None));
+    }
 
     #[test]
     fn packed_strips_are_whole_rows_of_half_a_mebibyte() {
@@ -89,18 +142,18 @@ mod tests {
             (1 << 24, 2, 1, 2),
             (1, 1, 1, 1),
         ] {
-            let strips = Strips::new((width, height), true).unwrap();
+            let strips = Strips::new((width, height), &PACKED).unwrap();
             assert_eq!((strips.rows, strips.count), (rows, count), "{width}×{height}");
             let all: u64 = (0..count).map(|strip| strips.len(strip)).sum();
             assert_eq!(all, 4 * width * height, "{width}×{height}");
         }
         // 64 GiB, 16 TiB.
-        let of = |height| Strips::new((1 << 10, height), true).unwrap();
+        let of = |height| Strips::new((1 << 10, height), &PACKED).unwrap();
         assert_eq!((of(1 << 24).rows, of(1 << 24).count), (256, 1 << 16));
         assert_eq!((of(1 << 32).rows, of(1 << 32).count), (1 << 14, 1 << 18));
-        let told = Strips::new(((1 << 24) + 1, 2), true).unwrap_err().unwrap();
+        let told = Strips::new(((1 << 24) + 1, 2), &PACKED).unwrap_err().unwrap();
         assert!(told.contains("16777216 pixels"), "{told}");
-        assert!(Strips::new(((1 << 24) + 1, 2), false).is_ok());
-        assert_eq!(Strips::new((1 << 62, 2), true), Err(None));
+        assert!(Strips::new(((1 << 24) + 1, 2), &PLAIN).is_ok());
+        assert_eq!(Strips::new((1 << 62, 2), &PACKED), Err(None));
     }
 }

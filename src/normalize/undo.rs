@@ -108,6 +108,26 @@ impl Undo {
         self.way == Way::Keep
     }
 
+    /// The numbers by which sample = pixel · scale + offset; `None` where the pixels are the samples, or there
+    /// are no such numbers.
+    #[must_use]
+    pub fn scale_and_offset(&self) -> Option<(f64, f64)> {
+        let (scale, offset) = match self.way {
+            Way::Keep | Way::Fill(_) => return None,
+            Way::Linear { lo, hi } => (hi - lo, lo),
+            Way::Score { mean, std } => (std, mean),
+        };
+        let (scale, offset) = match self.out {
+            None => (scale, offset),
+            Some([a, b]) => {
+                let (a, b) = (f64::from(narrow(a)), f64::from(narrow(b)));
+                let scale = scale / (b - a);
+                (scale, offset - a * scale)
+            }
+        };
+        (scale.is_finite() && offset.is_finite()).then_some((scale, offset))
+    }
+
     /// Makes samples of pixels. Those that are not finite stay.
     pub fn apply(&self, pixels: &mut [f32]) -> Undone {
         let mut undone = Undone::default();

@@ -1,0 +1,105 @@
+//! Tag 42112, GDAL's metadata: an XML text that says how pixels become samples again (`scale` and `offset`,
+//! as GDAL applies them: sample = pixel · scale + offset), and the least and greatest pixel where those are
+//! known without another look at the pixels. Every image's text has the same length.
+//!
+//! Format: GDAL's GeoTIFF driver, "Metadata" and "Internal nodata value".
+
+use std::fmt::Write as _;
+
+use super::description::{Display, Numbers};
+use crate::normalize::{Norm, Rule, Scope, Undo};
+
+/// Bytes of the text with its NUL.
+pub(super) const LEN: usize = 512;
+/// What tag 42113 says has no data.
+pub(super) const NODATA: [u8; 4] = *b"nan\0";
+
+const END: &str = "</GDALMetadata>\n\0";
+
+/// Appends the text of an image.
+pub(super) fn write(
+    rule: &Rule,
+    scope: Scope,
+    numbers: Numbers,
+    display: Display,
+    out: &mut Vec<u8>,
+) {
+    let (range, nan, inf) = numbers;
+    let mut text = String::from("<GDALMetadata>\n");
+    let mut item = |name: &str, role: &str, value: String| {
+        // A String takes everything.
+        let _ = writeln!(text, "  <Item name=\"{name}\" sample=\"0\"{role}>{value}</Item>");
+    };
+    let linear = Undo::of(rule, range, [nan, inf]).ok().and_then(|undo| undo.scale_and_offset());
+    if let Some((scale, offset)) = linear {
+        item("OFFSET", " role=\"offset\"", format!("{offset:?}"));
+        item("SCALE", " role=\"scale\"", format!("{scale:?}"));
+    }
+    let is_wide = range.is_some_and(|(lo, hi)| lo < hi);
+    let spans = match rule.norm {
+        Norm::None => rule.nonfinite.fill().is_none() || (nan, inf) == (0, 0),
+        Norm::MinMax => scope == Scope::Image,
+        _ => false,
+    };
+    if is_wide && spans {
+        item("STATISTICS_MINIMUM", "", format!("{:?}", display.min));
+        item("STATISTICS_MAXIMUM", "", format!("{:?}", display.max));
+    }
+    assert!(text.len() + END.len() <= LEN, "the room kept for it suffices");
+    out.extend_from_slice(text.as_bytes());
+    out.resize(out.len() + LEN - text.len() - END.len(), b' ');
+    out.extend_from_slice(END.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::normalize::Rule;
+
+    fn text(rule: &Rule, scope: Scope, range: Option<(f64, f64)>, counts: [u64; 2]) -> String {
+        let mut text = Vec::new();
+        let display = Display { min: 0.0, max: 1.0 };
+        write(rule, scope, (range, counts[0], counts[1]), display, &mut text);
+        assert_eq!(text.len(), LEN);
+        assert_eq!(text.iter().filter(|&&byte| byte == 0).count(), 1);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_text_says_what_undoes_the_normalization() {
+        let minmax = Rule::default();
+        let whole = text(&minmax, Scope::Image, Some((-2.0, 6.0)), [1, 0]);
+        let parts: Vec<&str> = whole.trim_end_matches('\0').lines().map(str::trim).collect();
+        assert_eq!(
+            parts,
+            [
+                "<GDALMetadata>",
+                "<Item name=\"OFFSET\" sample=\"0\" role=\"offset\">-2.0</Item>",
+                "<Item name=\"SCALE\" sample=\"0\" role=\"scale\">8.0</Item>",
+                "<Item name=\"STATISTICS_MINIMUM\" sample=\"0\">0.0</Item>",
+                "<Item name=\"STATISTICS_MAXIMUM\" sample=\"0\">1.0</Item>",
+                "</GDALMetadata>",
+            ]
+        );
+        // Of a wider scope, an image need not reach both ends.
+        let wide = text(&minmax, Scope::Tensor, Some((-2.0, 6.0)), [0, 0]);
+        assert!(wide.contains("SCALE") && !wide.contains("STATISTICS"));
+        let constant = text(&minmax, Scope::Image, Some((3.0, 3.0)), [0, 0]);
+        assert!(!constant.contains("Item"), "{constant}");
+        assert!(!text(&minmax, Scope::Image, None, [4, 0]).contains("Item"));
+        let out = Rule { out: Some([-1.0, 1.0]), ..minmax };
+        let out = text(&out, Scope::Image, Some((-2.0, 6.0)), [0, 0]);
+        assert!(out.contains(">4.0<") && out.contains(">2.0<"), "{out}");
+        let gamma = Rule { gamma: Some(2.2), ..minmax };
+        assert!(!text(&gamma, Scope::Image, Some((-2.0, 6.0)), [0, 0]).contains("SCALE"));
+        let none = text(&Norm::None.into(), Scope::Image, Some((-2.0, 6.0)), [0, 0]);
+        assert!(!none.contains("SCALE") && none.contains("STATISTICS_MAXIMUM"), "{none}");
+    }
+
+    #[test]
+    fn the_longest_numbers_fit() {
+        let long = -1.234_567_890_123_456_7e-300;
+        text(&Rule::default(), Scope::Image, Some((long, -long)), [u64::MAX, 7]);
+        text(&Rule::default(), Scope::Image, Some((f64::MIN, f64::MAX)), [0, 0]);
+    }
+}
