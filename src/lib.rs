@@ -32,12 +32,13 @@
 //! - [`backend`] has the [`queue`](backend::queue) of units that all backends pull from, the
 //!   [`cpu`](backend::cpu) and the `gpu` backend. The GPU's kernels are in `shaders/`; each has a
 //!   twin of the same name in `backend/cpu`.
-//! - [`encode`] lays out the TIFF header around the pixels.
+//! - [`encode`] lays out the TIFF header around the pixels, and packs them where that is asked for.
 //! - [`sink`] takes images, whole or not at all.
 //! - [`record`] is what a run leaves beside its images: a journal while it works, a manifest when it
 //!   is done, and a lock meanwhile.
 //! - `convert` is the run, top to bottom: the only room that knows all stages. `convert/run.rs` is
-//!   what backends see as their [`Job`](backend::Job), `convert/recorder.rs` finds out what need not
+//!   what backends see as their [`Job`](backend::Job), `convert/packing.rs` puts strips in order that are packed in any (the queue cuts giants by whole ones),
+//!   `convert/recorder.rs` finds out what need not
 //!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/doubt.rs`
 //!   takes back what a wrong device made, `convert/ranges.rs` finds ranges that must be known before
 //!   pixels are made (`backend/cpu/survey.rs` looks for them, with GPUs where the CPU is not named), `convert/stats.rs` tells what they look at, `convert/space.rs` finds out what a run takes,

@@ -8,6 +8,10 @@
 )]
 
 mod common;
+#[path = "common/tool.rs"]
+mod tool;
+#[path = "common/trees.rs"]
+mod trees;
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -125,5 +129,39 @@ fn pixels_are_those_of_the_default_and_bytes_the_same_from_all_devices() {
             assert!(file != plain[&name], "{texts:?}: {name}");
             assert!(pixels(&file) == pixels(&plain[&name]), "{texts:?}: {name}");
         }
+    }
+}
+
+/// What several processes made of a plan, each its part, is what one makes.
+#[test]
+fn shards_of_packed_images_are_those_of_one_run() {
+    let dir = trees::folder();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (dump, plan, whole, out) =
+        (path("d.safetensors"), path("plan.jsonl"), path("w"), path("o"));
+    let large = 1100 * 1000;
+    let tensors: [(&str, &str, &[u64], usize); 2] =
+        [("a", "F32", &[30, 20, 20], 30 * 1600), ("b", "U8", &[2, 1100, 1000], 2 * large)];
+    tool::dump(std::path::Path::new(&dump), &tensors);
+    let mut bytes = std::fs::read(&dump).unwrap();
+    let begin = bytes.len() - 2 * large;
+    bytes[begin..].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * at % 251) as u8);
+    std::fs::write(&dump, bytes).unwrap();
+    for how in [&["--profile", "gis"][..], &["--compress", "zstd:1", "--predictor", "auto"]] {
+        for folder in [&whole, &out] {
+            drop(std::fs::remove_dir_all(folder));
+        }
+        drop(std::fs::remove_file(&plan));
+        let one = ["convert", &dump, "-o", &whole, "--device", "cpu", "-j", "2"];
+        tool::ends_with(0, &[&one[..], how].concat());
+        tool::ends_with(0, &[&["plan", &dump, "--shards", "3", "-o", &plan][..], how].concat());
+        for shard in ["2", "0", "1", "0"] {
+            let one = ["convert", &plan, "--shard", shard, "-o", &out, "--device", "cpu"];
+            tool::ends_with(0, &one);
+        }
+        tool::ends_with(0, &["merge", &plan, &out]);
+        trees::same(&trees::tree(&out), &trees::tree(&whole), &format!("{how:?}"));
+        let (_, said) = tool::ends_with(0, &["verify", &out, "--against"]);
+        assert!(said.contains("32 are what the dump gives"), "{said}");
     }
 }
