@@ -1013,7 +1013,10 @@ mod tests {
                 let _ = lease.done_block(Extent::EMPTY);
             }
             let Some((lease, _)) = member.try_take(&little) else { break };
-            assert!(made(&lease).start % 30 == 0 && (lease.samples == 30 || lease.samples == 10));
+            assert!(
+                made(&lease).start.is_multiple_of(30)
+                    && (lease.samples == 30 || lease.samples == 10)
+            );
             leases.push(lease);
         }
         assert_eq!((sum, queue.is_finished()), (1000 - 180, true));

@@ -69,6 +69,9 @@ struct InBlocks<'a> {
     packed: Option<PackedFile>,
 }
 
+/// A file all of whose blocks are there, and its strips where it is packed.
+type Whole<'a> = (Box<dyn Pending + 'a>, Option<Packed>);
+
 impl<'a> Run<'a> {
     pub(super) fn new(
         source: &'a dyn Source,
@@ -403,10 +406,7 @@ impl<'a> Run<'a> {
     }
 
     /// The image whose blocks are all there, to be finished; `None` if it has failed.
-    pub(super) fn take_pending(
-        &self,
-        image: ImageId,
-    ) -> Result<Option<(Box<dyn Pending + 'a>, Option<Packed>)>, Error> {
+    pub(super) fn take_pending(&self, image: ImageId) -> Result<Option<Whole<'a>>, Error> {
         let spoiled = self.is_spoiled(image);
         let blocks = self.lock().in_blocks.remove(&image).flatten();
         let Some(blocks) = blocks.filter(|_| !spoiled) else { return Ok(None) };

@@ -82,9 +82,9 @@ const PROFILES: [(&str, Profile); 3] =
 /// Sides of tiles (TIFF 6.0, section 15: multiples of 16).
 const TILE_STEP: u16 = 16;
 const MOST_TILE: u16 = 4096;
-/// Of each way to pack its name, the level where none is given, the highest, and how it is made of one.
-const CODECS: [(&str, u8, u8, fn(u8) -> Compress); 2] =
-    [("deflate", 6, 12, Compress::Deflate), ("zstd", 3, 22, Compress::Zstd)];
+/// A way to pack: its name, its level where none is given, the highest, and how it is made of a level.
+type Codec = (&'static str, u8, u8, fn(u8) -> Compress);
+const CODECS: [Codec; 2] = [("deflate", 6, 12, Compress::Deflate), ("zstd", 3, 22, Compress::Zstd)];
 
 impl<'a> EncodingText<'a> {
     /// The names.
@@ -278,7 +278,7 @@ fn named<T: Copy>(
 mod tests {
     use super::*;
 
-    fn read<'a>(given: &[(&str, &'a str)]) -> Result<Encoding, String> {
+    fn read(given: &[(&str, &str)]) -> Result<Encoding, String> {
         let mut text = EncodingText::default();
         assert!(given.iter().all(|(name, value)| text.set(name, value)));
         text.read()
