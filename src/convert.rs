@@ -218,7 +218,6 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     };
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
     run.note_skipped();
-    run.note_readers();
     run.work(workers);
     run.report(started)
 }

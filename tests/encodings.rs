@@ -165,3 +165,45 @@ fn shards_of_packed_images_are_those_of_one_run() {
         assert!(said.contains("32 are what the dump gives"), "{said}");
     }
 }
+
+/// By who writes such files, and by nobody who only reads them.
+#[test]
+fn who_has_trouble_with_files_is_told() {
+    let dir = trees::folder();
+    let out = dir.path().join("o");
+    let out = out.to_str().unwrap();
+    let told = |how: &[&str]| {
+        let convert = ["convert", tool::sample(), "-o", out, "--device", "cpu", "--overwrite"];
+        tool::ends_with(0, &[&convert[..], how].concat()).1
+    };
+    let gis = told(&["--profile", "gis"]);
+    assert!(gis.contains("ImageJ does not open tiles") && gis.contains("OpenCV"), "{gis}");
+    assert!(!gis.contains("noise"), "{gis}");
+    let (_, said) = tool::ends_with(0, &["verify", out, "--against"]);
+    assert!(!said.contains("note"), "{said}");
+    assert!(told(&["--compress", "deflate", "--predictor", "auto"]).contains("ImageJ shows noise"));
+    assert!(told(&["--profile", "archive"]).contains("libvips shows zeros"));
+    for silent in [&["--compress", "deflate"][..], &["--profile", "gis", "-q"], &[]] {
+        assert!(!told(silent).contains("note"), "{silent:?}");
+    }
+    let dry = |how: &[&str]| {
+        let convert = ["convert", tool::sample(), "-o", out, "--device", "cpu", "-n"];
+        tool::ends_with(0, &[&convert[..], &["--overwrite"], how].concat())
+    };
+    let (plan, notes) = dry(&["--compress", "zstd"]);
+    assert!(plan.contains("written  at most") && notes.contains("zstd"), "{plan}{notes}");
+    assert!(!dry(&[]).0.contains("written  at most"));
+    let (json, _) = dry(&["--tile", "64", "--json"]);
+    assert!(json.contains("\"packed\": true") && json.contains("does not open tiles"), "{json}");
+    for (how, problem) in [
+        (&["--compress", "lzw"][..], "there are none, deflate"),
+        (&["--compress", "zstd:23"], "1 to 22"),
+        (&["--predictor", "float"], "--compress"),
+        (&["--tile", "100"], "a multiple of 16"),
+    ] {
+        let convert = ["convert", tool::sample(), "-o", out, "--device", "cpu"];
+        let (_, told) = tool::ends_with(2, &[&convert[..], how].concat());
+        assert!(told.contains(problem) && told.contains(how[0]), "{told}");
+        assert_eq!(told.trim().lines().count(), 1, "{told}");
+    }
+}

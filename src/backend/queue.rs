@@ -4,7 +4,7 @@
 //! a *giant* is done in two passes: pass one finds the extents of its blocks, which merge here;
 //! when the last has come, pass two makes the pixels. Blocks of one giant may be done by
 //! different devices. Where images are packed, where a block's pixels go is known when all before it are
-//! done: of one giant no more than some are under way at once, from the first that is not done.
+//! done: no more than some are under way at once, from the first of each giant that is not done.
 //!
 //! A device that works on much at once, and may be slow, [joins](Queue::join): it is given as much
 //! as it will have done by the time at which all is done, by what it did so far, so that nobody
@@ -36,7 +36,7 @@ const PROBE: u64 = 256 << 10;
 /// How long others may take to begin, before who came first takes a large image of few.
 const OTHERS_COME: Duration = Duration::from_millis(20);
 
-/// Blocks for each puller that one giant may have under way, where it is packed.
+/// Blocks for each puller that giants may have under way which are packed; each may have one in any case.
 pub const WINDOW: u64 = 2;
 
 /// How often a member that was given nothing looks again.
@@ -160,8 +160,8 @@ struct Giant {
     made: u64,
     handed_over: u64,
     strips: Option<Strips>,
-    /// Where it is packed: most samples under way, and the first samples of the blocks of pass two that
-    /// are.
+    /// Where it is packed: most samples that giants are ahead in all, and the first samples of its blocks of
+    /// pass two that are under way.
     window: u64,
     under_way: Vec<u64>,
 }
@@ -451,11 +451,12 @@ impl Queue {
             (appetite.everything || self.common[giant.image.span])
                 && giant.block.min(appetite.least_samples) <= most
         };
+        let ahead = state.giants.iter().map(Giant::ahead).fold(0, u64::saturating_add);
         let mut giants = state.giants.iter_mut().filter(welcome);
         let mut first_pass = None;
         for giant in giants.by_ref() {
             if let Some(range) = giant.range {
-                if let Some(samples) = giant.next_to_make(most) {
+                if let Some(samples) = giant.next_to_make(most, ahead) {
                     let pass = match giant.known {
                         true => Pass::Known(range),
                         false => Pass::Normalize(Finding { extent: giant.extent, range }),
@@ -563,8 +564,14 @@ impl Giant {
         self
     }
 
-    /// A block of the second pass, of at most so many samples; where it is packed, of a strip at least.
-    fn next_to_make(&mut self, most: u64) -> Option<Range<u64>> {
+    /// Where it is packed, samples from the first of its blocks under way to the last.
+    fn ahead(&self) -> u64 {
+        self.under_way.iter().min().map_or(0, |first| self.made - first)
+    }
+
+    /// A block of the second pass, of at most so many samples; where it is packed, of a strip at least, and
+    /// none where giants are so far `ahead` in all.
+    fn next_to_make(&mut self, most: u64, ahead: u64) -> Option<Range<u64>> {
         let most = self.block.min(most);
         let Some(strips) = self.strips else { return cut(&mut self.made, self.samples, most) };
         let most = match strips.first_tells && self.handed_over == 0 {
@@ -572,8 +579,7 @@ impl Giant {
             true => strips.samples,
             false => (most / strips.samples).max(1) * strips.samples,
         };
-        let first = self.under_way.iter().copied().min().unwrap_or(self.made);
-        if self.made - first >= self.window {
+        if !self.under_way.is_empty() && ahead >= self.window {
             return None;
         }
         let samples = cut(&mut self.made, self.samples, most)?;
@@ -972,7 +978,17 @@ mod tests {
     }
 
     fn packed(samples: u64, block: u64, pullers: usize, strips: Strips) -> Queue {
-        let spans = vec![Span { strips: Some(strips), ..span(Dtype::F32, samples, 1) }];
+        packed_images(1, samples, block, pullers, strips)
+    }
+
+    fn packed_images(
+        images: u64,
+        samples: u64,
+        block: u64,
+        pullers: usize,
+        strips: Strips,
+    ) -> Queue {
+        let spans = vec![Span { strips: Some(strips), ..span(Dtype::F32, samples, images) }];
         // Of a known range, so that pixels are made in the only pass.
         Queue::new(Norm::None, spans, block, pullers, |_| true)
     }
@@ -1020,6 +1036,33 @@ mod tests {
             leases.push(lease);
         }
         assert_eq!((sum, queue.is_finished()), (1000 - 180, true));
+    }
+
+    /// What waits for the first block of each is bounded, however many giants there are: but each goes on
+    /// with one block at a time, which waits for nothing.
+    #[test]
+    fn packed_giants_share_a_window() {
+        let queue = packed_images(3, 1000, 100, 2, Strips { samples: 50, first_tells: false });
+        let image = |lease: &Lease<'_>| match lease.unit() {
+            Unit::Block { image, .. } => image.index,
+            Unit::Images { .. } => panic!("not in blocks"),
+        };
+        let mut leases: Vec<_> = std::iter::from_fn(|| queue.try_take(&ALL)).collect();
+        assert_eq!(leases.iter().map(image).collect::<Vec<_>>(), [0, 0, 0, 0, 1, 2]);
+        for at in 1..=9 {
+            let _ = leases.pop().unwrap().done_block(Extent::EMPTY);
+            let next = queue.try_take(&ALL).unwrap();
+            assert_eq!((image(&next), made(&next)), (2, 100 * at..100 * (at + 1)));
+            assert!(queue.try_take(&ALL).is_none());
+            leases.push(next);
+        }
+        // The third giant is done, and the first goes on when all are little enough ahead.
+        let _ = leases.pop().unwrap().done_block(Extent::EMPTY);
+        let _ = leases.remove(0).done_block(Extent::EMPTY);
+        assert!(queue.try_take(&ALL).is_none(), "they are 300 and 100 ahead");
+        let _ = leases.remove(0).done_block(Extent::EMPTY);
+        let next = queue.try_take(&ALL).unwrap();
+        assert_eq!((image(&next), made(&next)), (0, 400..500));
     }
 
     #[test]

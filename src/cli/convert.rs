@@ -9,7 +9,9 @@ use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
 use super::work::Work;
 use super::{Ending, Verbosity, say, signals};
-use crate::convert::{Manifest, Options, Record, Resume, VerifySample, convert, preview};
+use crate::convert::{
+    Manifest, Options, Record, Resume, VerifySample, Watch as _, convert, preview,
+};
 use crate::error::{Error, shown};
 use crate::normalize::{Constant, Nonfinite, Rule};
 use crate::report::{DeviceReport, Report};
@@ -37,6 +39,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
+    options.encoding.warnings().into_iter().for_each(|warning| progress.note(warning));
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
     let result = convert(source, &sink, &options).map_err(|error| work.named(error));
     progress.finish();

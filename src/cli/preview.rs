@@ -17,6 +17,8 @@ struct Told<'a> {
     there: u64,
     bytes_read: u64,
     bytes_written: u64,
+    /// `bytes_written` are what they are at most.
+    packed: bool,
     disk_bytes: u64,
     inodes: u64,
     memory_bytes: u64,
@@ -40,6 +42,7 @@ pub(super) fn run(
         there: preview.there,
         bytes_read: preview.bytes_in,
         bytes_written: preview.need.files,
+        packed: preview.packed,
         disk_bytes: preview.need.disk,
         inodes: preview.need.inodes,
         memory_bytes: preview.memory,
@@ -94,7 +97,8 @@ fn text(out: &mut dyn io::Write, told: &Told<'_>) -> io::Result<()> {
     writeln!(out, "read     {}", bytes(told.bytes_read))?;
     writeln!(
         out,
-        "written  {}, on the disk at most {} of {} free",
+        "written  {}{}, on the disk at most {} of {} free",
+        if told.packed { "at most " } else { "" },
         bytes(told.bytes_written),
         bytes(told.disk_bytes),
         free(told.free_bytes.map(bytes)),

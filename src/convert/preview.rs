@@ -23,8 +23,10 @@ pub struct Preview {
     pub there: u64,
     /// Bytes of samples of the others.
     pub bytes_in: u64,
-    /// What the others take.
+    /// What the others take; where they are packed, at most.
     pub need: Need,
+    /// Whether they are packed.
+    pub packed: bool,
     /// What the output place has; `None` where it is not known.
     pub space: Option<Space>,
     /// Names of the first image and of the last.
@@ -76,6 +78,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         there: 0,
         bytes_in: 0,
         need: Need::default(),
+        packed: options.encoding.is_packed(),
         space: None,
         first_and_last: first_and_last(&plan, &images),
         devices,

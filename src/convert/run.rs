@@ -102,12 +102,6 @@ impl<'a> Run<'a> {
         Run { source, sink, options, plan, recorder, queue, before, known, again, doubts, state }
     }
 
-    /// A note for each kind of readers that have trouble with the files.
-    pub(super) fn note_readers(&self) {
-        let warnings = self.options.encoding.warnings();
-        warnings.into_iter().for_each(|warning| self.note(warning.to_owned()));
-    }
-
     /// A note for each tensor without images; one for all of a kind where there are many, as the
     /// biases of a checkpoint are.
     pub(super) fn note_skipped(&self) {

@@ -210,7 +210,8 @@ impl Encoding {
                  which libvips shows zeros without a word; all open deflate",
             );
         }
-        if self.predictor != Predictor::None {
+        let opens = self.tile.is_none() && !matches!(self.compress, Compress::Zstd(_));
+        if self.predictor != Predictor::None && opens {
             warnings.push(
                 "ImageJ shows noise, without a word, where --predictor was float, or auto chose it",
             );

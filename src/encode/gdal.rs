@@ -36,12 +36,14 @@ pub(super) fn write(
         item("SCALE", " role=\"scale\"", format!("{scale:?}"));
     }
     let is_wide = range.is_some_and(|(lo, hi)| lo < hi);
-    let spans = match rule.norm {
-        Norm::None => rule.nonfinite.fill().is_none() || (nan, inf) == (0, 0),
-        Norm::MinMax => scope == Scope::Image,
+    // What is filled in may lie beyond the others.
+    let is_filled = rule.nonfinite.fill().is_some() && (nan, inf) != (0, 0);
+    let spans = match (rule.norm, range) {
+        (Norm::None, Some((lo, hi))) => lo.abs().max(hi.abs()) <= f32::MAX.into(),
+        (Norm::MinMax, _) => scope == Scope::Image,
         _ => false,
     };
-    if is_wide && spans {
+    if is_wide && spans && !is_filled {
         item("STATISTICS_MINIMUM", "", format!("{:?}", display.min));
         item("STATISTICS_MAXIMUM", "", format!("{:?}", display.max));
     }
@@ -92,6 +94,11 @@ mod tests {
         assert!(out.contains(">4.0<") && out.contains(">2.0<"), "{out}");
         let gamma = Rule { gamma: Some(2.2), ..minmax };
         assert!(!text(&gamma, Scope::Image, Some((-2.0, 6.0)), [0, 0]).contains("SCALE"));
+        let zero = Rule { nonfinite: crate::normalize::Nonfinite::Zero, ..minmax };
+        assert!(text(&zero, Scope::Image, Some((-2.0, 6.0)), [0, 0]).contains("STATISTICS"));
+        assert!(!text(&zero, Scope::Image, Some((-2.0, 6.0)), [1, 0]).contains("Item"));
+        let beyond = text(&Norm::None.into(), Scope::Image, Some((-2.0, 1e300)), [0, 1]);
+        assert!(!beyond.contains("Item"), "{beyond}");
         let none = text(&Norm::None.into(), Scope::Image, Some((-2.0, 6.0)), [0, 0]);
         assert!(!none.contains("SCALE") && none.contains("STATISTICS_MAXIMUM"), "{none}");
     }
