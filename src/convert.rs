@@ -27,10 +27,10 @@ use std::time::Instant;
 
 use crate::backend::choose::Devices;
 use crate::backend::cpu::Cpu;
-use crate::encode::{Encoding, Header, Subject};
+use crate::encode::{Encoding, Header, Profile, Subject};
 use crate::error::nearest::no_match;
 use crate::error::{Error, shown};
-use crate::normalize::{Rule, Scope};
+use crate::normalize::{Rule, Scope, Undo};
 use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason};
 use crate::record::identity::Identity;
 use crate::report::Report;
@@ -240,6 +240,26 @@ impl Options {
             "{images} images are too many for a run that is continued, divided, or skips what \
              exists ({most} are the most, with a bit of memory each); --tensor takes some"
         )))
+    }
+
+    /// What may surprise who opens the files, in a line each: which readers have trouble with them, and which
+    /// have no scale by which GDAL undoes the normalization.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> =
+            self.encoding.warnings().into_iter().map(str::to_owned).collect();
+        if self.encoding.profile == Profile::Gis {
+            const NONE: &str = "GDAL's tags have no scale and offset";
+            let fills = self.rule.constant.fill().is_some() || self.rule.nonfinite.fill().is_some();
+            match Undo::refusal(&self.rule) {
+                Some(reason) => warnings.push(format!("{NONE}: {reason}")),
+                None if fills => warnings.push(format!(
+                    "{NONE} in images that --constant or --nonfinite filled: nobody knows what was there"
+                )),
+                None => {}
+            }
+        }
+        warnings
     }
 
     /// Least bytes that [`max_memory`](Options::max_memory) can be: the program itself, and one

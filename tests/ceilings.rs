@@ -186,14 +186,21 @@ fn memory_stays_below_what_is_allowed() {
 fn memory_stays_below_what_is_allowed_where_images_are_packed() {
     let dir = tempfile::tempdir().unwrap();
     let dump = dir.path().join("d.safetensors");
-    for (shape, codec, size) in [
-        ([40, 1000, 1000], "deflate:1", 60 << 20),
-        ([1, 3000, 3000], "deflate:12", 70 << 20),
-        ([1, 3000, 3000], "zstd:12", 70 << 20),
-        ([1, 2000, 2000], "zstd:22", 90 << 20),
+    let auto = |codec: &'static str| ["--compress", codec, "--predictor", "auto"];
+    let cases: [([u64; 3], &[&str], u64); 9] = [
+        ([40, 1000, 1000], &auto("deflate:1"), 60 << 20),
+        ([1, 3000, 3000], &auto("deflate:12"), 70 << 20),
+        ([1, 3000, 3000], &auto("zstd:12"), 70 << 20),
+        ([1, 2000, 2000], &auto("zstd:22"), 90 << 20),
+        // Narrow images take as many tiles as wide ones; of a wide one, a row of tiles is long.
+        ([4, 5000, 3], &["--tile", "4096"], 64 << 20),
+        ([1, 1_200_000, 3], &["--tile", "256"], 128 << 20),
+        ([2, 1, 1_100_000], &["--profile", "gis"], 150 << 20),
+        ([1, 3000, 2000], &["--profile", "gis"], 70 << 20),
         // A row of 8 MiB is a strip.
-        ([1, 4, 1 << 21], "zstd:1", 180 << 20),
-    ] {
+        ([1, 4, 1 << 21], &auto("zstd:1"), 180 << 20),
+    ];
+    for (shape, how, size) in cases {
         sparse_dump(&dump, shape);
         let mut state = 1_u64;
         let mut noise = || {
@@ -208,11 +215,13 @@ fn memory_stays_below_what_is_allowed_where_images_are_packed() {
         for threads in ["1", "64"] {
             let out = dir.path().join("packed");
             let size = size.to_string();
-            let more = ["-q", "-j", threads, "--device", "cpu", "--max-memory", &size];
-            let more = [&more[..], &["--compress", codec, "--predictor", "auto"]].concat();
-            let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
-            let allowed: u64 = size.parse().unwrap();
-            assert!(most <= allowed, "{shape:?} {codec} {threads}: {most} of {size} were resident");
+            let more = ["-q", "-j", threads, "--device", "cpu", "--max-memory", &size, "--hash"];
+            for again in [&[][..], &["--resume=hash"]] {
+                let more = [&more[..], how, again].concat();
+                let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+                let allowed: u64 = size.parse().unwrap();
+                assert!(most <= allowed, "{shape:?} {how:?} {threads} {again:?}: {most} of {size}");
+            }
             fs::remove_dir_all(&out).unwrap();
         }
     }

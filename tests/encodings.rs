@@ -178,7 +178,10 @@ fn who_has_trouble_with_files_is_told() {
     };
     let gis = told(&["--profile", "gis"]);
     assert!(gis.contains("ImageJ does not open tiles") && gis.contains("OpenCV"), "{gis}");
-    assert!(!gis.contains("noise"), "{gis}");
+    assert!(!gis.contains("noise") && !gis.contains("no scale"), "{gis}");
+    assert!(told(&["--profile", "gis", "--gamma", "2"]).contains("no scale and offset: --gamma"));
+    assert!(told(&["--profile", "gis", "--constant", "half"]).contains("no scale and offset in"));
+    told(&["--profile", "gis"]);
     let (_, said) = tool::ends_with(0, &["verify", out, "--against"]);
     assert!(!said.contains("note"), "{said}");
     assert!(told(&["--compress", "deflate", "--predictor", "auto"]).contains("ImageJ shows noise"));

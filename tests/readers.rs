@@ -236,6 +236,16 @@ fn some(at: usize) -> f32 {
     ((at * 7919) % 10_007) as f32 / 64.0 - 20.0
 }
 
+/// As weights are: no difference of two is exact.
+fn uneven(at: usize) -> f32 {
+    let mut state = at as u64 ^ 0x9E37_79B9_7F4A_7C15;
+    let mut unit = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    (0..6).map(|_| unit()).sum::<f32>() * 1.37 - 4.1
+}
+
 fn odd(at: usize) -> f32 {
     let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0];
     odd.get(at % 11).copied().unwrap_or(some(at))
@@ -367,7 +377,7 @@ fn gdal_undoes_the_normalization_of_its_profile() {
             .unwrap();
         String::from_utf8_lossy(&[check.stdout, check.stderr].concat()).into_owned()
     };
-    for sample in [some, odd] {
+    for sample in [some, odd, uneven] {
         of(sample);
         assert_eq!(said(&[]), "");
         assert_eq!(said(&["--compress", "zstd", "--bigtiff", "yes"]), "");

@@ -159,8 +159,11 @@ fn killed_at_any_instant_and_continued_it_is_as_if_nothing_had_happened() {
 /// How long files are is known from the record alone.
 #[test]
 fn killed_where_images_are_packed_and_continued_it_is_as_if_nothing_had_happened() {
-    let how = &["--compress", "zstd:1", "--predictor", "auto"];
-    kill_and_continue(&Job { how, ..Job::new() }, 9, 100);
+    let strips = &["--compress", "zstd:1", "--predictor", "auto"];
+    let tiles = &["--tile", "64", "--compress", "deflate:1"];
+    for how in [&strips[..], tiles] {
+        kill_and_continue(&Job { how, ..Job::new() }, 5, 100);
+    }
 }
 
 fn kill_and_continue(job: &Job, few: u32, many: u32) {

@@ -387,14 +387,15 @@ pub(super) struct EncodingArgs {
     compress: Option<String>,
 
     /// What is done to pixels before they are packed: nothing (`none`), the predictor for floats (`float`,
-    /// tag 317 = 3), or what makes an image's first strip smaller (`auto`). ImageJ shows noise, without
+    /// tag 317 = 3), or what makes an image's first strip or tile smaller (`auto`). ImageJ shows noise, without
     /// a word, where it was used [default: none].
     #[arg(long, value_name = "HOW", value_parser = ["none", "float", "auto"])]
     predictor: Option<String>,
 
     /// Stores pixels in square tiles of so many pixels on a side, a multiple of 16 up to 4096, and not in
-    /// strips (`none`): who looks at a part of a large image reads that part. ImageJ does not open
-    /// them [default: none].
+    /// strips (`none`): who looks at a part of a large image reads that part. Tiles are no larger than it
+    /// takes to hold an image, and filled up with zeros: small ones suit small images. ImageJ does not
+    /// open them [default: none].
     #[arg(long, value_name = "SIDE")]
     tile: Option<String>,
 }

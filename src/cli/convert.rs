@@ -39,7 +39,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
-    options.encoding.warnings().into_iter().for_each(|warning| progress.note(warning));
+    options.warnings().iter().for_each(|warning| progress.note(warning));
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
     let result = convert(source, &sink, &options).map_err(|error| work.named(error));
     progress.finish();

@@ -16,8 +16,8 @@ pub(super) struct Cut {
     /// Bytes of pixels: of a strip, or a row of tiles, and of an image.
     pub(super) strip: u64,
     pub(super) image: u64,
-    /// The side of a tile.
-    pub(super) tile: Option<usize>,
+    /// Width and height of a tile.
+    pub(super) tile: Option<[usize; 2]>,
 }
 
 /// Packs on one thread.
@@ -54,9 +54,9 @@ impl Packing {
 
     /// Whether the predictor is used for an image of which this is the first strip, or row of tiles.
     fn is_predicted(&mut self, cut: Cut, strip: &[u8]) -> io::Result<bool> {
-        let Some(side) = cut.tile else { return self.packer.is_predicted(strip, cut.width) };
-        take_tile(strip, cut.width, side, 0, &mut self.tile);
-        self.packer.is_predicted(&self.tile, side)
+        let Some(size) = cut.tile else { return self.packer.is_predicted(strip, cut.width) };
+        take_tile(strip, cut.width, size, 0, &mut self.tile);
+        self.packer.is_predicted(&self.tile, size[0])
     }
 
     /// Packs a strip, or a row of tiles, behind what ends at `end`, and says where it ends.
@@ -76,10 +76,10 @@ impl Packing {
         };
         match cut.tile {
             None => one(strip, cut.width)?,
-            Some(side) => {
-                for left in (0..cut.width).step_by(side) {
-                    take_tile(strip, cut.width, side, left, tile);
-                    one(tile, side)?;
+            Some(size) => {
+                for left in (0..cut.width).step_by(size[0]) {
+                    take_tile(strip, cut.width, size, left, tile);
+                    one(tile, size[0])?;
                 }
             }
         }
@@ -148,11 +148,17 @@ impl Packing {
 }
 
 /// The tile whose left side is column `left` of a row of tiles. What is beyond the image is 0.
-fn take_tile(strip: &[u8], width: usize, side: usize, left: usize, tile: &mut Vec<u8>) {
-    let columns = side.min(width - left);
+fn take_tile(
+    strip: &[u8],
+    width: usize,
+    [tile_width, tile_height]: [usize; 2],
+    left: usize,
+    tile: &mut Vec<u8>,
+) {
+    let columns = tile_width.min(width - left);
     tile.clear();
-    tile.resize(4 * side * side, 0);
-    for (row, out) in strip.chunks(4 * width).zip(tile.chunks_mut(4 * side)) {
+    tile.resize(4 * tile_width * tile_height, 0);
+    for (row, out) in strip.chunks(4 * width).zip(tile.chunks_mut(4 * tile_width)) {
         out[..4 * columns].copy_from_slice(&row[4 * left..4 * (left + columns)]);
     }
 }
@@ -268,7 +274,7 @@ mod tests {
     /// The same file, whoever packs what when, in pieces of whatever length.
     #[test]
     fn strips_lie_in_order_whatever_order_they_come_in() {
-        let tiled = Cut { strip: 4 * 16 * 25, width: 25, image: 4 * 25 * 38, tile: Some(16) };
+        let tiled = Cut { strip: 4 * 16 * 25, width: 25, image: 4 * 25 * 38, tile: Some([16; 2]) };
         for (cut, count, chunks) in [(CUT, 10, 10), (tiled, 3, 6)] {
             let pixels = pixels();
             let strip = index(cut.strip);
@@ -306,14 +312,14 @@ mod tests {
     fn tiles_are_parts_of_rows_filled_up_with_zeros() {
         let strip: Vec<u8> = (0..2 * 5 * 4).collect();
         let mut tile = vec![9; 3];
-        take_tile(&strip, 5, 4, 4, &mut tile);
+        take_tile(&strip, 5, [4; 2], 4, &mut tile);
         assert_eq!(tile.len(), 64);
         assert_eq!(
             (&tile[..8], &tile[16..24]),
             (&[16, 17, 18, 19, 0, 0, 0, 0][..], &[36, 37, 38, 39, 0, 0, 0, 0][..])
         );
         assert!(tile[24..].iter().all(|&byte| byte == 0));
-        take_tile(&strip, 5, 4, 0, &mut tile);
+        take_tile(&strip, 5, [4; 2], 0, &mut tile);
         assert_eq!((&tile[..16], &tile[16..32]), (&strip[..16], &strip[20..36]));
     }
 

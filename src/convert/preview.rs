@@ -67,7 +67,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         memory = memory.saturating_add(backend.memory(&spans, block));
     }
     let mut notes: Vec<String> = opened.problems().map(str::to_owned).collect();
-    notes.extend(options.encoding.warnings().into_iter().map(str::to_owned));
+    notes.extend(options.warnings());
     notes.extend(plan.skipped().iter().map(|skipped| {
         let tensor = &source.tensors()[skipped.tensor];
         format!("tensor {} skipped: {}", crate::error::shown(&tensor.name), skipped.reason)

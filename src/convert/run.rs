@@ -582,7 +582,8 @@ pub(super) fn block(options: &Options, plan: &Plan) -> u64 {
 pub(super) fn cut(options: &Options, row: &Row) -> Cut {
     let strip = strips(options, row).map_or(row.samples(), |strips| strips.samples);
     let width = usize::try_from(row.width).expect("a row that is packed fits memory");
-    let tile = options.encoding.tile.map(usize::from);
+    let tile = options.encoding.tile_of((row.width, row.height));
+    let tile = tile.map(|size| size.map(usize::from));
     Cut { width, strip: 4 * strip, image: 4 * row.samples(), tile }
 }
 
@@ -593,11 +594,19 @@ pub(super) fn packing(options: &Options, plan: &Plan) -> u64 {
         return 0;
     }
     let block = block(options, plan);
-    let strips = plan.rows().iter().filter_map(|row| strips(options, row));
-    let strip = strips.map(|strips| strips.samples).max().unwrap_or(0);
-    let has_giants = plan.rows().iter().any(|row| row.samples() > block);
-    let waiting = if has_giants { WINDOW } else { 0 };
-    4 * (block * (1 + waiting) + 4 * strip) + options.encoding.memory()
+    let of = |row: &Row| {
+        let strip = strips(options, row).map_or(1, |strips| strips.samples);
+        let strips = row.samples().min(block).div_ceil(strip);
+        let size = (row.width, row.height);
+        let waiting = if row.samples() > block { WINDOW } else { 0 };
+        let packed = options.encoding.packed_bytes(size).saturating_mul(strips * (1 + waiting));
+        // A strip that is to be whole, and one that is read again; a tile, predicted, packed to try, read.
+        let apart = 2 * 4 * strip + 4 * options.encoding.chunk_bytes(size);
+        packed.saturating_add(apart)
+    };
+    let most = plan.rows().iter().map(of).max().unwrap_or(0);
+    // What codecs make longer.
+    most.saturating_add(most / 128).saturating_add(options.encoding.memory())
 }
 
 /// How images of a row are cut, where they are packed.

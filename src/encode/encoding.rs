@@ -157,8 +157,42 @@ impl Encoding {
     /// a strip, or of a row of tiles.
     #[must_use]
     pub fn packed_rows(&self, (width, height): (u64, u64)) -> Option<u64> {
-        let tiles = self.tile.map(|side| u64::from(side).min(height));
+        let tiles = self.tile_of((width, height)).map(|[_, rows]| u64::from(rows).min(height));
         self.is_packed().then(|| tiles.unwrap_or_else(|| packed_rows(width, height)))
+    }
+
+    /// Width and height of the tiles of an image of so many pixels, where it has tiles: no more than it
+    /// takes to hold the image.
+    #[must_use]
+    pub fn tile_of(&self, (width, height): (u64, u64)) -> Option<[u16; 2]> {
+        let side = self.tile?;
+        let of = |pixels: u64| {
+            let fits = pixels.checked_next_multiple_of(TILE_STEP.into());
+            fits.and_then(|fits| u16::try_from(fits).ok()).map_or(side, |fits| fits.min(side))
+        };
+        Some([width, height].map(of))
+    }
+
+    /// Bytes of pixels, with what tiles are filled up with, of what is packed at once of an image; 0 where
+    /// it is not packed.
+    #[must_use]
+    pub fn packed_bytes(&self, size: (u64, u64)) -> u64 {
+        let (width, height) = match self.tile_of(size) {
+            Some([width, height]) => {
+                (size.0.next_multiple_of(u64::from(width).max(1)), u64::from(height))
+            }
+            None => (size.0, self.packed_rows(size).unwrap_or(0)),
+        };
+        width.saturating_mul(height).saturating_mul(4)
+    }
+
+    /// The same of one tile, where there are tiles.
+    #[must_use]
+    pub fn chunk_bytes(&self, size: (u64, u64)) -> u64 {
+        match self.tile_of(size) {
+            Some([width, height]) => 4 * u64::from(width) * u64::from(height),
+            None => self.packed_bytes(size),
+        }
     }
 
     /// Bytes of memory that a codec's tables take.

@@ -1,6 +1,6 @@
 //! Tag 42112, GDAL's metadata: an XML text that says how pixels become samples again (`scale` and `offset`,
-//! as GDAL applies them: sample = pixel · scale + offset), and the least and greatest pixel where those are
-//! known without another look at the pixels. Every image's text has the same length.
+//! as GDAL applies them: sample = pixel · scale + offset), and the least and greatest finite pixel where those
+//! are known without another look at the pixels. Every image's text has the same length.
 //!
 //! Format: GDAL's GeoTIFF driver, "Metadata" and "Internal nodata value".
 
@@ -35,22 +35,28 @@ pub(super) fn write(
         item("OFFSET", " role=\"offset\"", format!("{offset:?}"));
         item("SCALE", " role=\"scale\"", format!("{scale:?}"));
     }
-    let is_wide = range.is_some_and(|(lo, hi)| lo < hi);
     // What is filled in may lie beyond the others.
     let is_filled = rule.nonfinite.fill().is_some() && (nan, inf) != (0, 0);
-    let spans = match (rule.norm, range) {
-        (Norm::None, Some((lo, hi))) => lo.abs().max(hi.abs()) <= f32::MAX.into(),
-        (Norm::MinMax, _) => scope == Scope::Image,
-        _ => false,
+    let ends = match (rule.norm, range) {
+        (Norm::None, Some((lo, hi))) => Some([lo, hi].map(narrow)),
+        (Norm::MinMax, Some((lo, hi))) if lo < hi && scope == Scope::Image => {
+            Some([display.min, display.max])
+        }
+        _ => None,
     };
-    if is_wide && spans && !is_filled {
-        item("STATISTICS_MINIMUM", "", format!("{:?}", display.min));
-        item("STATISTICS_MAXIMUM", "", format!("{:?}", display.max));
+    if let Some([min, max]) = ends.filter(|ends| !is_filled && ends.iter().all(|x| x.is_finite())) {
+        item("STATISTICS_MINIMUM", "", format!("{min:?}"));
+        item("STATISTICS_MAXIMUM", "", format!("{max:?}"));
     }
     assert!(text.len() + END.len() <= LEN, "the room kept for it suffices");
     out.extend_from_slice(text.as_bytes());
     out.resize(out.len() + LEN - text.len() - END.len(), b' ');
     out.extend_from_slice(END.as_bytes());
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "rounding is what makes pixels of samples")]
+fn narrow(x: f64) -> f32 {
+    x as f32
 }
 
 #[cfg(test)]
@@ -99,6 +105,10 @@ mod tests {
         assert!(!text(&zero, Scope::Image, Some((-2.0, 6.0)), [1, 0]).contains("Item"));
         let beyond = text(&Norm::None.into(), Scope::Image, Some((-2.0, 1e300)), [0, 1]);
         assert!(!beyond.contains("Item"), "{beyond}");
+        // Samples that differ, and pixels that do not.
+        let close = text(&Norm::None.into(), Scope::Image, Some((5.0, 5.0 + 1e-12)), [0, 0]);
+        let both = ["MINIMUM", "MAXIMUM"].map(|name| format!("{name}\" sample=\"0\">5.0<"));
+        assert!(both.iter().all(|item| close.contains(item)), "{close}");
         let none = text(&Norm::None.into(), Scope::Image, Some((-2.0, 6.0)), [0, 0]);
         assert!(!none.contains("SCALE") && none.contains("STATISTICS_MAXIMUM"), "{none}");
     }

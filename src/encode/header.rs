@@ -384,9 +384,9 @@ impl Layout {
                 entries.push((Tag::RowsPerStrip, value(Type::LONG, strips.rows)));
                 [Tag::StripOffsets, Tag::StripByteCounts]
             }
-            Some(side) => {
-                entries.push((Tag::TileWidth, value(Type::LONG, side.into())));
-                entries.push((Tag::TileLength, value(Type::LONG, side.into())));
+            Some([width, height]) => {
+                entries.push((Tag::TileWidth, value(Type::LONG, width.into())));
+                entries.push((Tag::TileLength, value(Type::LONG, height.into())));
                 [Tag::TileOffsets, Tag::TileByteCounts]
             }
         };

@@ -26,7 +26,8 @@ pub(super) struct Strips {
     pub(super) each: u64,
     /// Whether pixels are not stored as they are in memory.
     pub(super) are_packed: bool,
-    pub(super) tile: Option<u16>,
+    /// Width and height of a tile.
+    pub(super) tile: Option<[u16; 2]>,
 }
 
 /// Rows of a strip that is packed.
@@ -46,17 +47,17 @@ impl Strips {
         let row = width.checked_mul(4).ok_or(None)?;
         let pixels = row.checked_mul(height).ok_or(None)?;
         let are_packed = encoding.is_packed();
-        if let Some(tile) = encoding.tile {
-            let side = u64::from(tile);
-            if row.checked_mul(side.min(height)).is_none_or(|bytes| bytes > LONGEST_ROW) {
+        if let Some(tile) = encoding.tile_of(size) {
+            let [across, rows] = tile.map(u64::from);
+            if row.checked_mul(rows.min(height)).is_none_or(|bytes| bytes > LONGEST_ROW) {
                 return Err(Some(format!(
-                    "cannot have tiles of {side}×{side}: a row of tiles has {} pixels at most",
+                    "cannot have tiles of {across}×{rows}: a row of tiles has {} pixels at most",
                     LONGEST_ROW / 4
                 )));
             }
-            let count = width.div_ceil(side).checked_mul(height.div_ceil(side)).ok_or(None)?;
-            let each = 4 * side * side;
-            return Ok(Strips { rows: side, count, pixels, each, are_packed, tile: Some(tile) });
+            let count = width.div_ceil(across).checked_mul(height.div_ceil(rows)).ok_or(None)?;
+            let each = 4 * across * rows;
+            return Ok(Strips { rows, count, pixels, each, are_packed, tile: Some(tile) });
         }
         let rows = match encoding.packed_rows(size) {
             Some(_) if row > LONGEST_ROW => {
@@ -109,22 +110,29 @@ mod tests {
     #[test]
     fn tiles_are_filled_up() {
         let tiled = Encoding { tile: Some(32), ..PLAIN };
-        for (width, height, count) in
-            [(32, 32, 1), (33, 32, 2), (31, 97, 4), (1, 1, 1), (64, 64, 4)]
-        {
+        for (width, height, tile, count) in [
+            (32, 32, [32, 32], 1),
+            (33, 32, [32, 32], 2),
+            (31, 97, [32, 32], 4),
+            (64, 64, [32, 32], 4),
+            // No more than it takes.
+            (1, 1, [16, 16], 1),
+            (17, 1000, [32, 32], 32),
+            (16, 1000, [16, 32], 32),
+            (1000, 3, [32, 16], 32),
+        ] {
             let tiles = Strips::new((width, height), &tiled).unwrap();
-            assert_eq!(
-                (tiles.rows, tiles.count, tiles.each),
-                (32, count, 4096),
-                "{width}×{height}"
-            );
-            assert!(tiles.most().unwrap() >= 4096 * count);
+            let each = 4 * u64::from(tile[0]) * u64::from(tile[1]);
+            assert_eq!((tiles.tile, tiles.count, tiles.each), (Some(tile), count, each));
+            assert!(tiles.most().unwrap() >= each * count);
+            let band = tiled.packed_bytes((width, height));
+            assert_eq!(band, each * width.div_ceil(tile[0].into()), "{width}×{height}");
         }
         let of = |width, height, side| {
             Strips::new((width, height), &Encoding { tile: Some(side), ..PACKED })
         };
         assert!(of(1 << 16, 1000, 256).is_ok());
-        assert!(of((1 << 16) + 1, 255, 256).is_ok(), "there are no more rows");
+        assert!(of((1 << 16) + 1, 240, 256).is_ok(), "there are no more rows");
         let told = of((1 << 16) + 1, 1000, 256).unwrap_err().unwrap();
         assert!(told.contains("256×256") && told.contains("16777216"), "{told}");
         assert_eq!(of(1 << 62, 2, 16), Err(None));

@@ -114,7 +114,11 @@ impl Undo {
     pub fn scale_and_offset(&self) -> Option<(f64, f64)> {
         let (scale, offset) = match self.way {
             Way::Keep | Way::Fill(_) => return None,
-            Way::Linear { lo, hi } => (hi - lo, lo),
+            // What f32 images were divided by; of others the difference is less than their pixels' rounding.
+            Way::Linear { lo, hi } => match f64::from(narrow(hi - lo)) {
+                width if width.is_finite() && width >= f32::MIN_POSITIVE.into() => (width, lo),
+                _ => (hi - lo, lo),
+            },
             Way::Score { mean, std } => (std, mean),
         };
         let (scale, offset) = match self.out {

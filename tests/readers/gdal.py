@@ -24,7 +24,8 @@ def main(file, samples, height, width):
         assert image.block_shapes == [(256, 256)], image.block_shapes
         pixels = image.read(1).astype("f8")
         masked = image.read(1, masked=True)
-    assert (offset, scale) == (low, high - low), (offset, scale, low, high)
+    width = numpy.float64(numpy.float32(high) - numpy.float32(low))
+    assert (offset, scale) == (low, width), (offset, scale, low, high)
     found = [float(tags[f"STATISTICS_{name}"]) for name in ["MINIMUM", "MAXIMUM"]]
     shown = pixels[numpy.isfinite(pixels)]
     assert found == [shown.min(), shown.max()], (found, shown.min(), shown.max())
