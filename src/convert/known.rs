@@ -326,12 +326,19 @@ impl Made<'_> {
         let mut bytes = Vec::new();
         file.by_ref().take(header.len() as u64).read_to_end(&mut bytes)?;
         let file = RefCell::new(file);
+        // Piece by piece: a row of tiles may be long.
         let is_there = |at: u64, due: &[u8]| {
-            let mut is = vec![0; due.len()];
             let mut file = file.borrow_mut();
             file.seek(SeekFrom::Start(at))?;
-            file.read_exact(&mut is)?;
-            if is == due { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+            let mut piece = [0; 16 << 10];
+            for due in due.chunks(piece.len()) {
+                let is = &mut piece[..due.len()];
+                file.read_exact(is)?;
+                if is != due {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            }
+            Ok(())
         };
         let (id, cut) = (ImageId { span: 0, index: image }, self.cut(image));
         let (mut packing, packed) = (Packing::new(packer), PackedFile::new(header.len() as u64));
