@@ -15,6 +15,7 @@ mod recorder;
 mod run;
 mod shards;
 mod space;
+mod stacks;
 mod stats;
 mod workers;
 
@@ -31,7 +32,7 @@ use crate::encode::{Encoding, Header, Profile, Subject};
 use crate::error::nearest::no_match;
 use crate::error::{Error, shown};
 use crate::normalize::{Rule, Scope, Undo};
-use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason};
+use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason, Stack};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
@@ -63,6 +64,9 @@ pub struct Options {
     pub naming: Naming,
     /// How pixels are stored.
     pub encoding: Encoding,
+    /// Which images are pages of one file. A stack is whole or absent, so that the first image that
+    /// fails ends the run.
+    pub stack: Stack,
     /// Who works.
     pub devices: Devices,
     /// Number of CPU workers, and of threads that write a GPU's images, 1024 at most. `None`: all
@@ -217,6 +221,7 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         _ => recorder::begin(source, sink, options, &plan, cpu.threads())?,
     };
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
+    let run = run.with_stacks(stacks::stack_files(source, &plan, options)?);
     run.note_skipped();
     run.work(workers);
     run.report(started)
@@ -345,6 +350,7 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
             return Err(Error::Usage("--group-by goes with --scope group".to_owned()));
         }
     }
+    options.check_stack()?;
     if options.shard.is_some() && options.skip_existing {
         let problem = "the images of a shard cannot be skipped: others may be making them";
         return Err(Error::Usage(problem.to_owned()));
@@ -356,7 +362,8 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
         return Err(no_match("--layout", pattern, names));
     }
     let (selection, naming) = (&options.selection, &options.naming);
-    let plan = Plan::new(source.dumps(), tensors, unsupported, selection, naming)?;
+    let plan =
+        Plan::stacked(source.dumps(), tensors, unsupported, selection, naming, options.stack)?;
     check_fits(source, &plan)?;
     if let Some(shard) = &options.shard
         && (shard.start > shard.end || shard.end > plan.images())
@@ -417,6 +424,7 @@ fn check_fits(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
 
 /// Fails if any image does not fit the format.
 fn check_headers(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
+    stacks::stack_files(source, plan, options)?;
     (0..plan.rows().len()).try_for_each(|row| most_of_file(source, plan, options, row).map(drop))
 }
 
@@ -429,7 +437,8 @@ fn header(
     with_header(source, plan, options, row, Header::new)
 }
 
-/// Most bytes of a file of a row, and all of them where strips are not packed.
+/// Most bytes of a file of a row, and all of them where strips are not packed; as if its images were files
+/// of their own.
 fn most_of_file(
     source: &dyn Source,
     plan: &Plan,
@@ -446,21 +455,34 @@ fn with_header<T>(
     row: usize,
     of: fn(&Subject<'_>) -> Result<T, String>,
 ) -> Result<T, Error> {
+    let axes = plan.rows()[row].index_axes();
+    let found = of(&subject(source, plan, options, row, &axes));
+    found.map_err(|problem| too_large(source, plan, row, problem))
+}
+
+/// What the images of a row are.
+fn subject<'s>(
+    source: &'s dyn Source,
+    plan: &Plan,
+    options: &'s Options,
+    row: usize,
+    axes: &'s [u64],
+) -> Subject<'s> {
     let row = &plan.rows()[row];
-    let tensor = &source.tensors()[row.tensor];
-    let found = of(&Subject {
+    Subject {
         size: (row.width, row.height),
-        tensor: &tensor.name,
-        axes: &row.index_axes(),
+        tensor: &source.tensors()[row.tensor].name,
+        axes,
         dtype: row.dtype,
         how: (&options.rule, options.scope),
         encoding: &options.encoding,
-    });
-    found.map_err(|problem| Error::TooLarge {
-        dump: source.dumps()[tensor.dump].label.clone(),
-        tensor: tensor.name.clone(),
-        problem,
-    })
+    }
+}
+
+fn too_large(source: &dyn Source, plan: &Plan, row: usize, problem: String) -> Error {
+    let tensor = &source.tensors()[plan.rows()[row].tensor];
+    let dump = source.dumps()[tensor.dump].label.clone();
+    Error::TooLarge { dump, tensor: tensor.name.clone(), problem }
 }
 
 impl std::fmt::Debug for Options {
@@ -471,6 +493,7 @@ impl std::fmt::Debug for Options {
             .field("selection", &self.selection)
             .field("naming", &self.naming)
             .field("encoding", &self.encoding)
+            .field("stack", &self.stack)
             .field("devices", &self.devices)
             .field("threads", &self.threads)
             .field("block_samples", &self.block_samples)

@@ -40,7 +40,7 @@
 //!   what backends see as their [`Job`](backend::Job), `convert/packing.rs` puts strips in order that are packed in any (the queue cuts giants by whole ones),
 //!   `convert/recorder.rs` finds out what need not
 //!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/doubt.rs`
-//!   takes back what a wrong device made, `convert/ranges.rs` finds ranges that must be known before
+//!   takes back what a wrong device made, `convert/stacks.rs` has the files of many pages while those are made, `convert/ranges.rs` finds ranges that must be known before
 //!   pixels are made (`backend/cpu/survey.rs` looks for them, with GPUs where the CPU is not named), `convert/stats.rs` tells what they look at, `convert/space.rs` finds out what a run takes,
 //!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
 //! - [`back`] is the way back: `back/verify.rs` holds images against their manifest (`back/check.rs`) and against what
@@ -93,7 +93,7 @@ pub use encode::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Constant, Extent, Nonfinite, Norm, Range, Rule, Scope};
-pub use plan::{Naming, Selection};
+pub use plan::{Naming, Selection, Stack};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
 pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space, Stored};
 pub use source::{Complex, DumpFiles, Layout, MemorySource, NpyV2, Raw, Reading, Source, View};

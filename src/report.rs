@@ -148,4 +148,13 @@ impl SubAssign for SampleReport {
 impl Report {
     /// Most failures that are kept with their reasons; the rest are only counted.
     pub const MOST_FAILURES: usize = 100;
+
+    /// Counts no image any more that was made; that devices took time stays.
+    pub(crate) fn take_back_all(&mut self) {
+        (self.images, self.bytes_in, self.bytes_out) = (0, 0, 0);
+        self.samples = SampleReport::default();
+        for device in &mut self.devices {
+            (device.images, device.bytes_in) = (0, 0);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -22,6 +23,8 @@ pub(super) struct Check<'a> {
     pub(super) rule: Rule,
     pub(super) scope: Scope,
     asked: &'a Asked,
+    /// Readers of stacks, by their names.
+    open: Mutex<Vec<(String, Decoded<File>)>>,
 }
 
 /// What differs, and how.
@@ -51,7 +54,7 @@ enum Expected {
 
 impl<'a> Check<'a> {
     pub(super) fn new(asked: &'a Asked, rule: Rule, scope: Scope) -> Check<'a> {
-        Check { rule, scope, asked }
+        Check { rule, scope, asked, open: Mutex::default() }
     }
 
     /// Opens an image's file, and holds its size and tags against its line; `None` if it cannot be read.
@@ -81,7 +84,11 @@ impl<'a> Check<'a> {
         {
             tell(("size", format!("{} bytes, and the manifest says {due}", found.len())));
         }
-        let mut image = match Decoded::open(file) {
+        let image = match line.page {
+            None => Decoded::open(file),
+            Some(page) => self.page(file, &line.name, page),
+        };
+        let mut image = match image {
             Ok(image) => image,
             Err(problem) => {
                 tell(("file", problem));
@@ -99,6 +106,36 @@ impl<'a> Check<'a> {
         }
         self.description(&mut image, line, tell);
         Some(image)
+    }
+
+    /// A page of a stack, by a reader of it that has come nearest, if there is one.
+    pub(super) fn page(&self, file: File, name: &str, page: u64) -> Result<Decoded<File>, String> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let near = open
+            .iter()
+            .enumerate()
+            .filter(|(_, (of, image))| of == name && image.page().is_some_and(|at| at <= page));
+        let nearest = near.max_by_key(|(_, (_, image))| image.page()).map(|(at, _)| at);
+        let image = nearest.map(|at| open.swap_remove(at).1);
+        drop(open);
+        match image {
+            Some(image) => image.turn_to(page),
+            None => Decoded::open_page(file, page),
+        }
+    }
+
+    /// Keeps the reader of a stack for who looks at a later page.
+    pub(super) fn close(&self, name: &str, image: Decoded<File>) {
+        const MOST: usize = 64;
+        if image.page().is_none() {
+            return;
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Stacks come one after the other.
+        open.retain(|(of, _)| of == name);
+        if open.len() < MOST {
+            open.push((name.to_owned(), image));
+        }
     }
 
     /// Whether pixels are what the line says.
@@ -146,11 +183,20 @@ impl<'a> Check<'a> {
             let line = lines.next().unwrap_or_default();
             line.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')).map(str::to_owned)
         };
-        let (_, min, max, about) =
-            (value("ImageJ"), value("min"), value("max"), value("tensortiff"));
+        let _ = value("ImageJ");
+        // The first page of a stack that has more says what is so of all.
+        let is_first = line.page == Some(0) && text.contains("\nimages=");
+        if is_first {
+            let [images, slices, loops] = ["images", "slices", "loop"].map(&mut value);
+            if images.is_none() || images != slices || loops.as_deref() != Some("false") {
+                tell(("tags", "the description has not ImageJ's lines of a stack".to_owned()));
+            }
+        }
+        let (min, max, about) = (value("min"), value("max"), value("tensortiff"));
         let shown_range = [min, max].map(|text| text.and_then(|text| text.parse::<f32>().ok()));
         match (shown_range, image.display()) {
-            ([Some(min), Some(max)], Ok(display)) if [min, max] == display && min < max => {}
+            ([Some(min), Some(max)], Ok(display))
+                if ([min, max] == display || is_first) && min < max => {}
             (found, Ok([min, max])) => tell((
                 "tags",
                 format!(

@@ -34,10 +34,10 @@ impl<'a> Compared<'a> {
         Compared { stored, folder, tell, files: AtomicU64::new(0) }
     }
 
-    fn open(&self, name: &str) -> Result<Comparison<'_>, Error> {
+    fn open(&self, name: &str, len: Option<u64>) -> Result<Comparison<'_>, Error> {
         let file = self.stored.open(name)?;
         let name = name.to_owned();
-        Ok(Comparison { sink: self, name, file, found: Mutex::default() })
+        Ok(Comparison { sink: self, name, len, file, found: Mutex::default() })
     }
 }
 
@@ -47,14 +47,14 @@ impl Sink for Compared<'_> {
     }
 
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
-        let comparison = self.open(name)?;
+        let comparison = self.open(name, Some((header.len() + pixels.len()) as u64))?;
         comparison.write_at(0, header)?;
         comparison.write_at(header.len() as u64, pixels)?;
         Box::new(comparison).commit()
     }
 
-    fn begin(&self, name: &str, _len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
-        Ok(Box::new(self.open(name)?))
+    fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
+        Ok(Box::new(self.open(name, len)?))
     }
 }
 
@@ -62,6 +62,7 @@ impl Sink for Compared<'_> {
 struct Comparison<'a> {
     sink: &'a Compared<'a>,
     name: String,
+    len: Option<u64>,
     file: Option<File>,
     found: Mutex<Found>,
 }
@@ -109,7 +110,7 @@ impl Pending for Comparison<'_> {
     }
 
     fn commit(self: Box<Self>) -> Result<(), Error> {
-        let Comparison { sink, name, file, found } = *self;
+        let Comparison { sink, name, len, file, found } = *self;
         if file.is_none() {
             return Ok(());
         }
@@ -122,8 +123,8 @@ impl Pending for Comparison<'_> {
             tell("file", problem);
         } else if let Some(end) = found.end {
             tell("size", format!("it ends at byte {end}, and what the dump gives does not"));
-        } else if let Some((at, is, due)) = found.first {
-            let (what, problem) = told(&found.header, found.words, at, is, due);
+        } else if let Some(first) = found.first {
+            let (what, problem) = told(&found.header, len, found.words, first);
             tell(what, problem);
         }
         Ok(())
@@ -151,11 +152,21 @@ impl Found {
 }
 
 /// Where and how a file differs. That pixels follow their header is so of what is not packed.
-fn told(header: &[u8], words: u64, at: u64, is: [u8; 4], due: [u8; 4]) -> (&'static str, String) {
-    let first = at.checked_sub(header.len() as u64).map(|bytes| bytes / 4);
-    let shape = Decoded::open(Cursor::new(header)).map(|image| image.shape());
-    match (first, shape) {
-        (Some(pixel), Ok([height, width])) if pixel < height.saturating_mul(width) => {
+fn told(
+    header: &[u8],
+    len: Option<u64>,
+    words: u64,
+    (at, is, due): (u64, [u8; 4], [u8; 4]),
+) -> (&'static str, String) {
+    let image = Decoded::open_page(Cursor::new(header), 0).ok();
+    let shape = image.as_ref().map(Decoded::shape);
+    let begin = image.and_then(|image| image.pixels_at()).unwrap_or(header.len() as u64);
+    let pixel = at.checked_sub(begin).map(|bytes| bytes / 4);
+    let pages = |pixels: u64| len.map_or(1, |len| len.saturating_sub(begin) / 4 / pixels.max(1));
+    match (pixel, shape) {
+        (Some(pixel), Some([height, width]))
+            if pixel < pages(height * width).saturating_mul(height * width) =>
+        {
             let [is, due] = [is, due].map(|word| {
                 let pixel = f32::from_le_bytes(word);
                 if pixel.is_nan() {
@@ -164,11 +175,14 @@ fn told(header: &[u8], words: u64, at: u64, is: [u8; 4], due: [u8; 4]) -> (&'sta
                     format!("{pixel:?}")
                 }
             });
+            let (page, of) = (pixel / (height * width), pages(height * width).max(1));
+            let pixel = pixel % (height * width);
             let (row, column) = (pixel / width, pixel % width);
+            let page = if of > 1 { format!("page {page}, ") } else { String::new() };
             let problem = format!(
-                "{words} of {} pixels are not what the dump gives, the first at row {row}, column \
+                "{words} of {} pixels are not what the dump gives, the first at {page}row {row}, column \
                  {column}: {is}, and it ought to be {due}",
-                height * width
+                of * height * width
             );
             ("samples", problem)
         }

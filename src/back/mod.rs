@@ -25,7 +25,7 @@ pub use verify::{Verified, verify};
 
 use crate::convert::{Recorded, Watch};
 use crate::error::{Error, shown_path};
-use crate::plan::Naming;
+use crate::plan::{Naming, Stack};
 use crate::record;
 use crate::record::manifest::{Head, Manifest};
 
@@ -125,9 +125,20 @@ impl Output {
             for _ in 0..head.identity.images {
                 list.push(self.line(&mut manifest)?.name.into_owned());
             }
+            if recorded.options.stack != Stack::None {
+                list.dedup(); // one name a stack
+            }
             recorded.options.naming = Naming::List(list);
         }
         Ok(recorded)
+    }
+
+    /// A name for each page: its number, and below that its stack's.
+    fn pages(&self) -> Result<Vec<String>, Error> {
+        let mut manifest = self.open()?;
+        let name = |line: lines::Line| format!("{}/{}", line.page.unwrap_or(0), line.name);
+        let images = manifest.head().identity.images;
+        (0..images).map(|_| self.line(&mut manifest).map(name)).collect()
     }
 
     fn line(&self, manifest: &mut Manifest) -> Result<lines::Line, Error> {

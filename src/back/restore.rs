@@ -16,6 +16,7 @@ use crate::convert::{Options, convert};
 use crate::encode::{Decoded, Encoding};
 use crate::error::{Error, shown};
 use crate::normalize::{Norm, Rule, Scope, Undo, Undone};
+use crate::plan::{Naming, Stack};
 use crate::record::Hasher;
 use crate::record::identity::Hash;
 use crate::sink::{FilesSink, Pending, Sink};
@@ -171,6 +172,7 @@ pub fn restore(
         if hasher.map(|hasher| Hash(hasher.finish())) != line.xxh3 {
             return Err(bad("its pixels have another XXH3 than the manifest says".to_owned()));
         }
+        check.close(&line.name, image);
         Ok(())
     })?;
     pending.commit()?;
@@ -309,8 +311,17 @@ pub fn errors_of(
         let path = crate::error::shown_path(&output.manifest);
         return Err(Error::Usage(format!("{path}: the run was not of this dump: {problem}")));
     }
+    let check = Check::new(&head.identity.options, recorded.options.rule, recorded.options.scope);
+    let mut of_images = recorded.options;
+    let is_stacked = of_images.stack != Stack::None;
+    if is_stacked {
+        // Page by page.
+        (of_images.stack, of_images.naming) = (Stack::None, Naming::List(output.pages()?));
+    }
     let samples = Measured {
-        rule: recorded.options.rule,
+        check,
+        is_stacked,
+        rule: of_images.rule,
         stored: FilesSink::new(&output.folder, false),
         folder: &output.folder,
         samples: Mutex::default(),
@@ -320,7 +331,7 @@ pub fn errors_of(
         scope: Scope::Image,
         encoding: Encoding::default(),
         fail_fast: true,
-        ..again(recorded.options, looking)
+        ..again(of_images, looking)
     };
     let report = convert(source, &samples, &options).map_err(cause)?;
     if let Some(failure) = report.failures.into_iter().next() {
@@ -331,6 +342,9 @@ pub fn errors_of(
 
 /// A sink that compares samples with those that images are undone to.
 struct Measured<'a> {
+    check: Check<'a>,
+    /// Whether names are those of pages.
+    is_stacked: bool,
     rule: Rule,
     stored: FilesSink,
     folder: &'a Path,
@@ -353,9 +367,17 @@ impl Measured<'_> {
     }
 
     fn open(&self, name: &str, len: u64) -> Result<Measuring<'_>, Error> {
+        let (page, name) = match name.split_once('/') {
+            Some((page, name)) if self.is_stacked => (page.parse().ok(), name),
+            _ => (None, name),
+        };
         let bad = |problem: String| self.bad(name, problem);
         let file = self.stored.open(name)?.ok_or_else(|| bad("it is missing".to_owned()))?;
-        let mut image = Decoded::open(file).map_err(bad)?;
+        let image = match page {
+            None => Decoded::open(file),
+            Some(page) => self.check.page(file, name, page),
+        };
+        let mut image = image.map_err(bad)?;
         let text = image.description().map_err(bad)?;
         let about = text.lines().find_map(|line| line.strip_prefix("tensortiff="));
         let about: Option<Map<String, Value>> =
@@ -416,6 +438,8 @@ impl Pending for Measuring<'_> {
     }
 
     fn commit(self: Box<Self>) -> Result<(), Error> {
+        let image = self.image.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.sink.check.close(&self.name, image);
         let found = self.samples.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.sink.samples.lock().unwrap_or_else(PoisonError::into_inner).merge(found);
         Ok(())

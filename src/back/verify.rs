@@ -78,6 +78,7 @@ pub fn verify(
         };
         if let Some(mut image) = check.open(&sink, line, &mut tell) {
             check.pixels(&mut image, line, buffer, &mut tell);
+            check.close(&line.name, image);
         }
         Ok(())
     })?;

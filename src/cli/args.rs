@@ -435,14 +435,20 @@ pub(super) struct ImagesArgs {
     #[command(flatten)]
     pub(super) encoding: EncodingArgs,
 
+    /// Which images are pages of one file: those of a tensor, or all of the run, which are of one size then.
+    /// ImageJ and Fiji open it as a stack, tifffile as one array. A stack is whole or absent: the first
+    /// image that cannot be made ends the run, and --resume does not go on with it [default: none].
+    #[arg(long, value_name = "OF", value_parser = ["none", "tensor", "all"])]
+    pub(super) stack: Option<String>,
+
     /// What images are called, below the output folder. {stem}: the dump's file name without its
     /// extension; {tensor}: the tensor's name; {index}: the image's place on the axes before its
-    /// own, zero-padded, joined by `_`. A tensor that is one image has no {index} part
-    /// [default: {stem}/{tensor}/{index}.tif].
+    /// own, zero-padded, joined by `_`. A tensor that is one image has no {index} part, nor has a stack
+    /// [default: {stem}/{tensor}/{index}.tif; of --stack all {stem}.tif].
     #[arg(long, value_name = "TEMPLATE")]
     pub(super) name: Option<String>,
 
-    /// Take file names from this text file, one line an image, in the order of `ls`.
+    /// Take file names from this text file, one line an image, or a stack, in the order of `ls`.
     #[arg(long, value_name = "LIST", conflicts_with = "name")]
     pub(super) names_from: Option<PathBuf>,
 
@@ -473,6 +479,7 @@ impl ImagesArgs {
             ("--tensor", !selection.tensors.is_empty()),
             ("--exclude", !selection.exclude.is_empty()),
             ("--channel", selection.channel.is_some()),
+            ("--stack", self.stack.is_some()),
             ("--name", self.name.is_some()),
             ("--names-from", self.names_from.is_some()),
             ("--hash", self.hash),

@@ -14,6 +14,7 @@ use crate::convert::{
 };
 use crate::error::{Error, shown};
 use crate::normalize::{Constant, Nonfinite, Rule};
+use crate::plan::Stack;
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
 use crate::source::Source as _;
@@ -34,7 +35,9 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
             Err(error) => super::preview::refused(args, work.named(error)),
         };
     }
-    if args.overwrite || args.skip_existing {
+    if options.stack != Stack::None {
+        signals::begins_again();
+    } else if args.overwrite || args.skip_existing {
         signals::resume_in_place_of(if args.overwrite { "--overwrite" } else { "--skip-existing" });
     }
     let progress = Arc::new(Progress::new(verbosity));

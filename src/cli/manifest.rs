@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::record::manifest::{Line, Manifest};
 
 /// The columns of CSV.
-const COLUMNS: [&str; 18] = [
-    "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "mean",
-    "std", "nan", "inf", "bytes", "xxh3", "existed", "error",
+const COLUMNS: [&str; 19] = [
+    "name", "page", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm",
+    "mean", "std", "nan", "inf", "bytes", "xxh3", "existed", "error",
 ];
 
 pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
@@ -57,6 +57,7 @@ fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {
     let [height, width] = line.shape;
     [
         line.name.to_string(),
+        number(line.page),
         line.source.to_string(),
         line.tensor.to_string(),
         index.join("_"),

@@ -18,8 +18,16 @@ pub(super) fn resume_in_place_of(option: &'static str) {
     let _ = GO_ON.set(option);
 }
 
+/// Says that nothing goes on with what was begun.
+pub(super) fn begins_again() {
+    let _ = GO_ON.set("");
+}
+
 /// What goes on with a run that was interrupted, in words.
 pub(super) fn going_on() -> String {
+    if GO_ON.get() == Some(&"") {
+        return "the same command with --overwrite begins again".to_owned();
+    }
     let place = GO_ON.get().map_or(String::new(), |option| format!(" in the place of {option}"));
     format!("the same command with --resume{place} goes on")
 }

@@ -7,7 +7,7 @@ use super::args::ImagesArgs;
 use super::inputs::expand;
 use crate::convert::{Options, Planned, Recorded, unsupported};
 use crate::error::{Error, shown_path};
-use crate::plan::Naming;
+use crate::plan::{Naming, Stack};
 use crate::record::shards::Shards;
 use crate::source::{DumpFiles, View};
 
@@ -50,6 +50,8 @@ impl Work {
     fn typed(args: &ImagesArgs) -> Result<Work, Error> {
         let (rule, scope) = args.norm.text().read().map_err(Error::Usage)?;
         let encoding = args.encoding.text().read().map_err(Error::Usage)?;
+        let stack = args.stack.as_deref().map(str::parse::<Stack>).transpose();
+        let stack = stack.map_err(Error::Usage)?.unwrap_or_default();
         let mut selection = args.input.selection.selection();
         selection.group_by.clone_from(&args.norm.group_by);
         let layout = args.input.reading.layout()?;
@@ -71,7 +73,8 @@ impl Work {
         if !bad.is_empty() {
             return Err(Error::of_all(bad));
         }
-        let options = Options { rule, scope, selection, naming, encoding, ..Options::default() };
+        let options =
+            Options { rule, scope, selection, naming, encoding, stack, ..Options::default() };
         let list = args.names_from.clone();
         Ok(Work { source, options, hash: args.hash, plan: None, planned: None, list })
     }

@@ -11,6 +11,7 @@ use crate::source::{Layout, Reading, Source};
 
 /// What of it a record has beside axes and images.
 const COMPLEX: &str = "complex";
+const STACK: &str = "stack";
 
 /// How a run read its dumps, and its options that decide names and bytes.
 #[derive(Debug, Clone)]
@@ -31,8 +32,9 @@ impl Recorded {
     pub fn of(asked: &Asked, list: Option<Vec<String>>) -> Result<Recorded, String> {
         let (rule, scope) = rule(asked)?;
         let encoding = encoding(asked)?;
-        let complex = asked.more.get(COMPLEX).and_then(|texts| texts.first());
-        let complex = complex.map(String::as_str);
+        let first = |name| asked.more.get(name).and_then(|texts| texts.first()).map(String::as_str);
+        let complex = first(COMPLEX);
+        let stack = first(STACK).map(str::parse).transpose()?.unwrap_or_default();
         let reading = Reading::of(asked.raw.as_deref(), asked.npy_v2.as_deref(), complex)
             .map_err(|error| format!("it wants its dumps read otherwise: {error}"))?;
         let (layout, selection) = more(asked).map_err(|error| error.to_string())?;
@@ -46,7 +48,8 @@ impl Recorded {
             channel: asked.channel,
             ..selection
         };
-        let options = Options { rule, scope, selection, naming, encoding, ..Options::default() };
+        let options =
+            Options { rule, scope, selection, naming, encoding, stack, ..Options::default() };
         Ok(Recorded { reading, layout, options })
     }
 
@@ -87,7 +90,8 @@ fn rule(asked: &Asked) -> Result<(Rule, Scope), String> {
 fn more(asked: &Asked) -> Result<(Layout, Selection), Error> {
     let (mut layout, mut selection) = (Layout::default(), Selection::default());
     // A sample comes before its seed.
-    for (name, texts) in asked.more.iter().filter(|(name, _)| *name != COMPLEX) {
+    let others = asked.more.iter().filter(|(name, _)| *name != COMPLEX && *name != STACK);
+    for (name, texts) in others {
         for text in texts {
             if Layout::NAMES.contains(&name.as_str()) {
                 layout.add(name, text)?;

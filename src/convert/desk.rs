@@ -5,14 +5,15 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::known::hash_stored;
+use super::known::{hash_part, hash_stored};
 use super::packing::Packing;
 use super::recorder::Recorder;
 use super::run::Run;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
-use crate::encode::{Header, Packed, Packer};
+use crate::encode::{Header, Packed, Packer, Shown};
 use crate::error::Error;
 use crate::normalize::{Kept, Nonfinite, Range};
+use crate::plan::Page;
 use crate::record;
 use crate::record::entry::{Entry, Found, SIZE};
 use crate::report::{Report, SampleReport, Stages};
@@ -30,6 +31,8 @@ pub(super) struct RunDesk<'r, 'a> {
     by: DeviceIndex,
     /// The header that was used last: a thread does one tensor's images at a time.
     header: Option<(usize, Header)>,
+    /// The same of pages of a stack.
+    page_header: Option<(usize, Header)>,
     indices: Vec<u64>,
     name: String,
     bytes: Vec<u8>,
@@ -123,6 +126,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             run,
             by,
             header: None,
+            page_header: None,
             indices: Vec::new(),
             name: String::new(),
             bytes: Vec::new(),
@@ -183,6 +187,13 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         self.run.plan.write_name(image.span, image.index, &mut self.name);
         // While they are hot in cache.
         let hash = self.hashes().then(|| record::hash(pixels));
+        if let Some(page) = self.run.plan.page(image.span, image.index) {
+            let stack = self.run.stacks.open(self.run.sink, page, &self.name)?;
+            let at = self.run.stacks.file(page.stack).pixels(page.page);
+            stack.write_at(at, pixels)?;
+            self.record(image, finding, hash, 0)?;
+            return Ok(self.put_page(page, image, finding)? + pixels.len() as u64);
+        }
         self.pack_first(image)?;
         let pixels = match &mut self.packing {
             None => pixels,
@@ -200,6 +211,68 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         let len = self.bytes.len() as u64 + pixels.len() as u64;
         self.record(image, finding, hash, len)?;
         Ok(len)
+    }
+
+    /// Writes what a stack has of a page beside its pixels, but for the first page, and says how many
+    /// bytes that takes.
+    fn put_page(&mut self, page: Page, image: ImageId, finding: &Finding) -> Result<u64, Error> {
+        let run = self.run;
+        let file = run.stacks.file(page.stack);
+        self.indices.clear();
+        self.indices.extend(run.plan.rows()[image.span].places(image.index).map(|(at, _)| at));
+        if page.page == 0 {
+            // Its header says what is known of all.
+            return Ok(file.first_header().end);
+        }
+        if self.page_header.as_ref().is_none_or(|(span, _)| *span != image.span) {
+            self.page_header = Some((image.span, run.page_header(image.span, false)));
+        }
+        let Some((_, header)) = &self.page_header else { return Ok(0) };
+        let found = (&finding.extent, &finding.range);
+        let (at, bytes) = file.write(header, page.page, &self.indices, found, &mut self.bytes);
+        run.stacks.open(run.sink, page, &self.name)?.write_at(at, bytes)?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Notes that a page is there; with the last one its stack gets its first header, and its name.
+    fn finish_page(
+        &mut self,
+        page: Page,
+        image: ImageId,
+        finding: &Finding,
+        (one, in_blocks): (&Tally, bool),
+    ) -> Result<(), Error> {
+        let run = self.run;
+        let rule = &run.options.rule;
+        let note = |shown: &mut Shown| shown.add(rule, &finding.extent, &finding.range);
+        // What comes in blocks is hashed once it is all there.
+        let kept = in_blocks && self.hashes();
+        let Some(whole) = run.stacks.add(page, image, finding, note, (one, kept)) else {
+            return Ok(());
+        };
+        let file = run.stacks.file(page.stack);
+        let first = run.plan.first_of(page.stack);
+        let header = run.page_header(first, true);
+        let index = run.plan.rows()[first].indices(0);
+        let found = (&whole.first.extent, &whole.first.range);
+        let (at, bytes) = file.write_first(&header, &index, found, &whole.shown, &mut self.bytes);
+        whole.pending.write_at(at, bytes)?;
+        let gap = file.gap();
+        if !gap.is_empty() {
+            let zeros = vec![0; usize::try_from(gap.end - gap.start).expect("it is short")];
+            whole.pending.write_at(gap.start, &zeros)?;
+        }
+        whole.pending.commit()?;
+        for (image, finding) in whole.in_blocks {
+            // Its blocks came in any order, from any thread; the system still has them in memory.
+            let Some(page) = run.plan.page(image.span, image.index) else { continue };
+            let name = run.plan.name(image.span, image.index);
+            let bytes = run.plan.rows()[image.span].samples() * 4;
+            let hash = hash_part(run.sink, &name, file.pixels(page.page), bytes)?;
+            self.record(image, &finding, hash, 0)?;
+        }
+        self.tally += &whole.tally;
+        Ok(())
     }
 
     /// Has what it takes to pack, where images are packed.
@@ -269,6 +342,15 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     fn commit(&mut self, image: ImageId, finding: &Finding) -> Result<Option<u64>, Error> {
         self.check_finite(image, finding)?;
         let Some((file, packed)) = self.run.take_pending(image)? else { return Ok(None) };
+        let Some(file) = file else {
+            let Some(page) = self.run.plan.page(image.span, image.index) else { return Ok(None) };
+            self.run.plan.write_name(image.span, image.index, &mut self.name);
+            let header = self.put_page(page, image, finding)?;
+            if !self.hashes() {
+                self.record(image, finding, None, 0)?;
+            }
+            return Ok(Some(header + self.run.plan.rows()[image.span].samples() * 4));
+        };
         self.make_header(image, finding)?;
         let pixels = match &packed {
             None => self.run.plan.rows()[image.span].samples() * 4,
@@ -316,9 +398,13 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     }
 
     /// Accounts for a finished image.
-    fn finished(&mut self, image: ImageId, finding: &Finding, bytes_out: u64) {
+    fn finished(&mut self, image: ImageId, finding: &Finding, bytes_out: u64, in_blocks: bool) {
         let one = self.tally_of(image, finding, bytes_out);
-        if self.run.is_giant(image.span) && self.run.has_compared() {
+        if let Some(page) = self.run.plan.page(image.span, image.index) {
+            if let Err(error) = self.finish_page(page, image, finding, (&one, in_blocks)) {
+                self.run.fail(image, error);
+            }
+        } else if self.run.is_giant(image.span) && self.run.has_compared() {
             self.finished_giant(image, &one);
         } else {
             self.tally += &one;
@@ -418,7 +504,7 @@ impl Desk for RunDesk<'_, '_> {
                 let bytes_in = self.samples_size(image, pixels);
                 self.tally.worked += bytes_in;
                 self.tally.progress += bytes_in;
-                self.finished(image, finding, bytes_out);
+                self.finished(image, finding, bytes_out, false);
             }
             Err(error) => {
                 self.takes_no_part(image);
@@ -457,7 +543,7 @@ impl Desk for RunDesk<'_, '_> {
         self.turn(Stage::Write);
         match self.commit(image, finding) {
             Ok(None) => {}
-            Ok(Some(bytes_out)) => self.finished(image, finding, bytes_out),
+            Ok(Some(bytes_out)) => self.finished(image, finding, bytes_out, true),
             Err(error) => self.run.fail_blocks(image, error),
         }
         self.turn(Stage::Compute);

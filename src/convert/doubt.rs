@@ -176,8 +176,15 @@ impl Run<'_> {
     /// Makes again what was taken back.
     pub(super) fn make_again(&self, cpu: &Cpu, by: impl FnOnce() -> DeviceIndex) {
         let again = {
-            let doubt = &mut self.lock().doubt;
-            without(merged(std::mem::take(&mut doubt.again)), &doubt.failed)
+            let State { doubt, report, .. } = &mut *self.lock();
+            let again = without(merged(std::mem::take(&mut doubt.again)), &doubt.failed);
+            if self.stacks.is_empty() || again.is_empty() {
+                again
+            } else {
+                // Others had a part in the same stacks, whose files have their names, or not yet.
+                report.take_back_all();
+                vec![0..self.plan.images()]
+            }
         };
         if again.is_empty() || self.is_stopped() {
             return;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use super::Options;
-use crate::plan::{Naming, Plan};
+use crate::plan::{Naming, Plan, Stack};
 use crate::record::Hasher;
 use crate::record::identity::{Asked, Hash, Identity, Origin};
 use crate::source::Source;
@@ -14,8 +14,8 @@ use crate::tensor;
 /// program makes others of the same input.
 const OUTPUT: u64 = 2;
 
-/// Options that decide which images there are, beside the shapes of tensors.
-const NAMING: [&str; 6] = ["tensor-regex", "select", "every", "sample", "seed", "limit"];
+/// Options that decide which files there are, beside the shapes of tensors.
+const NAMING: [&str; 7] = ["tensor-regex", "select", "every", "sample", "seed", "limit", "stack"];
 
 /// Who makes the same files shares it.
 pub(super) fn names_hash(source: &dyn Source, options: &Options, plan: &Plan) -> Hash {
@@ -40,7 +40,9 @@ fn more(source: &dyn Source, options: &Options) -> BTreeMap<String, Vec<String>>
     let selection = options.selection.texts().into_iter().map(|(name, text)| (name, vec![text]));
     let complex = source.reading().complex.map(|complex| vec![complex.to_string()]);
     let complex = complex.map(|texts| ("complex".to_owned(), texts));
-    source.layout().texts().into_iter().chain(selection).chain(complex).collect()
+    let is_stacked = options.stack != Stack::None;
+    let stack = is_stacked.then(|| ("stack".to_owned(), vec![options.stack.to_string()]));
+    source.layout().texts().into_iter().chain(selection).chain(complex).chain(stack).collect()
 }
 
 fn hash_more(hasher: &mut Hasher, more: &BTreeMap<String, Vec<String>>) {

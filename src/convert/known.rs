@@ -448,6 +448,18 @@ pub(super) fn hash_stored(
     read.map(|(_, hash)| Some(hash)).map_err(|source| Error::Write { path: name.into(), source })
 }
 
+/// The hash of some bytes of a stored file.
+pub(super) fn hash_part(
+    sink: &dyn Sink,
+    name: &str,
+    at: u64,
+    bytes: u64,
+) -> Result<Option<u64>, Error> {
+    let Some(mut file) = sink.read(name)? else { return Ok(None) };
+    let hash = file.seek(SeekFrom::Start(at)).and_then(|_| record::hash_of(&mut file.take(bytes)));
+    hash.map(Some).map_err(|source| Error::Write { path: name.into(), source })
+}
+
 /// The header of a stored image, and the hash of what follows.
 fn header_and_hash(mut file: Box<dyn Stored + '_>, header_len: u64) -> io::Result<(Vec<u8>, u64)> {
     let mut header = Vec::new();

@@ -10,8 +10,9 @@ use std::{fs, io};
 use super::identify::{identity, names_hash};
 use super::packing::Cut;
 use super::run::cut;
+use super::stacks::stack_files;
 use super::{Manifest, Options, Record, Resume, header, most_of_file};
-use crate::encode::Header;
+use crate::encode::{Header, StackFile};
 use crate::error::Error;
 use crate::plan::{Naming, Plan, Row};
 use crate::record;
@@ -34,6 +35,8 @@ pub(super) struct Made<'a> {
     pub(super) images: Range<u64>,
     /// Whether others make the rest.
     pub(super) is_shard: bool,
+    /// Lengths of stacks.
+    stacks: Vec<u64>,
 }
 
 impl<'a> Made<'a> {
@@ -74,6 +77,7 @@ impl<'a> Made<'a> {
             identity,
             images: options.images(plan),
             is_shard: options.shard.is_some(),
+            stacks: stack_files(source, plan, options)?.iter().map(StackFile::len).collect(),
         })
     }
 
@@ -87,7 +91,10 @@ impl<'a> Made<'a> {
         if self.options.encoding.is_packed() {
             return Ok(None);
         }
-        let (at, ..) = self.place(image);
+        let (at, _, index) = self.place(image);
+        if let Some(page) = self.plan.page(at, index) {
+            return Ok(self.stacks.get(page.stack).copied());
+        }
         most_of_file(self.source, self.plan, self.options, at).map(Some)
     }
 
@@ -152,6 +159,7 @@ impl<'a> Made<'a> {
                 begun => begun.insert((at, self.len(image)?, self.line(row))),
             };
             self.plan.write_name(at, index, line.name.to_mut());
+            line.page = self.plan.page(at, index).map(|page| page.page);
             line.index.clear();
             line.index.extend(row.places(index).map(|(place, _)| place));
             (line.lo, line.hi, line.mean, line.std) = (None, None, None, None);
@@ -185,6 +193,7 @@ impl<'a> Made<'a> {
         let (name, tensor_bytes) = manifest::named(&tensor.name);
         Line {
             name: Cow::default(),
+            page: None,
             source: Cow::from(&self.source.dumps()[tensor.dump].label),
             tensor: name,
             tensor_bytes,

@@ -10,7 +10,7 @@ use super::space::Need;
 use super::{Options, Resume};
 use crate::backend::done::Done;
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::{Plan, Stack};
 use crate::record;
 use crate::record::entry::Entry;
 use crate::record::journal::{Journal, Opened};
@@ -183,16 +183,20 @@ fn prepare(
     }
 }
 
-/// Names of images that are not done.
+/// Names of files that are not done.
 pub(super) fn names_but<'a>(
     plan: &'a Plan,
     done: Option<&'a Done>,
 ) -> impl Iterator<Item = String> + 'a {
+    if plan.stack() != Stack::None {
+        return Box::new(plan.names()) as Box<dyn Iterator<Item = String> + 'a>;
+    }
     let is_done = move |image: u64| done.is_some_and(|done| done.contains(image));
     let rows = plan.rows().iter().enumerate();
-    rows.flat_map(move |(at, row)| (0..row.images).map(move |index| (at, row.first_image, index)))
-        .filter(move |(_, first, index)| !is_done(first + index))
-        .map(|(row, _, index)| plan.name(row, index))
+    let images = rows
+        .flat_map(move |(at, row)| (0..row.images).map(move |index| (at, row.first_image, index)));
+    let left = images.filter(move |(_, first, index)| !is_done(first + index));
+    Box::new(left.map(|(row, _, index)| plan.name(row, index)))
 }
 
 /// Some images, such that one at least is in each folder that has any.

@@ -12,13 +12,14 @@ use super::doubt::Doubt;
 use super::packing::{Cut, PackedFile, Packing};
 use super::ranges::{Before, Known, is_every_range_known_before};
 use super::recorder::{Begun, Recorder};
+use super::stacks::{Open, Stacks};
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::cpu::survey::Lookers;
 use crate::backend::queue::{BLOCK_BYTES, Queue, WINDOW};
 use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span, Strips};
-use crate::encode::{Header, Packed, Predictor};
+use crate::encode::{Header, Packed, Predictor, StackFile};
 use crate::error::{Error, shown};
 use crate::normalize::{Rule, Scope};
 use crate::plan::{Plan, Row, Scopes, SkipReason, Skipped};
@@ -49,6 +50,8 @@ pub(super) struct Run<'a> {
     /// Whether any device was found to compute wrongly.
     doubts: AtomicBool,
     state: Mutex<State<'a>>,
+    /// Empty where each image is a file.
+    pub(super) stacks: Stacks<'a>,
 }
 
 #[derive(Default)]
@@ -63,14 +66,31 @@ pub(super) struct State<'a> {
 
 /// An image's file while its blocks come.
 struct InBlocks<'a> {
-    pending: Box<dyn Pending + 'a>,
-    header_len: u64,
+    file: Target<'a>,
+    /// Where its pixels begin.
+    pixels: u64,
     strips: u64,
     packed: Option<PackedFile>,
 }
 
-/// A file all of whose blocks are there, and its strips where it is packed.
-type Whole<'a> = (Box<dyn Pending + 'a>, Option<Packed>);
+/// What blocks are written to.
+enum Target<'a> {
+    Own(Box<dyn Pending + 'a>),
+    Page(Arc<Open<'a>>),
+}
+
+impl Target<'_> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Target::Own(file) => file.write_at(offset, bytes),
+            Target::Page(stack) => stack.write_at(offset, bytes),
+        }
+    }
+}
+
+/// An image all of whose blocks are there: its file, where it is no page of a stack, and its strips where
+/// they are packed.
+type Whole<'a> = (Option<Box<dyn Pending + 'a>>, Option<Packed>);
 
 impl<'a> Run<'a> {
     pub(super) fn new(
@@ -99,7 +119,26 @@ impl<'a> Run<'a> {
         let report = Report { planned, there, finished, ..Report::default() };
         let state = Mutex::new(State { report, ..State::default() });
         let (again, doubts) = Default::default();
-        Run { source, sink, options, plan, recorder, queue, before, known, again, doubts, state }
+        let stacks = Stacks::new(Vec::new());
+        Run {
+            source,
+            sink,
+            options,
+            plan,
+            recorder,
+            queue,
+            before,
+            known,
+            again,
+            doubts,
+            state,
+            stacks,
+        }
+    }
+
+    /// The same; its images are pages of these files.
+    pub(super) fn with_stacks(self, files: Vec<StackFile>) -> Run<'a> {
+        Run { stacks: Stacks::new(files), ..self }
     }
 
     /// A note for each tensor without images; one for all of a kind where there are many, as the
@@ -330,6 +369,14 @@ impl<'a> Run<'a> {
         header(self.source, self.plan, self.options, span)
     }
 
+    /// The same of its images as pages of a stack, of the first one or of the others.
+    pub(super) fn page_header(&self, span: usize, is_first: bool) -> Header {
+        let stack = self.plan.page(span, 0).map_or(0, |page| page.stack);
+        let axes = self.plan.rows()[span].index_axes();
+        let subject = super::subject(self.source, self.plan, self.options, span, &axes);
+        self.stacks.file(stack).header(&subject, is_first)
+    }
+
     /// Whether images of the span come in blocks.
     pub(super) fn is_giant(&self, span: usize) -> bool {
         self.queue.spans()[span].samples > self.queue.block()
@@ -346,12 +393,18 @@ impl<'a> Run<'a> {
             return Ok(known.clone());
         }
         let header = self.header(image.span)?;
-        let (header_len, (_, strips)) = (header.len() as u64, header.strips());
+        let (mut pixels, (_, strips)) = (header.len() as u64, header.strips());
         let is_packed = self.options.encoding.is_packed();
-        let packed = is_packed.then(|| PackedFile::new(header_len));
+        let packed = is_packed.then(|| PackedFile::new(pixels));
         let name = self.plan.name(image.span, image.index);
-        let pending = self.sink.begin(&name, (!is_packed).then(|| header.most()))?;
-        let new = Arc::new(InBlocks { pending, header_len, strips, packed });
+        let file = match self.plan.page(image.span, image.index) {
+            None => Target::Own(self.sink.begin(&name, (!is_packed).then(|| header.most()))?),
+            Some(page) => {
+                pixels = self.stacks.file(page.stack).pixels(page.page);
+                Target::Page(self.stacks.open(self.sink, page, &name)?)
+            }
+        };
+        let new = Arc::new(InBlocks { file, pixels, strips, packed });
         // Two threads may come here at once; the first one's file is used, the other's dropped.
         Ok(self.lock().in_blocks.entry(image).or_insert(Some(new)).clone())
     }
@@ -373,7 +426,7 @@ impl<'a> Run<'a> {
                 // What the sink says is the error, and what packing says another.
                 let failed = Mutex::new(None);
                 let write = |at: u64, bytes: &[u8]| {
-                    file.pending.write_at(at, bytes).map_err(|error| {
+                    file.file.write_at(at, bytes).map_err(|error| {
                         *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                         std::io::ErrorKind::Other.into()
                     })
@@ -385,7 +438,7 @@ impl<'a> Run<'a> {
                     failed.unwrap_or_else(|| self.not_packed(image, source))
                 })?;
             }
-            _ => file.pending.write_at(file.header_len + first * 4, pixels)?,
+            _ => file.file.write_at(file.pixels + first * 4, pixels)?,
         }
         Ok(true)
     }
@@ -406,10 +459,11 @@ impl<'a> Run<'a> {
         let Some(blocks) = blocks.filter(|_| !spoiled) else { return Ok(None) };
         // Each block's thread let go of it before it said that the block was done.
         match Arc::into_inner(blocks) {
-            Some(InBlocks { pending, packed, strips, .. }) => {
+            Some(InBlocks { file, packed, strips, .. }) => {
+                let Target::Own(pending) = file else { return Ok(Some((None, None))) };
                 let packed = packed.map(|packed| packed.finish(strips)).transpose();
                 let packed = packed.map_err(|source| self.not_packed(image, source))?;
-                Ok(Some((pending, packed)))
+                Ok(Some((Some(pending), packed)))
             }
             None => Err(Error::Write {
                 path: self.plan.name(image.span, image.index).into(),
@@ -497,6 +551,7 @@ impl<'a> Run<'a> {
         {
             let mut state = self.lock();
             state.in_blocks.clear();
+            self.stacks.clear();
             state.doubt.begin_again();
         }
         self.again.get_or_init(|| queue)
@@ -518,7 +573,8 @@ impl<'a> Run<'a> {
 
     /// An image failed that comes whole.
     pub(super) fn fail(&self, image: ImageId, error: Error) {
-        if error.stops_the_run() || self.options.fail_fast {
+        // A stack of which a page is missing is none.
+        if error.stops_the_run() || self.options.fail_fast || !self.stacks.is_empty() {
             return self.stop(error);
         }
         if let Some(recorder) = &self.recorder {

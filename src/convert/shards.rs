@@ -9,7 +9,7 @@ use super::ranges::ranges_of_scopes;
 use super::recorder;
 use super::{Options, cpu, most_of_file, planned};
 use crate::error::Error;
-use crate::plan::{Naming, Plan};
+use crate::plan::{Naming, Plan, Stack};
 use crate::record::shards::{Head, MOST, Shards, Unit, sum};
 use crate::report::Report;
 use crate::sink::Sink;
@@ -44,6 +44,9 @@ impl ShardState {
 pub fn divide(source: &dyn Source, options: &Options, shards: u64) -> Result<Shards, Error> {
     if shards == 0 || shards > MOST {
         return Err(Error::Usage(format!("{shards} shards: 1 to {MOST} can be")));
+    }
+    if options.stack != Stack::None {
+        return Err(options.no_stack("a plan"));
     }
     let plan = planned(source, options)?;
     let made = made(source, options, &plan)?;

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
+use super::stacks::stack_files;
 use super::{Options, most_of_file};
 use crate::backend::done::Done;
 use crate::error::Error;
-use crate::plan::{Naming, Plan};
+use crate::plan::{Naming, Plan, Stack};
 use crate::record::{entry, manifest};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -37,17 +38,19 @@ impl Need {
     ) -> Result<Need, Error> {
         let block = block.filter(|block| *block > 0).unwrap_or(BLOCK);
         let mut need = Need::default();
+        for stack in stack_files(source, plan, options)? {
+            need.add(stack.len(), 1, block);
+        }
         for (at, row) in plan.rows().iter().enumerate() {
             let images = match done {
                 None => row.images,
                 Some(done) => done.missing(row.first_image, row.first_image + row.images),
             };
-            let file = most_of_file(source, plan, options, at)?;
             let times = |bytes: u64| bytes.saturating_mul(images);
-            need.files = need.files.saturating_add(times(file));
-            let blocks = file.checked_next_multiple_of(block).unwrap_or(u64::MAX);
-            need.disk = need.disk.saturating_add(times(blocks));
-            need.inodes = need.inodes.saturating_add(images);
+            if plan.stack() == Stack::None {
+                let file = most_of_file(source, plan, options, at)?;
+                need.add(file, images, block);
+            }
             if options.record.is_some() && images > 0 {
                 let json = |text: &str| serde_json::Value::from(text).to_string().len();
                 let tensor = &source.tensors()[row.tensor];
@@ -65,6 +68,15 @@ impl Need {
         }
         need.inodes = need.inodes.saturating_add(folders(options, plan)).saturating_add(2);
         Ok(need)
+    }
+
+    /// Adds so many files of a length on a disk of such blocks.
+    fn add(&mut self, file: u64, count: u64, block: u64) {
+        let times = |bytes: u64| bytes.saturating_mul(count);
+        self.files = self.files.saturating_add(times(file));
+        let blocks = file.checked_next_multiple_of(block).unwrap_or(u64::MAX);
+        self.disk = self.disk.saturating_add(times(blocks));
+        self.inodes = self.inodes.saturating_add(count);
     }
 
     /// Fails where the sink says that it has not so much. Files that are replaced make room.

@@ -14,6 +14,9 @@
 //! among them, are escaped as JSON does, so that its only NUL is the one that ends it. A tensor's
 //! name of more than 1000 bytes is cut, ends in `…`, and `"tensor_bytes"` after it says how long it
 //! is. It holds no paths and no times: the same input makes the same bytes.
+//!
+//! A stack's first page has `images=`, `slices=` and `loop=false` before `min=`, which with `max=` is the
+//! display range of all pages there.
 
 use std::fmt::Write as _;
 
@@ -34,12 +37,38 @@ pub(super) struct Description {
     pub(super) rule: Rule,
     /// The display range of most images, and its lines.
     unit: (Display, String),
+    /// Of a stack's first page: ImageJ's lines that say so.
+    stack: String,
     /// Up to the index; from it to the first number, and to the second; the end.
     texts: [String; 4],
 }
 
 /// What a text says of an image's samples: the numbers of its range, those of NaN and of infinite pixels.
 pub(super) type Numbers = (Option<(f64, f64)>, u64, u64);
+
+/// The display range of a stack: of its normalized pages, and where none is, of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Shown {
+    normalized: Option<Display>,
+    kept: Option<Display>,
+}
+
+impl Shown {
+    /// Adds a page's.
+    pub fn add(&mut self, rule: &Rule, extent: &Extent, range: &Range) {
+        let of = if range.keeps(rule) { &mut self.kept } else { &mut self.normalized };
+        let page = Display::of(rule, extent, range);
+        *of =
+            Some(of.map_or(page, |of| Display {
+                min: of.min.min(page.min),
+                max: of.max.max(page.max),
+            }));
+    }
+
+    fn display(&self) -> Option<Display> {
+        self.normalized.or(self.kept)
+    }
+}
 
 /// The display range of tags 340 and 341 and of ImageJ's lines.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,8 +92,8 @@ impl Display {
         [self.min, self.max].map(f32::to_bits)
     }
 
-    fn lines(self) -> String {
-        format!("ImageJ=1.54f\nmin={:?}\nmax={:?}\n", self.min, self.max)
+    fn lines(self, stack: &str) -> String {
+        format!("ImageJ=1.54f\n{stack}min={:?}\nmax={:?}\n", self.min, self.max)
     }
 
     /// 0 and 1 for normalized pixels; for kept ones their finite range, which includes 0..1 where
@@ -104,7 +133,15 @@ impl Description {
             format!("{besides}}}\n\0"),
         ];
         let unit = Display::unit(rule);
-        Description { rule: *rule, unit: (unit, unit.lines()), texts }
+        let stack = String::new();
+        Description { rule: *rule, unit: (unit, unit.lines(&stack)), stack, texts }
+    }
+
+    /// Of the first of so many pages: ImageJ takes the others to follow its pixels.
+    pub(super) fn of_first(mut self, pages: u64) -> Description {
+        self.stack = format!("images={pages}\nslices={pages}\nloop=false\n");
+        self.unit.1 = self.unit.0.lines(&self.stack);
+        self
     }
 
     /// The length that no image's text exceeds, its one NUL included: that of an image without
@@ -122,7 +159,20 @@ impl Description {
 
     /// Appends an image's text with its NUL.
     pub(super) fn write(&self, index: &[u64], extent: &Extent, range: &Range, out: &mut Vec<u8>) {
-        let display = Display::of(&self.rule, extent, range);
+        self.write_shown(index, extent, range, &Shown::default(), out);
+    }
+
+    /// The same of an image that is shown with others.
+    pub(super) fn write_shown(
+        &self,
+        index: &[u64],
+        extent: &Extent,
+        range: &Range,
+        shown: &Shown,
+        out: &mut Vec<u8>,
+    ) {
+        let display = shown.display();
+        let display = display.unwrap_or_else(|| Display::of(&self.rule, extent, range));
         self.write_numbers(index, display, Description::numbers(&self.rule, extent, range), out);
     }
 
@@ -141,12 +191,13 @@ impl Description {
         (numbers, nan, inf): Numbers,
         out: &mut Vec<u8>,
     ) {
-        let Description { unit: (unit, lines), texts: [start, to_one, to_other, end], .. } = self;
+        let Description { unit: (unit, lines), stack, texts, .. } = self;
+        let [start, to_one, to_other, end] = texts;
         let mut out = Text(out);
         if display.bits() == unit.bits() {
             out.text(lines);
         } else {
-            out.text(&display.lines());
+            out.text(&display.lines(stack));
         }
         out.text(start);
         for (i, &at) in index.iter().enumerate() {

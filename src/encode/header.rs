@@ -7,7 +7,7 @@ use tiff::encoder::{TiffEncoder, TiffKind};
 use tiff::tags::{Tag, Type};
 use tiff::{Directory, TiffResult};
 
-use super::description::{Description, Display, Numbers};
+use super::description::{Description, Display, Numbers, Shown};
 use super::encoding::{BigTiff, Compress, Encoding, Predictor, Profile};
 use super::gdal;
 use super::strips::Strips;
@@ -15,9 +15,11 @@ use crate::normalize::{Extent, Range, Rule, Scope};
 use crate::tensor::Dtype;
 
 /// Pixels begin at a multiple of this; of less in images so small that the header counts.
-const ALIGN: u64 = 512;
-const SMALL: u64 = 64 << 10;
-const SMALL_ALIGN: u64 = 64;
+pub(super) const ALIGN: u64 = 512;
+pub(super) const SMALL: u64 = 64 << 10;
+pub(super) const SMALL_ALIGN: u64 = 64;
+/// What a page of a stack begins at a multiple of, whose pixels lie elsewhere.
+const PAGE_ALIGN: u64 = 16;
 const SOFTWARE: &[u8] = b"tensortiff\0";
 /// The tag of GDAL's metadata.
 const GDAL_METADATA: u16 = 42112;
@@ -45,6 +47,18 @@ pub struct Header {
     /// Where GDAL's text stands, if that is there, and which samples share a range.
     gdal: Option<usize>,
     scope: Scope,
+    moved: Moved,
+}
+
+/// What changes where a directory lies elsewhere, as those of a stack's pages do.
+#[derive(Debug, Clone)]
+struct Moved {
+    /// Where offsets stand of what lies with the directory.
+    own: Vec<usize>,
+    /// Where the offsets of strips stand.
+    strips: usize,
+    /// Where the offset of the next directory stands.
+    next: usize,
 }
 
 /// The packed strips of an image.
@@ -58,14 +72,14 @@ pub struct Packed {
 
 /// How wide offsets and counts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Classic,
     Big,
 }
 
 impl Kind {
     /// Bytes of the file header; of an entry; of an offset, and of what stands in an entry itself.
-    fn sizes(self) -> [u64; 3] {
+    pub(super) fn sizes(self) -> [u64; 3] {
         match self {
             Kind::Classic => [8, 12, 4],
             Kind::Big => [16, 20, 8],
@@ -168,6 +182,47 @@ impl Header {
     }
 
     /// Fills in GDAL's text, if that is there.
+    /// The same of a stack's first page, of which ImageJ takes the display range for all.
+    pub fn write_first(
+        &self,
+        index: &[u64],
+        extent: &Extent,
+        range: &Range,
+        shown: &Shown,
+        out: &mut Vec<u8>,
+    ) {
+        self.begin(Display::of(&self.description.rule, extent, range), out);
+        self.description.write_shown(index, extent, range, shown, out);
+        self.end(out);
+    }
+
+    /// Makes of what [`write`](Header::write) gave a page's directory and what lies with it, which begins at
+    /// byte `at` of a stack's file; its pixels lie at `pixels`, the next page's directory at `next`, or at
+    /// 0 where there is none. Only the first page has the file's header, so that `at` is 0 there.
+    pub(super) fn place<'b>(&self, [at, pixels, next]: [u64; 3], out: &'b mut Vec<u8>) -> &'b [u8] {
+        let [file, ..] = self.kind.sizes();
+        let width = self.kind.offset_width();
+        // As if the file began so much before the directory.
+        let (begin, shift) = if at == 0 { (0, 0) } else { (file, at - file) };
+        let mut set = |at: usize, value: u64| {
+            out[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        };
+        let number = |bytes: &[u8], at: usize| {
+            let mut number = [0; 8];
+            number[..width].copy_from_slice(&bytes[at..at + width]);
+            u64::from_le_bytes(number)
+        };
+        for &field in &self.moved.own {
+            set(field, number(&self.bytes, field) + shift);
+        }
+        for strip in 0..self.strips.count {
+            let place = self.moved.strips + usize::try_from(strip).expect("a list fits") * width;
+            set(place, pixels + strip * self.strips.each);
+        }
+        set(self.moved.next, next);
+        &out[usize::try_from(begin).expect("a file's header is short")..]
+    }
+
     fn write_gdal(&self, numbers: Numbers, display: Display, out: &mut [u8]) {
         let Some(at) = self.gdal else { return };
         let mut text = Vec::with_capacity(gdal::LEN);
@@ -254,7 +309,7 @@ impl Header {
 
 /// Where everything stands.
 #[derive(Debug, Clone, Copy)]
-struct Layout {
+pub(super) struct Layout {
     kind: Kind,
     width: u32,
     height: u32,
@@ -274,6 +329,28 @@ struct Layout {
 }
 
 impl Layout {
+    /// Of a page of a stack, and its text, as if its pixels followed; of the first one of so many where that
+    /// is said. `None`: it does not fit such a file.
+    pub(super) fn of_page(
+        kind: Kind,
+        subject: &Subject<'_>,
+        strips: Strips,
+        first_of: Option<u64>,
+    ) -> Option<(Layout, Description)> {
+        let description = Description::new(subject.tensor, subject.dtype, subject.how);
+        let description = match first_of {
+            Some(pages) if pages > 1 => description.of_first(pages),
+            _ => description,
+        };
+        let layout = Layout::aligned(kind, subject, strips, &description, PAGE_ALIGN)?;
+        Some((layout, description))
+    }
+
+    /// Where the pixels begin.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
     fn of(subject: &Subject<'_>, description: &Description) -> Result<Layout, String> {
         let (width, height) = subject.size;
         let image = || format!("an image of {width}×{height} float pixels");
@@ -305,6 +382,20 @@ impl Layout {
         strips: Strips,
         description: &Description,
     ) -> Option<Layout> {
+        // Where packed pixels begin matters to nobody.
+        let small = strips.pixels < SMALL || strips.are_packed;
+        let align = if small { SMALL_ALIGN } else { ALIGN };
+        Layout::aligned(kind, subject, strips, description, align)
+    }
+
+    /// The same, with pixels from a multiple of `align` on.
+    fn aligned(
+        kind: Kind,
+        subject: &Subject<'_>,
+        strips: Strips,
+        description: &Description,
+        align: u64,
+    ) -> Option<Layout> {
         let (width, height) = subject.size;
         let [_, _, offset] = kind.sizes();
         let list = if strips.count > 1 { strips.count.checked_mul(offset)? } else { 0 };
@@ -317,9 +408,6 @@ impl Layout {
         let offsets = offsets + gdal.map_or(0, |_| gdal::LEN as u64);
         let counts = offsets.checked_add(list)?;
         let text = counts.checked_add(list)?;
-        // Where packed pixels begin matters to nobody.
-        let small = strips.pixels < SMALL || strips.are_packed;
-        let align = if small { SMALL_ALIGN } else { ALIGN };
         let longest = description.longest(subject.axes, strips.pixels / 4);
         let longest = u64::try_from(longest).ok()?;
         let start = text.checked_add(longest)?.checked_next_multiple_of(align)?;
@@ -349,7 +437,7 @@ impl Layout {
     }
 
     /// The bytes. All that is laid out lies below the file's end, which fits; so does every count.
-    fn header(self, description: Description) -> Header {
+    pub(super) fn header(self, description: Description) -> Header {
         let Layout { kind, strips, .. } = self;
         let [_, _, offset] = kind.sizes();
         let value = |type_, value: u64| Entry::new_u64(type_, 1, value.to_le_bytes());
@@ -427,6 +515,15 @@ impl Layout {
                 [listed_at(list_tags[0], self.offsets), listed_at(list_tags[1], self.counts)];
             (lists, place(Tag::Predictor).map(|at| kind.entry(at) + inline))
         });
+        let mut own = vec![field(Tag::ImageDescription) + inline, field(Tag::Software) + inline];
+        if self.list > 0 {
+            own.extend(list_tags.map(|tag| field(tag) + inline));
+        }
+        let moved = Moved {
+            own,
+            strips: listed_at(list_tags[0], self.offsets),
+            next: index(kind.directory(tags.len() as u64)) - kind.offset_width(),
+        };
         Header {
             bytes,
             kind,
@@ -439,6 +536,7 @@ impl Layout {
             packed,
             gdal: self.gdal.map(index),
             scope: self.scope,
+            moved,
         }
     }
 }

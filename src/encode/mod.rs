@@ -1,10 +1,12 @@
 //! The TIFF file around the pixels: classic little-endian TIFF 6.0, uncompressed, one page; where
-//! that cannot hold them or it is asked for, BigTIFF; where it is asked for, packed strips.
+//! that cannot hold them or it is asked for, BigTIFF; where it is asked for, packed strips, or many
+//! pages.
 //!
 //! The order in a file is: 8-byte file header, image file directory (at offset 8), tag values,
 //! zeros, pixels. Where the pixels begin is a function of the plan alone; the text that depends
 //! on the pixels comes last before the zeros. So a [`Header`] is laid out once for a row of
-//! images, and [`Header::write`] only fills in an image's numbers.
+//! images, and [`Header::write`] only fills in an image's numbers. In a [`StackFile`] the directories and tag
+//! values of all pages come first, and then all pixels without a gap, as ImageJ wants them.
 //!
 //! Nothing here touches files or pixels, but for [`Packer`], which packs strips of them, and [`Decoded`],
 //! which reads back what was written.
@@ -15,9 +17,12 @@ mod encoding;
 mod gdal;
 mod header;
 mod pack;
+mod stack;
 mod strips;
 
 pub use decoded::Decoded;
+pub use description::Shown;
 pub use encoding::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use header::{Header, Packed, Subject};
 pub use pack::Packer;
+pub use stack::StackFile;

@@ -92,7 +92,7 @@ impl Leaf {
         }
         let index_len = after.as_ref().map_or(0, |_| plan.rows()[row].index_text(0).len());
         // A row with an index in no name is of one image, or its names are all the same.
-        if after.is_none() && plan.rows()[row].images > 1 {
+        if after.is_none() && plan.files_of(row) > 1 {
             return None;
         }
         Some(Leaf { folder: folder.to_owned(), before: before.to_owned(), after, index_len })
@@ -213,7 +213,7 @@ impl<'a> Files<'a> {
 /// Holds 8 bytes a name. Equal hashes are looked at again, so that a chance match does no harm.
 fn compare(plan: &Plan, rows: &[usize], folders: bool) -> Option<Clash> {
     let images = || {
-        let row = |&row: &usize| (0..plan.rows()[row].images).map(move |index| (row, index));
+        let row = |&row: &usize| (0..plan.files_of(row)).map(move |index| (row, index));
         rows.iter().flat_map(row)
     };
     let folded = |(row, index)| fold(&plan.name(row, index));

@@ -11,6 +11,7 @@ mod pick;
 mod row;
 mod scope;
 mod select;
+mod stack;
 mod template;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ pub use pick::{Pick, Sample};
 pub use row::Row;
 pub use scope::{Part, Scopes};
 pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
+pub use stack::{Page, Stack};
 
 use crate::error::{Error, shown};
 use crate::tensor::{Dump, TensorInfo, Unsupported};
@@ -36,7 +38,8 @@ const LONGEST_PART: usize = 255;
 pub enum Naming {
     /// By a template with the fields `{stem}`, `{tensor}` and `{index}`.
     Template(String),
-    /// One name an image, in the order of the plan; `.tif` is added where it is missing.
+    /// One name an image, or a stack of some, in the order of the plan; `.tif` is added where it is
+    /// missing.
     List(Vec<String>),
 }
 
@@ -56,6 +59,7 @@ impl Default for Naming {
 pub struct Plan {
     selected: Selected,
     names: Names,
+    stack: Stack,
 }
 
 #[derive(Debug)]
@@ -80,7 +84,23 @@ impl Plan {
         selection: &Selection,
         naming: &Naming,
     ) -> Result<Plan, Error> {
+        Plan::stacked(dumps, tensors, unsupported, selection, naming, Stack::None)
+    }
+
+    /// The same; some images share a file, as `stack` says. Names are of files: a stack's has no index.
+    ///
+    /// # Errors
+    /// The same; [`Error::Usage`] where images cannot be pages of one stack.
+    pub fn stacked(
+        dumps: &[Dump],
+        tensors: &[TensorInfo],
+        unsupported: &[Unsupported],
+        selection: &Selection,
+        naming: &Naming,
+        stack: Stack,
+    ) -> Result<Plan, Error> {
         let selected = Selected::new(dumps, tensors, unsupported, selection)?;
+        let naming = &stack.usual(naming);
         let names = match naming {
             Naming::Template(template) => {
                 let filter = Filter::new(selection)?;
@@ -90,14 +110,23 @@ impl Plan {
                     let tensor = &tensors[row.tensor];
                     let stem = &dumps[tensor.dump].stem;
                     let values = fields.map_or_else(Vec::new, |fields| fields.values(&tensor.name));
-                    template.pattern(stem, &tensor.name, &values, row.is_indexed())
+                    let indexed = row.is_indexed() && stack == Stack::None;
+                    template.pattern(stem, &tensor.name, &values, indexed)
                 };
                 Names::Patterns(selected.rows().iter().map(pattern).collect())
             }
-            Naming::List(list) => Names::List(checked_list(list, selected.images())?),
+            Naming::List(list) => {
+                let files = stack.files(selected.rows(), selected.images());
+                let of = if stack == Stack::None { "image" } else { "stack" };
+                Names::List(checked_list(list, files, of)?)
+            }
         };
-        let plan = Plan { selected, names };
+        let plan = Plan { selected, names, stack };
         plan.check_names(dumps, tensors)?;
+        plan.check_one_stack(tensors)?;
+        if stack == Stack::All {
+            return Ok(plan);
+        }
         if let Some(clash) = distinct::clash(&plan) {
             let label = |(row, index): (usize, u64)| plan.label(dumps, tensors, row, index);
             return Err(Error::Collision {
@@ -145,19 +174,19 @@ impl Plan {
                 row_of.write_index_text(index, out);
             }),
             Names::List(list) => {
-                let at = row_of.first_image + index;
+                let at = self.stack.file(row, row_of.first_image + index);
                 out.push_str(
-                    &list[usize::try_from(at).expect("the list holds a name for every image")],
+                    &list[usize::try_from(at).expect("the list holds a name for every file")],
                 );
             }
         }
     }
 
-    /// All names, row by row.
+    /// The names of all files, row by row.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
-        (0..self.rows().len()).flat_map(move |row| {
-            (0..self.rows()[row].images).map(move |index| self.name(row, index))
-        })
+        let rows = if self.stack == Stack::All { 1 } else { usize::MAX };
+        (0..self.rows().len().min(rows))
+            .flat_map(move |row| (0..self.files_of(row)).map(move |index| self.name(row, index)))
     }
 
     /// Whether the images of a row are in one folder if the first and the last are: those of a list
@@ -182,8 +211,8 @@ impl Plan {
         if matches!(self.names, Names::List(_)) {
             return Ok(());
         }
-        for (row, shape) in self.rows().iter().enumerate() {
-            for index in 0..shape.images.min(10) {
+        for row in 0..self.rows().len() {
+            for index in 0..self.files_of(row).min(10) {
                 let name = self.name(row, index);
                 check_path(&name).map_err(|problem| {
                     Error::Usage(format!(
@@ -241,7 +270,7 @@ impl Plan {
 }
 
 /// The names of a list, made whole and found safe.
-fn checked_list(list: &[String], images: u64) -> Result<Vec<String>, Error> {
+fn checked_list(list: &[String], images: u64, of: &str) -> Result<Vec<String>, Error> {
     let names = list.len() as u64;
     if names != images {
         let first = match usize::try_from(images).ok().and_then(|images| list.get(images)) {
@@ -251,7 +280,7 @@ fn checked_list(list: &[String], images: u64) -> Result<Vec<String>, Error> {
             Some(surplus) => format!("first surplus: number {}, {}", images + 1, shown(surplus)),
             None => format!("first missing: number {}", names + 1),
         };
-        let [given, needed] = [(names, "name"), (images, "image")]
+        let [given, needed] = [(names, "name"), (images, of)]
             .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
         return Err(Error::Names(format!("{given} for {needed} ({first})")));
     }

@@ -50,6 +50,9 @@ pub struct Head {
 pub struct Line<'a> {
     /// Path of its file below the output folder.
     pub name: Cow<'a, str>,
+    /// Where several images share the file, as pages: which of them it is, from 0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u64>,
     /// Path of the dump as given.
     pub source: Cow<'a, str>,
     /// Name of the tensor; one of more than 1000 bytes is cut, and ends in `…`.
