@@ -223,6 +223,7 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
     let run = run.with_stacks(stacks::stack_files(source, &plan, options)?);
     run.note_skipped();
+    run.note_stacks();
     run.work(workers);
     run.report(started)
 }

@@ -139,6 +139,17 @@ fn memory_stays_below_what_is_allowed() {
             fs::remove_dir_all(&out).unwrap();
         }
     }
+    // As pages of one file.
+    for (name, shape) in shapes {
+        sparse_dump(&dump, shape);
+        for threads in ["1", "64"] {
+            let out = dir.path().join(name);
+            let more = ["-j", threads, "--device", "cpu", "--max-memory", "32M", "--stack", "all"];
+            let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+            assert!(most <= 32 << 20, "{name} stacked, {threads} threads: {most} of 32M");
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
     // Where ranges come before the images.
     let wide: [(&str, [u64; 3], &[&str]); 4] = [
         ("giant", [2, 4200, 4200], &["--norm", "percentile"]),

@@ -70,6 +70,34 @@ fn a_full_disk_ends_the_run_with_whole_files_and_a_line_that_says_so() {
     assert!(stderr.contains(&format!("stopped after {} of 1000", written.len())), "{stderr}");
 }
 
+/// Nothing is there of a stack for which a disk has not enough room, and of those before it all is.
+#[test]
+fn a_full_disk_in_the_middle_of_a_stack_leaves_none_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, out, kept] = ["d.safetensors", "out", "kept"].map(|name| dir.path().join(name));
+    dump(&path, &[("a", "U8", &[9, 64, 64], 9 * 4096), ("b", "U8", &[60, 64, 64], 60 * 4096)]);
+    fs::create_dir(&out).unwrap();
+    let [path, out, kept_at] = [&path, &out, &kept].map(|path| path.to_str().unwrap());
+    let mount = format!("mount -t tmpfs -o size=1m none {out}");
+    let after = format!("cp -r {out} {kept_at}");
+    let convert =
+        ["convert", path, "-o", out, "--device", "cpu", "-j", "1", "--stack", "tensor", "-q"];
+    let output = with_mount(&mount, &after, &[&convert[..], &["--no-space-check"]].concat());
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for part in ["d/b.tif: No space left on device", "stopped after 9 of 69 images"] {
+        assert!(stderr.contains(part), "no {part} in {stderr}");
+    }
+    let name = |file: &std::path::PathBuf| file.strip_prefix(&kept).unwrap().to_owned();
+    assert_eq!(files(&kept).iter().map(name).collect::<Vec<_>>(), [Path::new("d/a.tif")]);
+    fs::remove_dir_all(&kept).unwrap();
+    let output = with_mount(&mount, &after, &convert);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("the images need") && stderr.contains("left"), "{stderr}");
+    assert!(files(&kept).is_empty());
+}
+
 /// A dry run finds what a run finds that is restricted to devices which cannot do it.
 #[test]
 fn a_dry_run_refuses_the_devices_that_a_run_refuses() {

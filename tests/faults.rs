@@ -122,7 +122,9 @@ impl Job {
         write(Path::new(&dump));
         let convert = ["convert", &dump, "-o", &whole, "--device", "cpu", "-j", "1", "-q"];
         ends_with(0, &tool::join(&convert, how));
-        ends_with(0, &tool::join(&["plan", &dump, "-o", &plan, "--shards", "2", "-q"], how));
+        // Stacks have no shards.
+        let of_plan = if how.contains(&"--stack") { &[] } else { how };
+        ends_with(0, &tool::join(&["plan", &dump, "-o", &plan, "--shards", "2", "-q"], of_plan));
         let whole = tree(&whole);
         Job { dir, dump, plan, out, how, whole }
     }
@@ -291,6 +293,19 @@ fn every_call_of_a_run_that_packs_may_fail_once() {
     let after = [job.convert(&job.dump, &["--resume"])];
     let is_done = |found: &Tree| *found == job.whole;
     job.sweep(&job.convert(&job.dump, &[]), &|| {}, &is_done, &after);
+}
+
+/// Pages of one file, whole and step by step: what fails leaves none of it, and it is made from the begin.
+#[test]
+fn every_call_of_a_run_of_stacks_may_fail_once() {
+    let job = Job::of("d.safetensors", &["--stack", "tensor", "--hash"], |dump| {
+        let tensors: [(&str, &str, &[u64], usize); 2] =
+            [("a", "U8", &[3, 8, 8], 192), ("c", "U8", &[2, 1025, 1025], 2 * 1025 * 1025)];
+        tool::dump(dump, &tensors);
+    });
+    let after = [job.convert(&job.dump, &["--overwrite"])];
+    let is_done = |found: &Tree| *found == job.whole;
+    job.sweep(&job.convert(&job.dump, &["--fsync", "file"]), &|| {}, &is_done, &after);
 }
 
 #[test]

@@ -70,6 +70,24 @@ fn display(norm: Norm, extent: &Extent) -> [f32; 2] {
     if min < max { [min, max] } else { [min.min(0.0), max.max(1.0)] }
 }
 
+/// The images of a tensor as the pages of one file.
+fn stacked(images: BTreeMap<String, Expected>) -> BTreeMap<String, Expected> {
+    let mut stacks: BTreeMap<String, Expected> = BTreeMap::new();
+    for (name, image) in images {
+        let (tensor, _) = name.rsplit_once('/').unwrap();
+        let stack = stacks.entry(format!("{tensor}.tif")).or_insert_with(|| Expected {
+            shape: [&[0], &image.shape[..]].concat(),
+            pixels: Vec::new(),
+            display: image.display,
+        });
+        stack.shape[0] += 1;
+        stack.pixels.extend(image.pixels);
+        let ([least, most], [min, max]) = (stack.display, image.display);
+        stack.display = [least.min(min), most.max(max)];
+    }
+    stacks
+}
+
 /// For the check: where each file's pixels lie in a file beside this one.
 fn write_json(path: &Path, files: &BTreeMap<String, Expected>) {
     let (mut json, mut all) = (String::from("{"), Vec::new());
@@ -117,7 +135,9 @@ fn check(
     assert!(status.success(), "{status}");
     corrupt(&out);
     let json = dir.path().join("expected.json");
-    write_json(&json, &expected(dump, norm));
+    let files = expected(dump, norm);
+    let is_stack = options.contains(&"--stack");
+    write_json(&json, &if is_stack { stacked(files) } else { files });
     let check = Command::new(python())
         .arg(root.join("tests/readers/check.py"))
         .args([&out, &json])
@@ -131,99 +151,134 @@ fn check(
 /// A way to store images: its name in the table, the samples of one image, and how it is written.
 struct Variant {
     name: &'static str,
-    shape: [usize; 2],
+    shape: &'static [usize],
     sample: fn(usize) -> f32,
     norm: Norm,
     options: &'static [&'static str],
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 14] = [
-    Variant { name: "normalized", shape: SMALL, sample: some, norm: Norm::MinMax, options: &[] },
-    Variant { name: "`--norm none`", shape: SMALL, sample: some, norm: Norm::None, options: &[] },
+const VARIANTS: [Variant; 19] = [
+    Variant { name: "normalized", shape: &SMALL, sample: some, norm: Norm::MinMax, options: &[] },
+    Variant { name: "`--norm none`", shape: &SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
         name: "a constant image",
-        shape: SMALL,
+        shape: &SMALL,
         sample: |_| -0.25,
         norm: Norm::MinMax,
         options: &[],
     },
     Variant {
         name: "NaN and ±Inf among its pixels",
-        shape: SMALL,
+        shape: &SMALL,
         sample: odd,
         norm: Norm::MinMax,
         options: &[],
     },
     Variant {
         name: "more than 64 MiB: several strips",
-        shape: LARGE,
+        shape: &LARGE,
         sample: some,
         norm: Norm::MinMax,
         options: &[],
     },
     Variant {
         name: "`--bigtiff yes`",
-        shape: SMALL,
+        shape: &SMALL,
         sample: some,
         norm: Norm::MinMax,
         options: &["--bigtiff", "yes"],
     },
     Variant {
         name: "`--bigtiff yes`, several strips",
-        shape: LARGE,
+        shape: &LARGE,
         sample: some,
         norm: Norm::MinMax,
         options: &["--bigtiff", "yes"],
     },
     Variant {
         name: "`--compress deflate`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--compress", "deflate"],
     },
     Variant {
         name: "`--compress deflate --predictor float`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--compress", "deflate", "--predictor", "float"],
     },
     Variant {
         name: "`--compress zstd`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--compress", "zstd"],
     },
     Variant {
         name: "`--compress zstd --predictor float`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--compress", "zstd", "--predictor", "float"],
     },
     Variant {
         name: "`--tile 256`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--tile", "256"],
     },
     Variant {
         name: "`--profile gis`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--profile", "gis"],
     },
     Variant {
         name: "`--profile archive`",
-        shape: PACKED,
+        shape: &PACKED,
         sample: some,
         norm: Norm::MinMax,
         options: &["--profile", "archive"],
+    },
+    Variant {
+        name: "`--stack tensor`",
+        shape: &[7, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "tensor"],
+    },
+    Variant {
+        name: "`--stack tensor --norm none`, NaN and ±Inf among its pixels",
+        shape: &[2, 3, 37, 53],
+        sample: odd,
+        norm: Norm::None,
+        options: &["--stack", "tensor"],
+    },
+    Variant {
+        name: "`--stack tensor`, 3 pages",
+        shape: &[3, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "tensor"],
+    },
+    Variant {
+        name: "`--stack tensor`, pages of several strips",
+        shape: &[2, LARGE[0], LARGE[1]],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "tensor"],
+    },
+    Variant {
+        name: "`--stack tensor --bigtiff yes`",
+        shape: &[7, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "tensor", "--bigtiff", "yes"],
     },
 ];
 
@@ -252,16 +307,16 @@ fn odd(at: usize) -> f32 {
     odd.get(at % 11).copied().unwrap_or(some(at))
 }
 
-/// A dump of one image.
+/// A dump of one tensor.
 fn write_dump(path: &Path, variant: &Variant) {
-    let [height, width] = variant.shape;
-    let bytes = 4 * height * width;
+    let samples: usize = variant.shape.iter().product();
+    let bytes = 4 * samples;
     let json = format!(
         "{{\"t\":{{\"dtype\":\"F32\",\"shape\":{:?},\"data_offsets\":[0,{bytes}]}}}}",
         variant.shape
     );
     let mut file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
-    file.extend((0..height * width).flat_map(|at| (variant.sample)(at).to_le_bytes()));
+    file.extend((0..samples).flat_map(|at| (variant.sample)(at).to_le_bytes()));
     std::fs::write(path, file).unwrap();
 }
 
@@ -353,7 +408,7 @@ fn gdal_undoes_the_normalization_of_its_profile() {
     let of = |sample: fn(usize) -> f32| {
         let [height, width] = PACKED;
         let options = &["--profile", "gis"];
-        let variant = Variant { name: "", shape: PACKED, sample, norm: Norm::MinMax, options };
+        let variant = Variant { name: "", shape: &PACKED, sample, norm: Norm::MinMax, options };
         write_dump(&dump, &variant);
         let all: Vec<u8> =
             (0..height * width).flat_map(|at| (variant.sample)(at).to_le_bytes()).collect();

@@ -42,8 +42,13 @@ fn without_a_norm_all_bits_come_back() {
     let file = dir.path().join("r.safetensors");
     let file = file.to_str().unwrap();
     let packed = ["--hash", "--compress", "zstd", "--predictor", "float"];
-    for (bigtiff, more) in [("no", &[][..]), ("yes", &["--hash"]), ("no", &packed)] {
-        let options = [&["--norm", "none", "--overwrite", "--bigtiff", bigtiff][..], more];
+    let stack = ["--stack", "tensor"];
+    let stacks = ["--stack", "tensor", "--hash"];
+    for (bigtiff, more) in
+        [("no", &[][..]), ("yes", &["--hash"]), ("no", &packed), ("no", &stack), ("yes", &stacks)]
+    {
+        let options = [&["--norm", "none", "--bigtiff", bigtiff][..], more];
+        drop(fs::remove_dir_all(&out));
         convert(&[sample()], &out, &options.concat());
         let (told, said) = ends_with(0, &["restore", &out, "-o", file, "--overwrite", "--against"]);
         assert!(told.contains("all 640512 samples are those of the dump, bit for bit"), "{told}");
@@ -76,13 +81,15 @@ fn without_a_norm_all_bits_come_back() {
 #[test]
 fn linear_norms_come_back_but_for_rounding() {
     let (dtypes, small) = (golden("dtypes"), golden("small"));
-    let cases: [(&[&str], f64); 8] = [
+    let cases: [(&[&str], f64); 10] = [
         (&[], 3e-6),
         (&["--scope", "tensor", "--out-range", "255,-1"], 3e-5),
         (&["--norm", "symmetric", "--scope", "dump", "--hash"], 3e-6),
         (&["--norm", "zscore"], 3e-6),
         (&["--norm", "fixed", "--range", "-100,100", "--bigtiff", "yes"], 3e-5),
         (&["--compress", "deflate", "--predictor", "auto", "--hash"], 3e-6),
+        (&["--stack", "tensor"], 3e-6),
+        (&["--stack", "tensor", "--norm", "zscore", "--hash"], 3e-6),
         (&["--constant", "half", "--layout", "BTD"], 3e-6),
         (&["--name", "{stem}-{tensor}-{index}.tif", "--limit", "24"], 3e-6),
     ];

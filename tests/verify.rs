@@ -31,7 +31,7 @@ fn what_convert_wrote_is_right() {
     let names: String = (0..317).map(|at| format!("x/{at} é.tif\n")).collect();
     fs::write(list.path(), names).unwrap();
     let list = list.path().to_str().unwrap();
-    let all: [&[&str]; 23] = [
+    let all: [&[&str]; 25] = [
         &[],
         &["--hash"],
         &["--norm", "none", "--hash"],
@@ -50,6 +50,8 @@ fn what_convert_wrote_is_right() {
         &["--compress", "zstd:1", "--predictor", "auto", "--norm", "none"],
         &["--profile", "gis"],
         &["--tile", "32", "--hash"],
+        &["--stack", "tensor", "--hash"],
+        &["--stack", "tensor", "--norm", "none", "--bigtiff", "yes"],
         &["--rows", "1", "--transpose", "--flip", "x"],
         &["--limit", "7", "--hash"],
         &["--sample", "9", "--seed", "3"],
@@ -69,7 +71,7 @@ fn what_convert_wrote_is_right() {
     let (_dir, out) = folder();
     convert(&[sample()], &out, &["--names-from", list]);
     let (_, said) = ends_with(0, &["verify", &out, "--against", sample()]);
-    assert!(said.contains("317 are what the dump gives"), "{said}");
+    assert!(said.contains("317 files are what the dump gives"), "{said}");
 }
 
 type Damage = fn(&Path);
@@ -99,6 +101,67 @@ fn set_tag_to(path: &Path, tag: u16, value: &[u8]) {
             (0..14).map(|at| 10 + 12 * at).find(|&at| file[at..at + 2] == tag.to_le_bytes());
         file[entry.unwrap() + 8..][..value.len()].copy_from_slice(value);
     });
+}
+
+/// Of a stack a page that differs is named, and what the others are like is right.
+#[test]
+fn pages_of_stacks_are_looked_at_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let path = at("d.safetensors");
+    // 150 pages: each of several threads comes back to the file.
+    dump(Path::new(&path), &[("a", "U8", &[50, 3, 7, 11], 50 * 3 * 77)]);
+    let bytes: Vec<u8> = (0..50 * 3 * 77_u32).map(|k| (k * k % 253) as u8).collect();
+    change(Path::new(&path), |file| {
+        let from = file.len() - bytes.len();
+        file[from..].copy_from_slice(&bytes);
+    });
+    let (out, stack) = (at("out"), at("out/d/a.tif"));
+    let how = ["--stack", "tensor", "--hash", "--norm", "none"];
+    convert(&[&path], &out, &[&how[..], &["--overwrite"]].concat());
+    let whole = fs::read(&stack).unwrap();
+    let (_, said) = ends_with(0, &["verify", &out, "--against"]);
+    assert!(said.contains("150 images") && said.contains("; 1 files are what the dump"), "{said}");
+    let pixels = whole.len() - 150 * 77 * 4;
+    let text = |page: usize| {
+        let text = format!("\"index\":[{},{}]", page / 3, page % 3);
+        whole.windows(text.len()).position(|part| part == text.as_bytes()).unwrap()
+    };
+    type Case<'c> = (usize, [&'c str; 2]);
+    let cases: [Case<'_>; 5] = [
+        (
+            pixels,
+            [
+                "pixels: their XXH3",
+                "1 of 11550 pixels are not what the dump gives, the first at page 0, row 0, column 0",
+            ],
+        ),
+        (
+            pixels + 4 * (149 * 77 + 12),
+            ["pixels: their XXH3", "the first at page 149, row 1, column 1"],
+        ),
+        (pixels + 4 * 100 * 77, ["pixels: their XXH3", "page 100, row 0"]),
+        (text(120) + 9, ["tags: the description's index is", "header: from byte"]),
+        (text(0) + 9, ["tags: the description's index is", "header: from byte"]),
+    ];
+    for (at, [told, against]) in cases {
+        change(Path::new(&stack), |file| file[at] ^= 1);
+        let (differences, _) = ends_with(5, &["verify", &out]);
+        assert!(differences.lines().any(|line| line.contains(told)), "{at}: {differences}");
+        assert!(differences.lines().count() <= 2, "{at}: {differences}");
+        let (differences, _) = ends_with(5, &["verify", &out, "--against"]);
+        assert!(differences.contains(against), "{at}: {differences}");
+        fs::write(&stack, &whole).unwrap();
+    }
+    // A file of one page is none of 150.
+    let (single, _) = (at("single"), ());
+    convert(&[&path], &single, &["--limit", "1", "--norm", "none"]);
+    fs::copy(format!("{single}/d/a/00_0.tif"), &stack).unwrap();
+    let (differences, _) = ends_with(5, &["verify", &out]);
+    assert!(differences.contains("file: it has no page 1\n"), "{differences}");
+    fs::remove_file(&stack).unwrap();
+    let (differences, _) = ends_with(5, &["verify", &out]);
+    assert_eq!(differences.matches("it is missing").count(), 150, "{differences}");
 }
 
 /// What is wrong is told with the file and what differs, whether it is compared with the dump or not, or

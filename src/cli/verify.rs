@@ -140,8 +140,8 @@ fn summary(sums: &Sums, seconds: f64) -> String {
         }
     );
     let compared = match sums.different {
-        0 => "are what the dump gives",
-        _ => "were compared with what the dump gives",
+        0 => "files are what the dump gives",
+        _ => "files were compared with what the dump gives",
     };
     let counts = [
         (sums.compared, compared),

@@ -272,6 +272,7 @@ mod tests {
     use crate::backend::{Desk, Finding, Job};
     use crate::convert::{Options, convert};
     use crate::normalize::Extent;
+    use crate::plan::Stack;
     use crate::sink::{MemorySink, Pending, Sink};
     use crate::source::{MemorySource, Source};
     use crate::tensor::{Dtype, Dump, TensorInfo};
@@ -408,8 +409,8 @@ mod tests {
 
     /// Of five images, giants or not, beside the CPU; the first thing that is written fails, or not.
     /// Each is made right, and counted once.
-    fn beside_a_wrong_one(giants: bool, late: bool, fails: bool) {
-        let what = format!("giants: {giants}, late: {late}, fails: {fails}");
+    fn beside_a_wrong_one(giants: bool, late: bool, fails: bool, stack: Stack) {
+        let what = format!("giants: {giants}, late: {late}, fails: {fails}, stack: {stack}");
         let samples: Vec<u8> = (0..200_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let shape = if giants { vec![1, 500, 400] } else { vec![5, 200, 200] };
         let images = shape[0];
@@ -418,6 +419,7 @@ mod tests {
             devices: Devices::List(list),
             threads: std::num::NonZeroUsize::new(1),
             block_samples: Some(50_000),
+            stack,
             ..Options::default()
         };
         let right = MemorySink::default();
@@ -436,7 +438,8 @@ mod tests {
         let again = report.notes[0].contains("it had made is made again");
         assert_eq!(again, !fails, "{what}: {:?}", report.notes);
         let (files, right) = (sink.inner.into_files(), right.into_files());
-        assert_eq!(files.len() as u64, images - failed, "{what}");
+        let due = if stack == Stack::None { images - failed } else { 1 };
+        assert_eq!(files.len() as u64, due, "{what}");
         assert!(files.iter().all(|(name, file)| right[name] == *file), "{what}");
         if !fails {
             assert_eq!(report.samples, expected.samples, "{what}");
@@ -449,7 +452,9 @@ mod tests {
     #[test]
     fn what_a_wrong_device_had_a_part_in_is_made_again_and_counted_once() {
         for (giants, late) in [(true, false), (true, true), (false, false), (false, true)] {
-            beside_a_wrong_one(giants, late, false);
+            for stack in [Stack::None, Stack::Tensor, Stack::All] {
+                beside_a_wrong_one(giants, late, false, stack);
+            }
         }
     }
 
@@ -482,7 +487,7 @@ mod tests {
     #[test]
     fn an_image_that_failed_is_not_made_again() {
         for (giants, late) in [(true, true), (false, false), (false, true)] {
-            beside_a_wrong_one(giants, late, true);
+            beside_a_wrong_one(giants, late, true, Stack::None);
         }
     }
 

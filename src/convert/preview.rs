@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::made::Made;
 use super::recorder::{existing, names_but};
 use super::space::Need;
-use super::{Options, Resume, planned, workers};
+use super::{Options, Resume, planned, stacks, workers};
 use crate::backend::choose::Opened;
 use crate::backend::done::Done;
 use crate::backend::{Backend as _, Span};
@@ -68,6 +68,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     }
     let mut notes: Vec<String> = opened.problems().map(str::to_owned).collect();
     notes.extend(options.warnings());
+    notes.extend(stacks::notes(&stacks::stack_files(source, &plan, options)?));
     notes.extend(plan.skipped().iter().map(|skipped| {
         let tensor = &source.tensors()[skipped.tensor];
         format!("tensor {} skipped: {}", crate::error::shown(&tensor.name), skipped.reason)

@@ -107,8 +107,9 @@ pub(super) fn begin<'a>(
             },
         }
     };
-    if !resumed && !made.is_shard && record.resume != Resume::No {
-        // Of a run that was killed before it had a journal.
+    let begins_again = record.resume != Resume::No || plan.stack() != Stack::None;
+    if !resumed && !made.is_shard && begins_again {
+        // Of a run that was killed before it had a journal, or is not gone on with.
         sink.tidy(&mut first_of_folders(plan))?;
     }
     let journal = made.journal(&known, done.as_ref().filter(|_| options.skip_existing))?;

@@ -141,6 +141,11 @@ impl<'a> Run<'a> {
         Run { stacks: Stacks::new(files), ..self }
     }
 
+    /// What may surprise who opens the stacks.
+    pub(super) fn note_stacks(&self) {
+        self.stacks.note().into_iter().for_each(|text| self.note(text));
+    }
+
     /// A note for each tensor without images; one for all of a kind where there are many, as the
     /// biases of a checkpoint are.
     pub(super) fn note_skipped(&self) {

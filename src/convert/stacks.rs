@@ -39,6 +39,15 @@ fn stack_file(
     StackFile::new(&mut subjects).map_err(|problem| super::too_large(source, plan, first, problem))
 }
 
+/// What may surprise who opens them.
+pub(super) fn notes(files: &[StackFile]) -> Option<String> {
+    let big = files.iter().filter(|file| file.is_big()).count();
+    let of = files.len();
+    (big > 0).then(|| {
+        format!("{big} of {of} stacks are BigTIFFs, which ImageJ's own File > Open does not open")
+    })
+}
+
 impl Options {
     /// Fails where stacks cannot be what else is asked for.
     pub(super) fn check_stack(&self) -> Result<(), Error> {
@@ -119,6 +128,11 @@ impl<'a> Stacks<'a> {
     /// Whether there are any.
     pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty()
+    }
+
+    /// What may surprise who opens them.
+    pub(super) fn note(&self) -> Option<String> {
+        notes(&self.files)
     }
 
     /// The layout of one.

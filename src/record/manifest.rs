@@ -219,9 +219,10 @@ pub fn write(
         file.write_all(&line)?;
         Ok(file)
     };
-    let file = create().map_err(failed)?;
-    let written =
-        write_lines(file, head.identity.images, threads, lines, &failed).and_then(|file| {
+    let written = create()
+        .map_err(failed)
+        .and_then(|file| write_lines(file, head.identity.images, threads, lines, &failed))
+        .and_then(|file| {
             if sync {
                 file.sync_all().map_err(failed)?;
             }

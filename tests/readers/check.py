@@ -3,8 +3,8 @@
 
     check.py OUT EXPECTED.json [--json]
 
-EXPECTED.json: {"relative/name.tif": {"shape": [h, w], "display": [min, max], "at": byte in EXPECTED.bin}},
-where the pixels lie as little-endian f32. Exits 1 and says why if any reader sees other pixels, another dtype or shape, another
+EXPECTED.json: {"relative/name.tif": {"shape": [h, w] or of a stack [n, h, w], "display": [min, max],
+"at": byte in EXPECTED.bin}}, where the pixels lie as little-endian f32. Exits 1 and says why if any reader sees other pixels, another dtype or shape, another
 display range, or prints a warning. With --json it says of each reader how many files it opened right and
 what was wrong, and leaves the judgement to who called it.
 """
@@ -99,6 +99,15 @@ def with_libvips(path, _):
 
 
 def with_imagej(path, display):
+    image = opened_by_imagej(path)
+    assert image.getBitDepth() == 32 and image.getStackSize() == 1, f"{image}"
+    shown = (image.getDisplayRangeMin(), image.getDisplayRangeMax())
+    assert shown == display, f"the display range is {shown}, not {display}"
+    pixels = np.array(image.getProcessor().getPixels())
+    return pixels.reshape(image.getHeight(), image.getWidth())
+
+
+def opened_by_imagej(path):
     """As File > Open does, without a window."""
     if not jpype.isJVMStarted():
         assert os.path.exists(JAR), f"no {JAR}: run scripts/test, which fetches it"
@@ -107,11 +116,63 @@ def with_imagej(path, display):
     opener.setSilentMode(True)
     image = opener.openImage(path)
     assert image is not None, "openImage gave null"
-    assert image.getBitDepth() == 32 and image.getStackSize() == 1, f"{image}"
+    return image
+
+
+def tifffile_stack(path, _):
+    with tifffile.TiffFile(path) as file:
+        pages = len(file.pages)
+        hint = file.imagej_metadata
+        assert hint and hint["images"] == hint["slices"] == pages, f"{pages} pages: {hint}"
+        assert hint["min"] < hint["max"], f"no display range: {hint}"
+        assert len(file.series) == 1, f"{len(file.series)} series"
+        each = np.stack([page.asarray() for page in file.pages])
+        whole = file.asarray()
+        assert (each.view(np.uint32) == whole.view(np.uint32)).all(), "pages are not the series"
+    return np.array(tifffile.memmap(path, mode="r"))
+
+
+def pillow_stack(path, _):
+    with Image.open(path) as image:
+        pages = []
+        for page in range(image.n_frames):
+            image.seek(page)
+            assert image.mode == "F", f"mode {image.mode}"
+            pages.append(np.array(image))
+    return np.stack(pages)
+
+
+def opencv_stack(path, _):
+    opened, pages = cv2.imreadmulti(str(path), flags=cv2.IMREAD_UNCHANGED)
+    assert opened, "imreadmulti gave False"
+    return np.stack(pages)
+
+
+def gdal_stack(path, _):
+    with rasterio.open(path) as file:
+        pages = len(file.subdatasets)
+    each = []
+    for page in range(pages):
+        with rasterio.open(f"GTIFF_DIR:{page + 1}:{path}") as file:
+            each.append(file.read(1))
+    return np.stack(each)
+
+
+def libvips_stack(path, _):
+    image = pyvips.Image.new_from_file(path, n=-1, access="sequential")
+    assert image.format == "float" and image.bands == 1, f"{image.bands} bands of {image.format}"
+    height = image.get("page-height")
+    return image.numpy().reshape(image.height // height, height, image.width)
+
+
+def imagej_stack(path, display):
+    image = opened_by_imagej(path)
+    assert image.getBitDepth() == 32 and image.getNSlices() == image.getStackSize(), f"{image}"
     shown = (image.getDisplayRangeMin(), image.getDisplayRangeMax())
     assert shown == display, f"the display range is {shown}, not {display}"
-    pixels = np.array(image.getProcessor().getPixels())
-    return pixels.reshape(image.getHeight(), image.getWidth())
+    stack = image.getStack()
+    pages = [np.array(stack.getProcessor(k + 1).getPixels()) for k in range(stack.getSize())]
+    return np.stack(pages).reshape(-1, image.getHeight(), image.getWidth())
 
 
 READERS = {
@@ -123,6 +184,18 @@ READERS = {
     "imageio": with_imageio,
     "libvips": with_libvips,
     "ImageJ": with_imagej,
+}
+
+
+STACKS = {
+    "tifffile": tifffile_stack,
+    "Pillow": pillow_stack,
+    "OpenCV": opencv_stack,
+    "GDAL": gdal_stack,
+    "scikit-image": with_skimage,
+    "imageio": with_imageio,
+    "libvips": libvips_stack,
+    "ImageJ": imagej_stack,
 }
 
 
@@ -144,10 +217,10 @@ def main(out, expected_path, *options):
     results = {reader: {"right": 0, "problems": []} for reader in READERS}
     for name, want in sorted(expected.items()):
         path = os.path.join(out, name)
-        height, width = want["shape"]
+        shape = want["shape"]
         begin = want["at"] // 4
-        wanted = np.asarray(pixels[begin : begin + height * width]).reshape(height, width)
-        for reader, read in READERS.items():
+        wanted = np.asarray(pixels[begin : begin + np.prod(shape)]).reshape(shape)
+        for reader, read in (READERS if len(shape) == 2 else STACKS).items():
             try:
                 with CapturedStderr() as captured:
                     seen = read(path, tuple(want["display"]))
