@@ -19,7 +19,7 @@
 //! known. *Backend*: a device that works: the CPU, or one GPU adapter. *Unit*: a run of images of
 //! one tensor, or one *block* of an image that is too large for a buffer (a *giant*). *Batch*: the
 //! units that a GPU does at once. *Sink*: where images go. *Shard*: consecutive images of a plan that
-//! one process makes, while others make the rest.
+//! one process makes, while others make the rest. *Stack*: a file whose pages are images.
 //!
 //! # The house
 //! One way leads through it: dump → source → plan → queue → backends → sink → record, report.
@@ -32,7 +32,8 @@
 //! - [`backend`] has the [`queue`](backend::queue) of units that all backends pull from, the
 //!   [`cpu`](backend::cpu) and the `gpu` backend. The GPU's kernels are in `shaders/`; each has a
 //!   twin of the same name in `backend/cpu`.
-//! - [`encode`] lays out the TIFF header around the pixels, and packs them where that is asked for.
+//! - [`encode`] lays out the TIFF header around the pixels, of a stack those of all pages, and packs pixels where
+//!   that is asked for.
 //! - [`sink`] takes images, whole or not at all.
 //! - [`record`] is what a run leaves beside its images: a journal while it works, a manifest when it
 //!   is done, and a lock meanwhile.

@@ -300,7 +300,7 @@ fn every_call_of_a_run_that_packs_may_fail_once() {
 fn every_call_of_a_run_of_stacks_may_fail_once() {
     let job = Job::of("d.safetensors", &["--stack", "tensor", "--hash"], |dump| {
         let tensors: [(&str, &str, &[u64], usize); 2] =
-            [("a", "U8", &[3, 8, 8], 192), ("c", "U8", &[2, 1025, 1025], 2 * 1025 * 1025)];
+            [("a", "U8", &[2, 8, 8], 128), ("c", "U8", &[1, 1025, 1025], 1025 * 1025)];
         tool::dump(dump, &tensors);
     });
     let after = [job.convert(&job.dump, &["--overwrite"])];

@@ -30,6 +30,8 @@ Examples:
       the samples as they are, widened to 32-bit float
   tensortiff convert a.safetensors b.safetensors -o out --name '{stem}_{tensor}_{index}.tif'
       all in one folder
+  tensortiff convert acts.safetensors -o out --stack tensor
+      one file a tensor: a stack in Fiji, an array of N×H×W in Python
   tensortiff convert frames.bin -o out --raw u16:?x512x640
       a file of samples without a header: as many images of 512×640 as it has
   tensortiff convert acts.safetensors -o out -n
