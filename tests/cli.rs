@@ -377,6 +377,17 @@ fn tensors_of_unknown_future_types_are_an_error_unless_left_out() {
     }
     let (_, stderr) = ends_with(2, &["ls", path, "-t", "qq"]);
     assert!(stderr.contains("matches none of 2 tensors; the nearest is q "), "{stderr}");
+    // What leaves nothing out is no error, but told.
+    let note = "tensortiff: note: --exclude qq: matches none of 2 tensors; the nearest is q ";
+    let convert = ["convert", path, "-o", &out, "--overwrite", "--exclude", "q"];
+    for args in [&convert[..], &["ls", path, "--exclude", "a"], &[&convert[..], &["-n"]].concat()] {
+        let (_, stderr) = ends_with(0, args);
+        assert!(!stderr.contains("none of"), "{stderr}");
+        let (_, stderr) = ends_with(0, &[args, &["--exclude", "qq"]].concat());
+        assert!(stderr.contains(note), "{stderr}");
+        let (_, stderr) = ends_with(0, &[args, &["--exclude", "qq", "-q"]].concat());
+        assert!(!stderr.contains("none of"), "{stderr}");
+    }
 }
 
 /// They are legal in JSON, and so in a name: shown escaped, `%XX` in file names, and as JSON has them

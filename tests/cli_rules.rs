@@ -134,9 +134,9 @@ fn what_became_of_samples_is_in_the_summary() {
     bytes.extend(samples.iter().flat_map(|x| x.to_le_bytes()));
     fs::write(&dump, bytes).unwrap();
     let cases = [
-        ("keep", "kept, not in any range: 1 NaN in 1 images"),
-        ("zero", "made 0: 1 NaN in 1 images"),
-        ("clamp", "made 0 or 1: 1 NaN in 1 images"),
+        ("keep", "kept, not in any range: 1 NaN in 1 image;"),
+        ("zero", "made 0: 1 NaN in 1 image;"),
+        ("clamp", "made 0 or 1: 1 NaN in 1 image;"),
     ];
     for (nonfinite, part) in cases {
         let out = dir.path().join(nonfinite);
@@ -145,8 +145,8 @@ fn what_became_of_samples_is_in_the_summary() {
         let args = ["convert", "-v", dump, "-o", out, "--nonfinite", nonfinite];
         let (_, said) = ends_with(0, &[&args[..], &norm].concat());
         assert!(said.contains(part), "{said}");
-        assert!(said.contains("1 images with a range without width"), "{said}");
-        assert!(said.contains("1 constant images (made 0.5)"), "{said}");
+        assert!(said.contains("1 image with a range without width"), "{said}");
+        assert!(said.contains("1 constant image (made 0.5)"), "{said}");
     }
     let out = dir.path().join("fail");
     let (dump, out) = (dump.to_str().unwrap(), out.to_str().unwrap());

@@ -196,6 +196,11 @@ impl Job {
             let right = self.whole.get(name) == Some(bytes) || begun.get(name) == Some(bytes);
             assert!(!is_image || right, "{what}: {} is not whole: {told}", name.display());
         }
+        let is_left = found.keys().any(|name| name.to_string_lossy().ends_with(".manifest.tmp"));
+        assert!(
+            !is_left || what.contains("unlink"),
+            "{what}: a part of a manifest is left: {told}"
+        );
         let dump = Path::new(&self.dump).file_name().unwrap().to_str().unwrap();
         assert_eq!(self.beside(), [dump, "plan.jsonl", "whole"], "{what}: {told}");
         if code == Some(0) {

@@ -143,6 +143,7 @@ fn ways(options: &Options) -> Vec<(String, Options)> {
 fn check(stack: &[Page], alone: &[Page]) {
     assert_eq!(stack.len(), alone.len());
     let (images, first) = (stack.len(), stack[0].at[0]);
+    assert!(first.is_multiple_of(64), "pixels begin at {first}");
     let bytes = 4 * stack[0].pixels.len() as u64;
     for (number, (page, alone)) in stack.iter().zip(alone).enumerate() {
         assert_eq!((page.size, page.display), (alone.size, alone.display), "page {number}");

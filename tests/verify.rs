@@ -121,7 +121,10 @@ fn pages_of_stacks_are_looked_at_one_by_one() {
     convert(&[&path], &out, &[&how[..], &["--overwrite"]].concat());
     let whole = fs::read(&stack).unwrap();
     let (_, said) = ends_with(0, &["verify", &out, "--against"]);
-    assert!(said.contains("150 images") && said.contains("; 1 files are what the dump"), "{said}");
+    assert!(
+        said.contains("150 images") && said.contains("; 1 file is what the dump gives"),
+        "{said}"
+    );
     let pixels = whole.len() - 150 * 77 * 4;
     let text = |page: usize| {
         let text = format!("\"index\":[{},{}]", page / 3, page % 3);
@@ -338,7 +341,7 @@ fn images_that_failed_or_were_there_are_counted() {
     fs::write(format!("{out}/a/t/1.tif"), "mine").unwrap();
     convert(&[own], &out, &["--skip-existing"]);
     let (_, said) = ends_with(0, &["verify", &out]);
-    assert!(said.contains("1 were there before the run"), "{said}");
+    assert!(said.contains("1 was there before the run"), "{said}");
     let (told, _) = ends_with(5, &["verify", &out, "--against"]);
     assert!(told.contains("a/t/1.tif: size: it ends at byte 4"), "{told}");
 }

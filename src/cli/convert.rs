@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::args::{ConvertArgs, FsyncArg, ResumeArg};
 use super::progress::Progress;
 use super::work::Work;
-use super::{Ending, Verbosity, say, signals};
+use super::{Ending, Verbosity, counted, say, signals};
 use crate::convert::{
     Manifest, Options, Record, Resume, VerifySample, Watch as _, convert, preview,
 };
@@ -55,7 +55,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     }
     let untold = report.failed - report.failures.len() as u64;
     if untold > 0 {
-        say(&format!("tensortiff: error: {untold} more images failed"));
+        say(&format!("tensortiff: error: {} failed", counted(untold, "more image")));
     }
     if verbosity > Verbosity::Quiet {
         summary(&report, &options.rule, verbosity).iter().for_each(|line| say(line));
@@ -124,7 +124,10 @@ fn record(args: &ConvertArgs, work: &Work) -> Record {
 fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
     let seconds = report.elapsed.as_secs_f64();
     if report.finished {
-        return vec![format!("nothing to do: all {} images are there already", report.there)];
+        return vec![match report.there {
+            1 => "nothing to do: the one image is there already".to_owned(),
+            all => format!("nothing to do: all {all} images are there already"),
+        }];
     }
     let total: u64 = report.devices.iter().map(|device| device.bytes_in).sum();
     let share = |bytes: u64| 100.0 * bytes as f64 / total.max(1) as f64;
@@ -135,9 +138,8 @@ fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
         .map(|device| format!("{} {:.0} %", shown(&device.name), share(device.bytes_in)))
         .collect();
     let mut line = format!(
-        "{} {}, {} read, {} written, {seconds:.3} s, {:.2} GB/s read",
-        report.images,
-        if report.images == 1 { "image" } else { "images" },
+        "{}, {} read, {} written, {seconds:.3} s, {:.2} GB/s read",
+        counted(report.images, "image"),
         bytes(report.bytes_in),
         bytes(report.bytes_out),
         report.bytes_in as f64 / 1e9 / seconds.max(1e-9),
@@ -165,7 +167,8 @@ fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
             Nonfinite::Zero => "made 0",
             Nonfinite::Clamp => "made 0 or 1",
         };
-        line += &format!("; {done}: {} in {} images", counts.join(", "), samples.nonfinite_images);
+        let images = counted(samples.nonfinite_images, "image");
+        line += &format!("; {done}: {} in {images}", counts.join(", "));
     }
     let constant = match rule.constant {
         Constant::Keep => "kept as they are",
@@ -174,8 +177,8 @@ fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
     };
     if samples.degenerate_images > 0 {
         line += &format!(
-            "; {} images with a range without width, though their samples differ ({constant})",
-            samples.degenerate_images
+            "; {} with a range without width, though their samples differ ({constant})",
+            counted(samples.degenerate_images, "image")
         );
     }
     if samples.overflow > 0 {
@@ -189,11 +192,13 @@ fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
                 0 => String::new(),
                 checked => format!(", {checked} compared with the CPU's"),
             };
-            format!("{name}: {} images{compared}, {} read", device.images, bytes(device.bytes_in))
+            let images = counted(device.images, "image");
+            format!("{name}: {images}{compared}, {} read", bytes(device.bytes_in))
         }));
         lines.push(format!(
-            "{} constant images ({constant}), {} without a finite sample",
-            samples.constant_images, samples.no_finite_images
+            "{} ({constant}), {} without a finite sample",
+            counted(samples.constant_images, "constant image"),
+            samples.no_finite_images
         ));
     }
     lines

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::args::LsArgs;
 use super::convert::bytes;
 use super::inputs::open;
-use super::{Ending, Verbosity, results, say};
+use super::{Ending, Verbosity, counted, results, say};
 use crate::error::escaped;
 use crate::plan::{Filter, Selected, SkipReason};
 use crate::source::Source;
@@ -68,10 +68,13 @@ pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending>
             table(out, &lines, source.dumps().len() > 1)
         }
     })?;
+    if verbosity > Verbosity::Quiet {
+        plan.notes().iter().for_each(|note| say(&format!("tensortiff: note: {note}")));
+    }
     if verbosity > Verbosity::Quiet && !args.json {
-        let word = if tensors == 1 { "tensor" } else { "tensors" };
-        let images = if plan.images() == 1 { "image" } else { "images" };
-        say(&format!("{tensors} {word}, {}, {} {images}", bytes(total), plan.images()));
+        let (tensors, images) =
+            (counted(tensors as u64, "tensor"), counted(plan.images(), "image"));
+        say(&format!("{tensors}, {}, {images}", bytes(total)));
     }
     Ok(Ending::Done)
 }

@@ -136,6 +136,11 @@ fn results(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> anyhow::
     write(&mut out).and_then(|()| out.flush()).context("standard output")
 }
 
+/// `1 image`, `2 images`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A line on stderr; if nobody reads it, nothing is lost that could be told.
 fn say(line: &str) {
     // What a hostile header says can be megabytes long.

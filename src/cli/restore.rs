@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::back::{BackArgs, dump};
 use super::convert::bytes;
 use super::progress::Progress;
-use super::{Ending, Verbosity, results, say};
+use super::{Ending, Verbosity, counted, results, say};
 use crate::back::{Restored, Samples, errors_of, restore};
 use crate::error::shown_path;
 use crate::normalize::Norm;
@@ -92,8 +92,10 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<En
         notes.iter().for_each(|note| say(&format!("tensortiff: note: {note}")));
         if !args.json {
             say(&format!(
-                "{}: {tensors} tensors of {images} images, {}",
+                "{}: {} of {}, {}",
                 shown_path(&args.output),
+                counted(tensors, "tensor"),
+                counted(images, "image"),
                 bytes(written)
             ));
         }

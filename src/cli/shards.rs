@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::{MergeArgs, PlanArgs, StatusArgs};
 use super::convert::bytes;
 use super::work::{Work, is_plan};
-use super::{Ending, Verbosity, results, say};
+use super::{Ending, Verbosity, counted, results, say};
 use crate::convert::{Manifest, Options, Record, Resume, ShardState, divide, merge, shard_states};
 use crate::error::{Error, shown, shown_path};
 use crate::record::shards::{Shards, Unit};
@@ -263,16 +263,16 @@ pub(super) fn merge_shards(args: &MergeArgs, verbosity: Verbosity) -> anyhow::Re
     let (sink, options, _) = run_of(&work, args);
     let report = merge(&work.source, &sink, &options)?;
     if verbosity > Verbosity::Quiet {
-        let images = report.there;
+        let images = counted(report.there, "image");
         let folder = shown_path(&args.output);
         let failed = match report.failed {
             0 => String::new(),
             failed => format!("; {failed} failed"),
         };
         say(&if report.finished {
-            format!("nothing to do: {folder} has its manifest of {images} images{failed}")
+            format!("nothing to do: {folder} has its manifest of {images}{failed}")
         } else {
-            format!("{folder}: one manifest of {images} images{failed}")
+            format!("{folder}: one manifest of {images}{failed}")
         });
     }
     Ok(if report.failed > 0 { Ending::SomeImagesFailed } else { Ending::Done })

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::back::{BackArgs, dump};
 use super::convert::bytes;
 use super::progress::Progress;
-use super::{Ending, Verbosity, say};
+use super::{Ending, Verbosity, counted, say};
 use crate::back::{Difference, Looking, Output, Verified, strays, verify};
 use crate::error::{Error, escaped, shown, shown_path};
 use crate::source::Source;
@@ -130,24 +130,29 @@ fn tell_strays(outputs: &[Output], verbosity: Verbosity) -> Result<u64, Error> {
 
 fn summary(sums: &Sums, seconds: f64) -> String {
     let mut line = format!(
-        "{} images, {} of pixels, {seconds:.3} s: {}",
-        sums.images,
+        "{}, {} of pixels, {seconds:.3} s: {}",
+        counted(sums.images, "image"),
         bytes(sums.bytes),
         match sums.different {
             0 => "all right".to_owned(),
-            1 => "1 difference".to_owned(),
-            more => format!("{more} differences"),
+            more => counted(more, "difference"),
         }
     );
-    let compared = match sums.different {
-        0 => "files are what the dump gives",
-        _ => "files were compared with what the dump gives",
+    let is_one = |count: u64| count == 1;
+    if sums.compared > 0 {
+        let how = match (sums.different, is_one(sums.compared)) {
+            (0, true) => "is",
+            (0, false) => "are",
+            (_, true) => "was compared with",
+            (_, false) => "were compared with",
+        };
+        line += &format!("; {} {how} what the dump gives", counted(sums.compared, "file"));
+    }
+    let existed = match is_one(sums.existed) {
+        true => "was there before the run, and nothing else is known of it",
+        false => "were there before the run, and nothing else is known of them",
     };
-    let counts = [
-        (sums.compared, compared),
-        (sums.existed, "were there before the run, and nothing else is known of them"),
-        (sums.failed, "could not be made"),
-    ];
+    let counts = [(sums.existed, existed), (sums.failed, "could not be made")];
     for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
         line += &format!("; {count} {what}");
     }

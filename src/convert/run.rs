@@ -178,6 +178,7 @@ impl<'a> Run<'a> {
         for row in self.plan.rows() {
             gives[self.source.tensors()[row.tensor].dump] = true;
         }
+        self.plan.notes().iter().for_each(|text| self.note(text.clone()));
         for (dump, _) in self.source.dumps().iter().zip(gives).filter(|(_, gives)| !gives) {
             self.note(format!("{}: no images", shown(&dump.label)));
         }

@@ -44,7 +44,8 @@ pub(super) fn notes(files: &[StackFile]) -> Option<String> {
     let big = files.iter().filter(|file| file.is_big()).count();
     let of = files.len();
     (big > 0).then(|| {
-        format!("{big} of {of} stacks are BigTIFFs, which ImageJ's own File > Open does not open")
+        let are = if big == 1 { "is a BigTIFF" } else { "are BigTIFFs" };
+        format!("{big} of {of} stacks {are}, which ImageJ's own File > Open does not open")
     })
 }
 

@@ -8,6 +8,15 @@ pub(crate) fn no_match<'a>(
     pattern: &str,
     names: impl Iterator<Item = &'a str> + Clone,
 ) -> Error {
+    Error::Usage(told_of_no_match(option, pattern, names))
+}
+
+/// The same in words.
+pub(crate) fn told_of_no_match<'a>(
+    option: &str,
+    pattern: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> String {
     let core = pattern.trim_matches('*');
     let distance = |name: &str| {
         // A pattern is of a part of a name as well as of all of it.
@@ -17,7 +26,7 @@ pub(crate) fn no_match<'a>(
     };
     // At most 20,000 characters compared a name: this many names take a fraction of a second.
     let nearest = names.clone().take(20_000).min_by_key(|name| distance(name));
-    Error::Usage(match nearest {
+    match nearest {
         None => format!("{option} {}: the dump holds no tensors", shown(pattern)),
         Some(nearest) => format!(
             "{option} {}: matches none of {} tensors; the nearest is {} (`tensortiff ls` lists them; \
@@ -26,7 +35,7 @@ pub(crate) fn no_match<'a>(
             names.count(),
             shown(nearest)
         ),
-    })
+    }
 }
 
 /// Levenshtein distance over the first 100 characters, enough to find a slip.

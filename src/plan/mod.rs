@@ -157,6 +157,12 @@ impl Plan {
         self.selected.skipped()
     }
 
+    /// What may be a slip in what was asked for, a line each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        self.selected.notes()
+    }
+
     /// What image number `index` of a row is called: a relative path, `/` between its parts.
     #[must_use]
     pub fn name(&self, row: usize, index: u64) -> String {

@@ -8,7 +8,7 @@ use super::fields::Regex;
 use super::pick::{Pick, Sample};
 use super::row::{Row, Taken};
 use super::template::Template;
-use crate::error::nearest::no_match;
+use crate::error::nearest::{no_match, told_of_no_match};
 use crate::error::{Error, shown, shown_shape};
 use crate::tensor::{Dump, Glob, Leading, Misfit, TensorInfo, Unsupported};
 
@@ -125,6 +125,7 @@ pub struct Selected {
     rows: Vec<Row>,
     skipped: Vec<Skipped>,
     images: u64,
+    notes: Vec<String>,
 }
 
 impl Selected {
@@ -158,7 +159,10 @@ impl Selected {
                 names().count()
             )));
         }
-        let mut selected = Selected { rows: Vec::new(), skipped: Vec::new(), images: 0 };
+        let unused = selection.exclude.iter().zip(&filter.leave);
+        let unused = unused.filter(|(_, glob)| !names().any(|name| glob.matches(name)));
+        let notes = unused.map(|(text, _)| told_of_no_match("--exclude", text, names())).collect();
+        let mut selected = Selected { rows: Vec::new(), skipped: Vec::new(), images: 0, notes };
         for (index, tensor) in tensors.iter().enumerate() {
             if !filter.takes(&tensor.name) {
                 continue;
@@ -198,6 +202,12 @@ impl Selected {
     #[must_use]
     pub fn images(&self) -> u64 {
         self.images
+    }
+
+    /// What may be a slip in what was asked for, a line each: patterns that leave nothing out.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 }
 
