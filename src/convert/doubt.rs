@@ -183,7 +183,7 @@ impl Run<'_> {
             } else {
                 // Others had a part in the same stacks, whose files have their names, or not yet.
                 report.take_back_all();
-                vec![0..self.plan.images()]
+                std::iter::once(0..self.plan.images()).collect()
             }
         };
         if again.is_empty() || self.is_stopped() {

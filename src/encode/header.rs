@@ -199,7 +199,7 @@ impl Header {
     /// Makes of what [`write`](Header::write) gave a page's directory and what lies with it, which begins at
     /// byte `at` of a stack's file; its pixels lie at `pixels`, the next page's directory at `next`, or at
     /// 0 where there is none. Only the first page has the file's header, so that `at` is 0 there.
-    pub(super) fn place<'b>(&self, [at, pixels, next]: [u64; 3], out: &'b mut Vec<u8>) -> &'b [u8] {
+    pub(super) fn place<'b>(&self, [at, pixels, next]: [u64; 3], out: &'b mut [u8]) -> &'b [u8] {
         let [file, ..] = self.kind.sizes();
         let width = self.kind.offset_width();
         // As if the file began so much before the directory.

@@ -209,7 +209,7 @@ impl StackFile {
         self.place(header, 0, out)
     }
 
-    fn place<'b>(&self, header: &Header, page: u64, out: &'b mut Vec<u8>) -> (u64, &'b [u8]) {
+    fn place<'b>(&self, header: &Header, page: u64, out: &'b mut [u8]) -> (u64, &'b [u8]) {
         let at = if page == 0 { 0 } else { self.directory(page) };
         let next = if page + 1 < self.pages { self.directory(page + 1) } else { 0 };
         (at, header.place([at, self.pixels(page), next], out))
