@@ -197,9 +197,7 @@ fn pages_are_the_images_that_files_of_their_own_are() {
             assert_eq!((report.images, report.bytes_in), (alone.images, alone.bytes_in), "{way}");
             assert_eq!(report.samples, alone.samples, "{way}");
             let written: usize = files.values().map(Vec::len).sum();
-            // Zeros between directories and pixels are nobody's.
-            let lacks = written as u64 - report.bytes_out;
-            assert!(lacks < 512 * files.len() as u64, "{way}: {written}, {}", report.bytes_out);
+            assert_eq!(written as u64, report.bytes_out, "{way}");
             let first = first.get_or_insert_with(|| files.clone());
             assert!(files == *first, "{way} makes others");
         }
@@ -598,7 +596,13 @@ fn a_run_that_is_killed_leaves_no_part_of_a_stack() {
         } else {
             vec![]
         };
-        at_work += u32::from(!made.is_empty() && made.len() < 3);
+        // A journal is there, and not all of three stacks.
+        let begun = std::path::Path::new(&out).is_dir() && !output.status.success();
+        at_work += u32::from(
+            begun
+                && made.len() < 3
+                && tool::everything(std::path::Path::new(&out)).len() > made.len(),
+        );
         for file in made {
             let due = file.strip_prefix(&out).unwrap();
             let due = std::path::Path::new(&whole).join(due);
@@ -620,5 +624,5 @@ fn a_run_that_is_killed_leaves_no_part_of_a_stack() {
         }
         assert_eq!(tool::everything(std::path::Path::new(&out)).len(), 4);
     }
-    assert!(killed >= 4, "{killed} of 8 were killed, {at_work} of them at work");
+    assert!(killed >= 4 && at_work >= 3, "{killed} of 8 were killed, {at_work} of them at work");
 }

@@ -130,10 +130,13 @@ fn pages_of_stacks_are_looked_at_one_by_one() {
         let text = format!("\"index\":[{},{}]", page / 3, page % 3);
         whole.windows(text.len()).position(|part| part == text.as_bytes()).unwrap()
     };
-    type Case<'c> = (usize, [&'c str; 2]);
-    let cases: [Case<'_>; 5] = [
+    type Case<'c> = (usize, u64, [&'c str; 2]);
+    let imagej = whole.windows(8).position(|part| part == b"ImageJ=1").unwrap();
+    let cases: [Case<'_>; 6] = [
+        (imagej, 0, ["tags: the description has no line of ImageJ's", "header: from byte"]),
         (
             pixels,
+            0,
             [
                 "pixels: their XXH3",
                 "1 of 11550 pixels are not what the dump gives, the first at page 0, row 0, column 0",
@@ -141,16 +144,19 @@ fn pages_of_stacks_are_looked_at_one_by_one() {
         ),
         (
             pixels + 4 * (149 * 77 + 12),
+            149,
             ["pixels: their XXH3", "the first at page 149, row 1, column 1"],
         ),
-        (pixels + 4 * 100 * 77, ["pixels: their XXH3", "page 100, row 0"]),
-        (text(120) + 9, ["tags: the description's index is", "header: from byte"]),
-        (text(0) + 9, ["tags: the description's index is", "header: from byte"]),
+        (pixels + 4 * 100 * 77, 100, ["pixels: their XXH3", "page 100, row 0"]),
+        (text(120) + 9, 120, ["tags: the description's index is", "header: from byte"]),
+        (text(0) + 9, 0, ["tags: the description's index is", "header: from byte"]),
     ];
-    for (at, [told, against]) in cases {
+    for (at, page, [told, against]) in cases {
         change(Path::new(&stack), |file| file[at] ^= 1);
         let (differences, _) = ends_with(5, &["verify", &out]);
         assert!(differences.lines().any(|line| line.contains(told)), "{at}: {differences}");
+        let page = format!("a.tif, page {page}: ");
+        assert!(differences.lines().all(|line| line.contains(&page)), "{at}: {differences}");
         assert!(differences.lines().count() <= 2, "{at}: {differences}");
         let (differences, _) = ends_with(5, &["verify", &out, "--against"]);
         assert!(differences.contains(against), "{at}: {differences}");
@@ -161,10 +167,10 @@ fn pages_of_stacks_are_looked_at_one_by_one() {
     convert(&[&path], &single, &["--limit", "1", "--norm", "none"]);
     fs::copy(format!("{single}/d/a/00_0.tif"), &stack).unwrap();
     let (differences, _) = ends_with(5, &["verify", &out]);
-    assert!(differences.contains("file: it has no page 1\n"), "{differences}");
+    assert!(differences.contains("a.tif, page 1: file: it has no page 1\n"), "{differences}");
     fs::remove_file(&stack).unwrap();
     let (differences, _) = ends_with(5, &["verify", &out]);
-    assert_eq!(differences.matches("it is missing").count(), 150, "{differences}");
+    assert_eq!(differences.matches("a.tif: file: it is missing").count(), 1, "{differences}");
 }
 
 /// What is wrong is told with the file and what differs, whether it is compared with the dump or not, or

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::lines::{Line, bytes};
-use crate::encode::Decoded;
+use crate::encode::{Decoded, Pages};
 use crate::error::shown;
 use crate::normalize::{Norm, Rule, Scope, Undo};
 use crate::record::{Hasher, identity::Asked, identity::Hash};
@@ -23,9 +23,12 @@ pub(super) struct Check<'a> {
     pub(super) rule: Rule,
     pub(super) scope: Scope,
     asked: &'a Asked,
-    /// Readers of stacks, by their names.
-    open: Mutex<Vec<(String, Decoded<File>)>>,
+    /// Where readers of stacks are, by their names.
+    pages: Mutex<Vec<(String, Pages)>>,
 }
+
+/// What is told of a file that is not there.
+pub(super) const MISSING: &str = "it is missing";
 
 /// What differs, and how.
 pub(super) type Found = (&'static str, String);
@@ -54,7 +57,7 @@ enum Expected {
 
 impl<'a> Check<'a> {
     pub(super) fn new(asked: &'a Asked, rule: Rule, scope: Scope) -> Check<'a> {
-        Check { rule, scope, asked, open: Mutex::default() }
+        Check { rule, scope, asked, pages: Mutex::default() }
     }
 
     /// Opens an image's file, and holds its size and tags against its line; `None` if it cannot be read.
@@ -67,7 +70,7 @@ impl<'a> Check<'a> {
         let file = match sink.open(&line.name) {
             Ok(Some(file)) => file,
             Ok(None) => {
-                tell(("file", "it is missing".to_owned()));
+                tell(("file", MISSING.to_owned()));
                 return None;
             }
             Err(error) => {
@@ -108,34 +111,33 @@ impl<'a> Check<'a> {
         Some(image)
     }
 
-    /// A page of a stack, by a reader of it that has come nearest, if there is one.
-    pub(super) fn page(&self, file: File, name: &str, page: u64) -> Result<Decoded<File>, String> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let near = open
-            .iter()
-            .enumerate()
-            .filter(|(_, (of, image))| of == name && image.page().is_some_and(|at| at <= page));
-        let nearest = near.max_by_key(|(_, (_, image))| image.page()).map(|(at, _)| at);
-        let image = nearest.map(|at| open.swap_remove(at).1);
-        drop(open);
-        match image {
-            Some(image) => image.turn_to(page),
-            None => Decoded::open_page(file, page),
-        }
-    }
-
-    /// Keeps the reader of a stack for who looks at a later page.
-    pub(super) fn close(&self, name: &str, image: Decoded<File>) {
+    /// A page of a stack, from where somebody is who came nearest.
+    pub(super) fn page(
+        &self,
+        mut file: File,
+        name: &str,
+        page: u64,
+    ) -> Result<Decoded<File>, String> {
+        /// Threads are at different pages.
         const MOST: usize = 64;
-        if image.page().is_none() {
-            return;
+        let lock = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let near = {
+            let mut known = lock();
+            let of_file = |(of, pages): &&(String, Pages)| of == name && pages.page() <= page;
+            let nearest = known.iter().filter(of_file).max_by_key(|(_, pages)| pages.page());
+            let nearest = nearest.map(|(_, pages)| *pages);
+            // Stacks come one after the other.
+            if known.len() >= MOST {
+                known.clear();
+            }
+            nearest
+        };
+        let mut pages = near.map_or_else(|| Pages::begin(&mut file), Ok)?;
+        let image = Decoded::open_page(file, &mut pages, page);
+        if near.is_none_or(|near| near.page() < pages.page()) {
+            lock().push((name.to_owned(), pages));
         }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // Stacks come one after the other.
-        open.retain(|(of, _)| of == name);
-        if open.len() < MOST {
-            open.push((name.to_owned(), image));
-        }
+        image
     }
 
     /// Whether pixels are what the line says.
@@ -183,7 +185,9 @@ impl<'a> Check<'a> {
             let line = lines.next().unwrap_or_default();
             line.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')).map(str::to_owned)
         };
-        let _ = value("ImageJ");
+        if value("ImageJ").is_none() {
+            tell(("tags", "the description has no line of ImageJ's at its begin".to_owned()));
+        }
         // The first page of a stack that has more says what is so of all.
         let is_first = line.page == Some(0) && text.contains("\nimages=");
         if is_first {

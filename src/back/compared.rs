@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Difference, Tell};
-use crate::encode::Decoded;
+use crate::encode::{Decoded, Pages};
 use crate::error::Error;
 use crate::record::read_at;
 use crate::sink::{FilesSink, Pending, Sink};
@@ -117,7 +117,7 @@ impl Pending for Comparison<'_> {
         sink.files.fetch_add(1, Ordering::Relaxed);
         let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let tell = |what, problem| {
-            (sink.tell)(Difference { file: sink.folder.join(&name), what, problem });
+            (sink.tell)(Difference { file: sink.folder.join(&name), page: None, what, problem });
         };
         if let Some(problem) = found.problem {
             tell("file", problem);
@@ -158,7 +158,9 @@ fn told(
     words: u64,
     (at, is, due): (u64, [u8; 4], [u8; 4]),
 ) -> (&'static str, String) {
-    let image = Decoded::open_page(Cursor::new(header), 0).ok();
+    let mut cursor = Cursor::new(header);
+    let pages = Pages::begin(&mut cursor).ok();
+    let image = pages.and_then(|mut pages| Decoded::open_page(cursor, &mut pages, 0).ok());
     let shape = image.as_ref().map(Decoded::shape);
     let begin = image.and_then(|image| image.pixels_at()).unwrap_or(header.len() as u64);
     let pixel = at.checked_sub(begin).map(|bytes| bytes / 4);

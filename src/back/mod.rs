@@ -54,6 +54,8 @@ pub struct Looking {
 pub struct Difference {
     /// The file.
     pub file: PathBuf,
+    /// Of a stack the page, from 0 on; `None` where it is so of the whole file.
+    pub page: Option<u64>,
     /// What differs: `file`, `size`, `tags`, `pixels`, or where it was compared with the dump, `header` or
     /// `samples`.
     pub what: &'static str,
@@ -63,7 +65,11 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", shown_path(&self.file), self.what, self.problem)
+        write!(f, "{}", shown_path(&self.file))?;
+        if let Some(page) = self.page {
+            write!(f, ", page {page}")?;
+        }
+        write!(f, ": {}: {}", self.what, self.problem)
     }
 }
 

@@ -142,6 +142,10 @@ pub fn restore(
         }
         let bad = |problem: String| {
             let path = output.folder.join(&*line.name);
+            let problem = match line.page {
+                Some(page) => format!("page {page}: {problem}"),
+                None => problem,
+            };
             Error::Format { path, format: "TIFF", problem }
         };
         let mut problem = None;
@@ -172,7 +176,6 @@ pub fn restore(
         if hasher.map(|hasher| Hash(hasher.finish())) != line.xxh3 {
             return Err(bad("its pixels have another XXH3 than the manifest says".to_owned()));
         }
-        check.close(&line.name, image);
         Ok(())
     })?;
     pending.commit()?;
@@ -438,8 +441,6 @@ impl Pending for Measuring<'_> {
     }
 
     fn commit(self: Box<Self>) -> Result<(), Error> {
-        let image = self.image.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.sink.check.close(&self.name, image);
         let found = self.samples.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.sink.samples.lock().unwrap_or_else(PoisonError::into_inner).merge(found);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::check::{Check, Found};
+use super::check::{Check, Found, MISSING};
 use super::compared::Compared;
 use super::{Difference, Looking, Output, Tell};
 use crate::backend::choose::{Device, Devices};
@@ -74,11 +74,15 @@ pub fn verify(
             return Ok(());
         }
         let mut tell = |(what, problem): Found| {
-            tell(Difference { file: output.folder.join(&*line.name), what, problem });
+            // What is so of the whole file is told with its first page.
+            let of_file = what == "size" || problem == MISSING;
+            let page = line.page.filter(|_| !of_file);
+            if page == line.page || line.page == Some(0) {
+                tell(Difference { file: output.folder.join(&*line.name), page, what, problem });
+            }
         };
         if let Some(mut image) = check.open(&sink, line, &mut tell) {
             check.pixels(&mut image, line, buffer, &mut tell);
-            check.close(&line.name, image);
         }
         Ok(())
     })?;

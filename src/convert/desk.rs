@@ -172,7 +172,10 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         if self.run.options.rule.nonfinite != Nonfinite::Fail || extent.nonfinite() == 0 {
             return Ok(());
         }
-        let name = self.run.plan.name(image.span, image.index);
+        let mut name = self.run.plan.name(image.span, image.index);
+        if let Some(page) = self.run.plan.page(image.span, image.index) {
+            name += &format!(", page {}", page.page);
+        }
         Err(Error::Nonfinite { name, nan: extent.nan, inf: extent.pos_inf + extent.neg_inf })
     }
 
@@ -221,8 +224,9 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         self.indices.clear();
         self.indices.extend(run.plan.rows()[image.span].places(image.index).map(|(at, _)| at));
         if page.page == 0 {
-            // Its header says what is known of all.
-            return Ok(file.first_header().end);
+            // Its header says what is known of all, and zeros behind all directories count here.
+            let gap = file.gap();
+            return Ok(file.first_header().end + gap.end - gap.start);
         }
         if self.page_header.as_ref().is_none_or(|(span, _)| *span != image.span) {
             self.page_header = Some((image.span, run.page_header(image.span, false)));

@@ -8,8 +8,9 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use tiff::decoder::{ChunkType, Decoder, Limits};
 use tiff::tags::{ByteOrder, Tag};
-use tiff::{ColorType, TiffError, TiffFormatError};
+use tiff::{ColorType, TiffError};
 
+use super::paged::{Pages, Shown};
 use crate::error::shown_problem;
 
 /// Most bytes that the decoder unpacks at once: a strip of the largest image that is written as one.
@@ -24,8 +25,7 @@ const BLACK_IS_ZERO: u64 = 1;
 /// An image of one float per pixel in a file.
 #[derive(Debug)]
 pub struct Decoded<R: Read + Seek> {
-    decoder: Decoder<BufReader<R>>,
-    page: Option<u64>,
+    decoder: Decoder<BufReader<Shown<R>>>,
     width: u64,
     height: u64,
     /// Rows of a strip or a tile, and columns of a tile.
@@ -45,51 +45,24 @@ impl<R: Read + Seek> Decoded<R> {
     /// # Errors
     /// Why it is no such image, in one line.
     pub fn open(file: R) -> Result<Decoded<R>, String> {
-        Decoded::begin(file, None)
+        Decoded::begin(Shown::whole(file), false)
     }
 
-    /// Opens a page of a file of any number, from 0 on.
+    /// Opens a page of a file of any number, from 0 on. `pages` is where somebody was before who opened another
+    /// one, which is not behind it.
     ///
     /// # Errors
     /// As [`open`](Decoded::open); that there is no such page.
-    pub fn open_page(file: R, page: u64) -> Result<Decoded<R>, String> {
-        Decoded::begin(file, Some(page))
+    pub fn open_page(file: R, pages: &mut Pages, page: u64) -> Result<Decoded<R>, String> {
+        Decoded::begin(Shown::page(file, pages, page)?, true)
     }
 
-    fn begin(file: R, page: Option<u64>) -> Result<Decoded<R>, String> {
+    fn begin(file: Shown<R>, is_page: bool) -> Result<Decoded<R>, String> {
         let decoder = Decoder::new(BufReader::with_capacity(BUFFER, file)).map_err(told)?;
         let mut limits = Limits::default();
         limits.decoding_buffer_size = most();
         limits.intermediate_buffer_size = most();
         let mut decoder = decoder.with_limits(limits);
-        if let Some(page) = page {
-            turn(&mut decoder, page)?;
-        }
-        Decoded::of(decoder, page)
-    }
-
-    /// Another page of the file. Those that come behind are found sooner: pages are a chain.
-    ///
-    /// # Errors
-    /// As [`open_page`](Decoded::open_page).
-    pub fn turn_to(mut self, page: u64) -> Result<Decoded<R>, String> {
-        turn(&mut self.decoder, page)?;
-        Decoded::of(self.decoder, Some(page))
-    }
-
-    /// Which page it is; `None` of a file of one.
-    #[must_use]
-    pub fn page(&self) -> Option<u64> {
-        self.page
-    }
-
-    /// Where its pixels begin, where they are stored as they are in memory.
-    #[must_use]
-    pub fn pixels_at(&self) -> Option<u64> {
-        self.plain.as_ref().and_then(|places| places.first().copied())
-    }
-
-    fn of(mut decoder: Decoder<BufReader<R>>, page: Option<u64>) -> Result<Decoded<R>, String> {
         let (width, height) = decoder.dimensions().map_err(told)?;
         let mut number = |tag: Tag, otherwise: u64| {
             decoder.find_tag_unsigned::<u64>(tag).map(|found| found.unwrap_or(otherwise))
@@ -105,7 +78,7 @@ impl<R: Read + Seek> Decoded<R> {
                  format {format}, photometric interpretation {shown}"
             ));
         }
-        if page.is_none() && decoder.more_images() {
+        if !is_page && decoder.more_images() {
             return Err("it holds more than one image".to_owned());
         }
         let (width, height) = (u64::from(width), u64::from(height));
@@ -120,7 +93,13 @@ impl<R: Read + Seek> Decoded<R> {
             true => Some(plain(&mut decoder, 4 * width, height, rows)?),
         };
         let (chunk, pixels, tile_pixels) = Default::default();
-        Ok(Decoded { decoder, page, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
+        Ok(Decoded { decoder, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
+    }
+
+    /// Where its pixels begin, where they are stored as they are in memory.
+    #[must_use]
+    pub fn pixels_at(&self) -> Option<u64> {
+        self.plain.as_ref().and_then(|places| places.first().copied())
     }
 
     /// Height and width in pixels.
@@ -243,16 +222,6 @@ impl<R: Read + Seek> Decoded<R> {
 }
 
 /// Of what is below an image's sides, which have 32 bits.
-fn turn<R: Read + Seek>(decoder: &mut Decoder<R>, page: u64) -> Result<(), String> {
-    let number = usize::try_from(page).map_err(|_| format!("it has no page {page}"))?;
-    decoder.seek_to_image(number).map_err(|error| match error {
-        TiffError::FormatError(TiffFormatError::ImageFileDirectoryNotFound) => {
-            format!("it has no page {page}")
-        }
-        error => told(error),
-    })
-}
-
 fn narrow(pixels: u64) -> u32 {
     u32::try_from(pixels).unwrap_or(u32::MAX)
 }

@@ -17,6 +17,7 @@ mod encoding;
 mod gdal;
 mod header;
 mod pack;
+mod paged;
 mod stack;
 mod strips;
 
@@ -25,4 +26,5 @@ pub use description::Shown;
 pub use encoding::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use header::{Header, Packed, Subject};
 pub use pack::Packer;
+pub use paged::Pages;
 pub use stack::StackFile;
