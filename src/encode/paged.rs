@@ -138,3 +138,86 @@ impl<R: Seek> Seek for Shown<R> {
         Ok(self.at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use tiff::encoder::{TiffEncoder, colortype};
+
+    use super::*;
+    use crate::encode::Decoded;
+
+    fn file(pages: u8, is_big: bool) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        let sizes =
+            (1..=u32::from(pages)).map(|width| (width, vec![width as f32; 2 * width as usize]));
+        if is_big {
+            let mut encoder = TiffEncoder::new_big(&mut file).unwrap();
+            for (width, pixels) in sizes {
+                encoder.write_image::<colortype::Gray32Float>(width, 2, &pixels).unwrap();
+            }
+        } else {
+            let mut encoder = TiffEncoder::new(&mut file).unwrap();
+            for (width, pixels) in sizes {
+                encoder.write_image::<colortype::Gray32Float>(width, 2, &pixels).unwrap();
+            }
+        }
+        file.into_inner()
+    }
+
+    /// A page's pixels, from where somebody is.
+    fn look(file: &[u8], pages: &mut Pages, page: u64) -> Result<Vec<u8>, String> {
+        let mut image = Decoded::open_page(Cursor::new(file), pages, page)?;
+        let mut pixels = Vec::new();
+        image.each(&mut |step| pixels.extend_from_slice(step))?;
+        Ok(pixels)
+    }
+
+    #[test]
+    fn every_page_is_found_from_the_first_and_from_those_before() {
+        for is_big in [false, true] {
+            let file = file(5, is_big);
+            let begin = || Pages::begin(&mut Cursor::new(&file)).unwrap();
+            for from in 0..5 {
+                for page in from..5 {
+                    let mut pages = begin();
+                    look(&file, &mut pages, from).unwrap();
+                    assert_eq!(pages.page(), from);
+                    let due = (page + 1) as f32;
+                    let due = due.to_le_bytes().repeat(usize::try_from(2 * (page + 1)).unwrap());
+                    assert_eq!(look(&file, &mut pages, page).unwrap(), due, "{from} {page}");
+                }
+            }
+            let mut pages = begin();
+            for page in [5, 6, u64::MAX] {
+                let told = look(&file, &mut pages, page).unwrap_err();
+                assert_eq!(told, format!("it has no page {page}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_or_read() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
+            usize::try_from(state >> 33).unwrap()
+        };
+        for is_big in [false, true] {
+            let whole = file(4, is_big);
+            for _ in 0..10_000 {
+                let mut damaged = whole.clone();
+                for _ in 0..=random() % 4 {
+                    let at = random() % damaged.len();
+                    damaged[at] = u8::try_from(random() % 256).unwrap();
+                }
+                damaged.truncate(whole.len() - random() % 2 * (random() % whole.len()));
+                let Ok(mut pages) = Pages::begin(&mut Cursor::new(&damaged)) else { continue };
+                for page in 0..50 {
+                    let _ = look(&damaged, &mut pages, page);
+                }
+            }
+        }
+    }
+}
