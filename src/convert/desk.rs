@@ -194,7 +194,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             let stack = self.run.stacks.open(self.run.sink, page, &self.name)?;
             let at = self.run.stacks.file(page.stack).pixels(page.page);
             stack.write_at(at, pixels)?;
-            self.record(image, finding, hash, 0)?;
+            self.record(image, finding, hash, 0);
             return Ok(self.put_page(page, image, finding)? + pixels.len() as u64);
         }
         self.pack_first(image)?;
@@ -212,7 +212,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         };
         self.run.sink.put(&self.name, &self.bytes, pixels)?;
         let len = self.bytes.len() as u64 + pixels.len() as u64;
-        self.record(image, finding, hash, len)?;
+        self.record(image, finding, hash, len);
         Ok(len)
     }
 
@@ -273,7 +273,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             let name = run.plan.name(image.span, image.index);
             let bytes = run.plan.rows()[image.span].samples() * 4;
             let hash = hash_part(run.sink, &name, file.pixels(page.page), bytes)?;
-            self.record(image, &finding, hash, 0)?;
+            self.record(image, &finding, hash, 0);
         }
         self.tally += &whole.tally;
         Ok(())
@@ -307,8 +307,15 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         self.run.recorder.as_ref().is_some_and(Recorder::hashes)
     }
 
-    /// Keeps an image's entry for the journal.
-    fn record(
+    /// Keeps an image's entry for the journal. Where that takes no more the run ends, but the image is
+    /// there, and counts.
+    fn record(&mut self, image: ImageId, finding: &Finding, hash: Option<u64>, len: u64) {
+        if let Err(error) = self.keep_entry(image, finding, hash, len) {
+            self.run.stop(error);
+        }
+    }
+
+    fn keep_entry(
         &mut self,
         image: ImageId,
         finding: &Finding,
@@ -351,7 +358,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             self.run.plan.write_name(image.span, image.index, &mut self.name);
             let header = self.put_page(page, image, finding)?;
             if !self.hashes() {
-                self.record(image, finding, None, 0)?;
+                self.record(image, finding, None, 0);
             }
             return Ok(Some(header + self.run.plan.rows()[image.span].samples() * 4));
         };
@@ -373,7 +380,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             None
         };
         let len = self.bytes.len() as u64 + pixels;
-        self.record(image, finding, hash, len)?;
+        self.record(image, finding, hash, len);
         Ok(Some(len))
     }
 
