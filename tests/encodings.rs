@@ -162,7 +162,7 @@ fn shards_of_packed_images_are_those_of_one_run() {
         tool::ends_with(0, &["merge", &plan, &out]);
         trees::same(&trees::tree(&out), &trees::tree(&whole), &format!("{how:?}"));
         let (_, said) = tool::ends_with(0, &["verify", &out, "--against"]);
-        assert!(said.contains("32 are what the dump gives"), "{said}");
+        assert!(said.contains("32 files are what the dump gives"), "{said}");
     }
 }
 
