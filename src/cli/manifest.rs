@@ -11,8 +11,8 @@ use crate::record::manifest::{Line, Manifest};
 
 /// The columns of CSV.
 const COLUMNS: [&str; 19] = [
-    "name", "page", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm",
-    "mean", "std", "nan", "inf", "bytes", "xxh3", "existed", "error",
+    "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "mean",
+    "std", "nan", "inf", "bytes", "xxh3", "existed", "error", "page",
 ];
 
 pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
@@ -57,7 +57,6 @@ fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {
     let [height, width] = line.shape;
     [
         line.name.to_string(),
-        number(line.page),
         line.source.to_string(),
         line.tensor.to_string(),
         index.join("_"),
@@ -75,5 +74,6 @@ fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {
         line.xxh3.map_or(String::new(), String::from),
         line.existed.to_string(),
         line.error.as_deref().unwrap_or_default().to_owned(),
+        number(line.page),
     ]
 }
