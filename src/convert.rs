@@ -17,6 +17,7 @@ mod shards;
 mod space;
 mod stacks;
 mod stats;
+mod tars;
 mod workers;
 
 use std::num::NonZeroUsize;
@@ -32,7 +33,7 @@ use crate::encode::{Encoding, Header, Profile, Subject};
 use crate::error::nearest::no_match;
 use crate::error::{Error, shown};
 use crate::normalize::{Rule, Scope, Undo};
-use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason, Stack};
+use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason, Stack, Tar};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
@@ -47,6 +48,7 @@ pub(crate) use run::span;
 pub use shards::{ShardState, divide, merge, shard_states};
 pub use space::Need;
 pub use stats::{ScopeStats, stats};
+pub(crate) use tars::{Place, Places};
 #[cfg(feature = "cli")]
 pub(crate) use workers::HEAD_START;
 use workers::Workers;
@@ -67,6 +69,9 @@ pub struct Options {
     /// Which images are pages of one file. A stack is whole or absent, so that the first image that
     /// fails ends the run.
     pub stack: Stack,
+    /// The tar, or the numbered ones, that images are members of; `None`: they are files, or pages. A tar is
+    /// whole or absent, so that the first image that fails ends the run.
+    pub tar: Option<Tar>,
     /// Who works.
     pub devices: Devices,
     /// Number of CPU workers, and of threads that write a GPU's images, 1024 at most. `None`: all
@@ -221,7 +226,7 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         _ => recorder::begin(source, sink, options, &plan, cpu.threads())?,
     };
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
-    let run = run.with_stacks(stacks::stack_files(source, &plan, options)?);
+    let run = run.with_files(stacks::Files::of(source, &plan, options)?);
     run.note_skipped();
     run.note_stacks();
     run.work(workers);
@@ -352,6 +357,7 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
         }
     }
     options.check_stack()?;
+    options.check_tar()?;
     if options.shard.is_some() && options.skip_existing {
         let problem = "the images of a shard cannot be skipped: others may be making them";
         return Err(Error::Usage(problem.to_owned()));
@@ -363,9 +369,16 @@ fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
         return Err(no_match("--layout", pattern, names));
     }
     let (selection, naming) = (&options.selection, &options.naming);
-    let plan =
-        Plan::stacked(source.dumps(), tensors, unsupported, selection, naming, options.stack)?;
+    let dumps = source.dumps();
+    let plan = match &options.tar {
+        None => Plan::stacked(dumps, tensors, unsupported, selection, naming, options.stack)?,
+        Some(_) => Plan::keyed(dumps, tensors, unsupported, selection, naming)?,
+    };
     check_fits(source, &plan)?;
+    let plan = match &options.tar {
+        None => plan,
+        Some(tar) => tars::in_tars(source, plan, options, tar)?,
+    };
     if let Some(shard) = &options.shard
         && (shard.start > shard.end || shard.end > plan.images())
     {
@@ -495,6 +508,7 @@ impl std::fmt::Debug for Options {
             .field("naming", &self.naming)
             .field("encoding", &self.encoding)
             .field("stack", &self.stack)
+            .field("tar", &self.tar)
             .field("devices", &self.devices)
             .field("threads", &self.threads)
             .field("block_samples", &self.block_samples)

@@ -108,7 +108,7 @@ pub enum Error {
     },
     /// Output files exist already, and replacing them was not asked for.
     #[error(
-        "{}: exists already{} (--overwrite replaces existing files; where they are no stacks --skip-existing keeps them, and --resume goes on with a run that was interrupted)",
+        "{}: exists already{} (--overwrite replaces existing files; where they are no stacks or tars --skip-existing keeps them, and --resume goes on with a run that was interrupted)",
         shown_path(.first), and_others(*.count)
     )]
     Exists {

@@ -94,7 +94,7 @@ pub use encode::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use error::Error;
 pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Constant, Extent, Nonfinite, Norm, Range, Rule, Scope};
-pub use plan::{Naming, Selection, Stack};
+pub use plan::{Naming, Selection, Stack, Tar};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
 pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space, Stored};
 pub use source::{Complex, DumpFiles, Layout, MemorySource, NpyV2, Raw, Reading, Source, View};

@@ -97,6 +97,7 @@ fn each_outside_crate_has_one_window() {
         ("wgpu", "backend/gpu"),
         ("pollster", "backend/gpu"),
         ("tiff", "encode"),
+        ("tar", "encode"),
         ("libdeflater", "encode"),
         ("zstd", "encode"),
         ("clap", "cli"),

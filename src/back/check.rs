@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
 use super::lines::{Line, bytes};
-use crate::encode::{Decoded, Pages};
+use crate::encode::{Decoded, Pages, TAR_BLOCK, last_block, member_padding};
 use crate::error::shown;
 use crate::normalize::{Norm, Rule, Scope, Undo};
 use crate::record::{Hasher, identity::Asked, identity::Hash};
-use crate::sink::FilesSink;
+use crate::sink::{FilesSink, Section};
 
 /// Bytes of pixels that are looked at at once.
 pub(super) const STEP: usize = 256 << 10;
@@ -29,6 +30,9 @@ pub(super) struct Check<'a> {
 
 /// What is told of a file that is not there.
 pub(super) const MISSING: &str = "it is missing";
+
+/// A file, or a member's part of a tar.
+pub(super) type Part = Section<File>;
 
 /// What differs, and how.
 pub(super) type Found = (&'static str, String);
@@ -66,7 +70,7 @@ impl<'a> Check<'a> {
         sink: &FilesSink,
         line: &Line,
         tell: &mut dyn FnMut(Found),
-    ) -> Option<Decoded<File>> {
+    ) -> Option<Decoded<Part>> {
         let file = match sink.open(&line.name) {
             Ok(Some(file)) => file,
             Ok(None) => {
@@ -84,13 +88,21 @@ impl<'a> Check<'a> {
         }
         if let (Some(due), Ok(found)) = (line.bytes, file.metadata())
             && found.len() != due
+            && line.member.is_none()
         {
             tell(("size", format!("{} bytes, and the manifest says {due}", found.len())));
         }
-        let image = match line.page {
-            None => Decoded::open(file),
-            Some(page) => self.page(file, &line.name, page),
+        let part = match &line.member {
+            None => whole(file),
+            Some(member) => match member_of(file, member, line, tell) {
+                Some(part) => Ok(part),
+                None => return None,
+            },
         };
+        let image = part.and_then(|part| match line.page {
+            None => Decoded::open(part),
+            Some(page) => self.page(part, &line.name, page),
+        });
         let mut image = match image {
             Ok(image) => image,
             Err(problem) => {
@@ -114,10 +126,10 @@ impl<'a> Check<'a> {
     /// A page of a stack, from where somebody is who came nearest.
     pub(super) fn page(
         &self,
-        mut file: File,
+        mut file: Part,
         name: &str,
         page: u64,
-    ) -> Result<Decoded<File>, String> {
+    ) -> Result<Decoded<Part>, String> {
         /// Threads are at different pages.
         const MOST: usize = 64;
         let lock = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +155,7 @@ impl<'a> Check<'a> {
     /// Whether pixels are what the line says.
     pub(super) fn pixels(
         &self,
-        image: &mut Decoded<File>,
+        image: &mut Decoded<Part>,
         line: &Line,
         buffer: &mut Vec<u8>,
         tell: &mut dyn FnMut(Found),
@@ -175,7 +187,7 @@ impl<'a> Check<'a> {
     }
 
     /// The text, line by line and key by key.
-    fn description(&self, image: &mut Decoded<File>, line: &Line, tell: &mut dyn FnMut(Found)) {
+    fn description(&self, image: &mut Decoded<Part>, line: &Line, tell: &mut dyn FnMut(Found)) {
         let text = match image.description() {
             Ok(text) => text,
             Err(problem) => return tell(("tags", format!("the description: {problem}"))),
@@ -388,13 +400,61 @@ impl<'a> Check<'a> {
     }
 }
 
+/// A file as one part.
+pub(super) fn whole(file: File) -> Result<Part, String> {
+    let part = file.metadata().and_then(|found| Section::new(file, 0, found.len()));
+    part.map_err(|error| error.to_string())
+}
+
+/// The part of a tar that the file of a member is, if what is around it is as it must be.
+fn member_of(
+    mut file: File,
+    name: &str,
+    line: &Line,
+    tell: &mut dyn FnMut(Found),
+) -> Option<Part> {
+    let (Some(at), Some(len)) = (line.offset, line.bytes) else {
+        tell(("member", "the manifest does not say where it is".to_owned()));
+        return None;
+    };
+    let mut around = || -> io::Result<bool> {
+        let mut block = [0; TAR_BLOCK as usize];
+        let before = at.checked_sub(TAR_BLOCK).ok_or(io::ErrorKind::InvalidData)?;
+        file.seek(SeekFrom::Start(before))?;
+        file.read_exact(&mut block)?;
+        let end = at.checked_add(len).ok_or(io::ErrorKind::InvalidData)?;
+        file.seek(SeekFrom::Start(end))?;
+        let padding = usize::try_from(member_padding(len)).map_err(io::Error::other)?;
+        let mut zeros = [0; TAR_BLOCK as usize];
+        file.read_exact(&mut zeros[..padding])?;
+        Ok(block == last_block(name, len) && zeros.iter().all(|&byte| byte == 0))
+    };
+    match around() {
+        Ok(true) => {}
+        Ok(false) => tell((
+            "member",
+            "its header in the tar, or what follows its file, is not what it must be".to_owned(),
+        )),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            tell(("member", "the tar ends before it does".to_owned()));
+            return None;
+        }
+        Err(error) => {
+            tell(("member", error.to_string()));
+            return None;
+        }
+    }
+    let part = Section::new(file, at, len);
+    part.map_err(|error| tell(("member", error.to_string()))).ok()
+}
+
 /// JSON has no infinity and no NaN: where there is the one number the other was none.
 fn numbers(line: &Line) -> Option<(f64, f64)> {
     let (one, other) = (line.lo.or(line.mean), line.hi.or(line.std));
     one.map(|one| (one, other.unwrap_or(f64::NAN)))
 }
 
-fn look(image: &mut Decoded<File>, line: &Line, buffer: &mut Vec<u8>) -> Result<Seen, String> {
+fn look(image: &mut Decoded<Part>, line: &Line, buffer: &mut Vec<u8>) -> Result<Seen, String> {
     let mut seen = Seen { min: f32::INFINITY, max: f32::NEG_INFINITY, nan: 0, inf: 0, hash: None };
     let mut hasher = line.xxh3.map(|_| Hasher::default());
     each_step(image, line, buffer, &mut |_, pixels| {
@@ -413,7 +473,7 @@ type Step<'s> = dyn FnMut(u64, &mut [u8]) -> Result<(), String> + 's;
 
 /// Reads an image's pixels step by step.
 pub(super) fn each_step(
-    image: &mut Decoded<File>,
+    image: &mut Decoded<Part>,
     line: &Line,
     buffer: &mut Vec<u8>,
     step: &mut Step<'_>,

@@ -1,11 +1,13 @@
 //! A sink that stores nothing: it compares what a run makes with what is stored.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Cursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Difference, Tell};
+use crate::convert::{Place, Places};
 use crate::encode::{Decoded, Pages};
 use crate::error::Error;
 use crate::record::read_at;
@@ -21,6 +23,8 @@ pub(super) struct Compared<'a> {
     stored: &'a FilesSink,
     folder: &'a std::path::Path,
     tell: &'a Tell<'a>,
+    /// Where images are that are members of tars.
+    places: Option<Places>,
     /// Files that were compared.
     pub(super) files: AtomicU64,
 }
@@ -30,8 +34,9 @@ impl<'a> Compared<'a> {
         stored: &'a FilesSink,
         folder: &'a std::path::Path,
         tell: &'a Tell<'a>,
+        places: Option<Places>,
     ) -> Compared<'a> {
-        Compared { stored, folder, tell, files: AtomicU64::new(0) }
+        Compared { stored, folder, tell, places, files: AtomicU64::new(0) }
     }
 
     fn open(&self, name: &str, len: Option<u64>) -> Result<Comparison<'_>, Error> {
@@ -64,7 +69,8 @@ struct Comparison<'a> {
     name: String,
     len: Option<u64>,
     file: Option<File>,
-    found: Mutex<Found>,
+    /// Of a tar by member: each piece is of one alone.
+    found: Mutex<BTreeMap<Option<u64>, Found>>,
 }
 
 /// What differs so far.
@@ -82,10 +88,15 @@ struct Found {
 
 impl Pending for Comparison<'_> {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &self.file else { return Ok(()) };
-        if offset == 0 {
-            lock().header = bytes[..bytes.len().min(HEADER)].to_vec();
+        let place = self.sink.places.as_ref().and_then(|places| places.of_byte(&self.name, offset));
+        let image = place.map(|place| place.image);
+        let note = |work: &mut dyn FnMut(&mut Found)| {
+            let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            work(all.entry(image).or_default());
+        };
+        if offset == 0 && self.sink.places.is_none() {
+            note(&mut |found| found.header = bytes[..bytes.len().min(HEADER)].to_vec());
         }
         let mut buffer = [0; STEP];
         let mut at = offset;
@@ -95,14 +106,15 @@ impl Pending for Comparison<'_> {
                 Ok(read) if read == due.len() => {}
                 Ok(read) => {
                     let end = at + read as u64;
-                    let mut found = lock();
-                    found.end = Some(found.end.map_or(end, |known| known.min(end)));
+                    note(&mut |found| {
+                        found.end = Some(found.end.map_or(end, |known| known.min(end)));
+                    });
                     return Ok(());
                 }
-                Err(error) => lock().problem = Some(error.to_string()),
+                Err(error) => note(&mut |found| found.problem = Some(error.to_string())),
             }
             if is != due {
-                lock().differ(at, is, due);
+                note(&mut |found| found.differ(at, is, due));
             }
             at += due.len() as u64;
         }
@@ -115,17 +127,30 @@ impl Pending for Comparison<'_> {
             return Ok(());
         }
         sink.files.fetch_add(1, Ordering::Relaxed);
-        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let tell = |what, problem| {
-            (sink.tell)(Difference { file: sink.folder.join(&name), page: None, what, problem });
-        };
-        if let Some(problem) = found.problem {
-            tell("file", problem);
-        } else if let Some(end) = found.end {
-            tell("size", format!("it ends at byte {end}, and what the dump gives does not"));
-        } else if let Some(first) = found.first {
-            let (what, problem) = told(&found.header, len, found.words, first);
-            tell(what, problem);
+        for (image, found) in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            // Whatever lies behind all members is of the tar.
+            let first = found.first.as_ref().map_or(found.end.unwrap_or(0), |(at, ..)| *at);
+            let place = sink.places.as_ref().filter(|_| image.is_some());
+            let place = place.and_then(|places| places.of_byte(&name, first));
+            let tell = |what, problem| {
+                let member = place.as_ref().map(|place| place.name.clone());
+                let file = sink.folder.join(&name);
+                (sink.tell)(Difference { file, page: None, member, what, problem });
+            };
+            if let Some(problem) = found.problem {
+                tell("file", problem);
+            } else if let Some(end) = found.end {
+                tell("size", format!("it ends at byte {end}, and what the dump gives does not"));
+            } else if let Some(first) = found.first {
+                let (what, problem) = match (&place, image) {
+                    (Some(place), _) => told_of_member(place, found.words, first),
+                    (None, _) if sink.places.is_some() => {
+                        ("file", "it does not end as tars do, with 1024 zeros".to_owned())
+                    }
+                    (None, _) => told(&found.header, len, found.words, first),
+                };
+                tell(what, problem);
+            }
         }
         Ok(())
     }
@@ -151,6 +176,39 @@ impl Found {
     }
 }
 
+fn pixel_text(word: [u8; 4]) -> String {
+    let pixel = f32::from_le_bytes(word);
+    if pixel.is_nan() {
+        format!("NaN ({:#010x})", pixel.to_bits())
+    } else {
+        format!("{pixel:?}")
+    }
+}
+
+/// Where and how a member of a tar differs.
+fn told_of_member(
+    place: &Place,
+    words: u64,
+    (at, is, due): (u64, [u8; 4], [u8; 4]),
+) -> (&'static str, String) {
+    if at < place.file || at >= place.end {
+        let problem = "its header in the tar, or what follows its file, is not what it must be";
+        return ("member", problem.to_owned());
+    }
+    let Some(pixel) = at.checked_sub(place.pixels).map(|bytes| bytes / 4) else {
+        let byte = at - place.file;
+        return ("header", format!("from byte {byte} on it is not what the dump gives"));
+    };
+    let (row, column) = (pixel / place.width, pixel % place.width);
+    let [is, due] = [is, due].map(pixel_text);
+    let problem = format!(
+        "{words} of {} pixels are not what the dump gives, the first at row {row}, column {column}: {is}, \
+         and it ought to be {due}",
+        (place.end - place.pixels) / 4
+    );
+    ("samples", problem)
+}
+
 /// Where and how a file differs. That pixels follow their header is so of what is not packed.
 fn told(
     header: &[u8],
@@ -169,14 +227,7 @@ fn told(
         (Some(pixel), Some([height, width]))
             if pixel < pages(height * width).saturating_mul(height * width) =>
         {
-            let [is, due] = [is, due].map(|word| {
-                let pixel = f32::from_le_bytes(word);
-                if pixel.is_nan() {
-                    format!("NaN ({:#010x})", pixel.to_bits())
-                } else {
-                    format!("{pixel:?}")
-                }
-            });
+            let [is, due] = [is, due].map(pixel_text);
             let (page, of) = (pixel / (height * width), pages(height * width).max(1));
             let pixel = pixel % (height * width);
             let (row, column) = (pixel / width, pixel % width);

@@ -24,8 +24,8 @@ pub use strays::strays;
 pub use verify::{Verified, verify};
 
 use crate::convert::{Recorded, Watch};
-use crate::error::{Error, shown_path};
-use crate::plan::{Naming, Stack};
+use crate::error::{Error, shown, shown_path};
+use crate::plan::{Naming, Stack, Tar};
 use crate::record;
 use crate::record::manifest::{Head, Manifest};
 
@@ -56,7 +56,9 @@ pub struct Difference {
     pub file: PathBuf,
     /// Of a stack the page, from 0 on; `None` where it is so of the whole file.
     pub page: Option<u64>,
-    /// What differs: `file`, `size`, `tags`, `pixels`, or where it was compared with the dump, `header` or
+    /// Of a tar the member; `None` where it is so of the whole file.
+    pub member: Option<String>,
+    /// What differs: `member` (what belongs to it in its tar), `file`, `size`, `tags`, `pixels`, or where it was compared with the dump, `header` or
     /// `samples`.
     pub what: &'static str,
     /// How, in one line.
@@ -69,6 +71,9 @@ impl fmt::Display for Difference {
         if let Some(page) = self.page {
             write!(f, ", page {page}")?;
         }
+        if let Some(member) = &self.member {
+            write!(f, ", member {}", shown(member))?;
+        }
         write!(f, ": {}: {}", self.what, self.problem)
     }
 }
@@ -76,13 +81,32 @@ impl fmt::Display for Difference {
 /// Is told of differences as they are found, from any thread.
 pub type Tell<'t> = dyn Fn(Difference) + Sync + 't;
 
+/// What names of members end with, as all names of images do.
+const OF_TAR: &str = ".tif";
+
+/// Where the manifest of a tar is, or of numbered ones; `None` for a path that is no tar's.
+pub(crate) fn beside_tar(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let stem = name.strip_suffix(".tar").filter(|_| !path.is_dir())?;
+    let manifest = |stem: &str| path.with_file_name(format!("{stem}.manifest.jsonl"));
+    let all = stem.rsplit_once('-').filter(|(_, number)| {
+        number.len() >= 6 && number.bytes().all(|digit| digit.is_ascii_digit())
+    });
+    match all {
+        Some((all, _)) if !manifest(stem).exists() => Some(manifest(all)),
+        _ => Some(manifest(stem)),
+    }
+}
+
 impl Output {
     /// What runs left in an output folder, the usual manifest first; or what a manifest is of, whose images
-    /// are beside it, or in `folder`.
+    /// are beside it, or in `folder`; or what the manifest beside a tar, `NAME.manifest.jsonl`, is of.
     ///
     /// # Errors
     /// [`Error::Open`] where it cannot be read, [`Error::Format`] where there is no manifest.
     pub fn find(path: &Path, folder: Option<&Path>) -> Result<Vec<Output>, Error> {
+        let beside = beside_tar(path);
+        let path = beside.as_deref().unwrap_or(path);
         let open = |source| Error::Open { path: path.to_owned(), source };
         let is_folder = std::fs::metadata(path).map_err(open)?.is_dir();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -112,6 +136,12 @@ impl Output {
         Ok((self.asked(&head, true)?, dumps))
     }
 
+    /// The tars that its images are in, if they are.
+    fn tar(&self) -> Result<Option<Tar>, Error> {
+        let head = self.open()?.head().clone();
+        Ok(self.asked(&head, false)?.options.tar)
+    }
+
     fn open(&self) -> Result<Manifest, Error> {
         Manifest::open(&self.manifest)?
             .ok_or_else(|| self.wrong("it begins with no run".to_owned()))
@@ -129,7 +159,8 @@ impl Output {
             let mut list = Vec::new();
             let mut manifest = self.open()?;
             for _ in 0..head.identity.images {
-                list.push(self.line(&mut manifest)?.name.into_owned());
+                let line = self.line(&mut manifest)?;
+                list.push(line.member.unwrap_or(line.name).into_owned());
             }
             if recorded.options.stack != Stack::None {
                 list.dedup(); // one name a stack
@@ -139,10 +170,13 @@ impl Output {
         Ok(recorded)
     }
 
-    /// A name for each page: its number, and below that its stack's.
+    /// A name for each page or member: its number, or where it is and how long, and below that its file's.
     fn pages(&self) -> Result<Vec<String>, Error> {
         let mut manifest = self.open()?;
-        let name = |line: lines::Line| format!("{}/{}", line.page.unwrap_or(0), line.name);
+        let name = |line: lines::Line| match (line.page, line.offset) {
+            (None, Some(at)) => format!("{at}+{}/{}{OF_TAR}", line.bytes.unwrap_or(0), line.name),
+            (page, _) => format!("{}/{}", page.unwrap_or(0), line.name),
+        };
         let images = manifest.head().identity.images;
         (0..images).map(|_| self.line(&mut manifest).map(name)).collect()
     }

@@ -1,6 +1,6 @@
 //! Samples out of images: what the norm did is undone, and the tensors are put together.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value};
 
 use super::axes::{Tensor, Tensors};
-use super::check::{Check, each_step};
+use super::check::{Check, Part, each_step, whole as whole_file};
 use super::lines::Line;
 use super::verify::{again, cause};
-use super::{Looking, Output};
+use super::{Looking, OF_TAR, Output};
 use crate::convert::{Options, convert};
 use crate::encode::{Decoded, Encoding};
 use crate::error::{Error, shown};
@@ -19,7 +19,7 @@ use crate::normalize::{Norm, Rule, Scope, Undo, Undone};
 use crate::plan::{Naming, Stack};
 use crate::record::Hasher;
 use crate::record::identity::Hash;
-use crate::sink::{FilesSink, Pending, Sink};
+use crate::sink::{FilesSink, Pending, Section, Sink};
 use crate::source::{Source, safetensors_header};
 
 /// Most images: a bit of each is held.
@@ -102,7 +102,7 @@ pub fn restore(
             return Ok(());
         }
         whole(line).map_err(usage)?;
-        check.undo(line).map_err(|problem| usage(format!("{}: {problem}", shown(&line.name))))?;
+        check.undo(line).map_err(|problem| usage(format!("{}: {problem}", named(line))))?;
         tensors.add(line).map_err(usage)
     })?;
     if tensors.all.is_empty() {
@@ -138,13 +138,14 @@ pub fn restore(
         let changed = || usage("it was changed meanwhile".to_owned());
         let (number, at) = tensors.place(line).ok_or_else(changed)?;
         if taken.set(number) {
-            return Err(usage(format!("two images are at the place of {}", shown(&line.name))));
+            return Err(usage(format!("two images are at the place of {}", named(line))));
         }
         let bad = |problem: String| {
             let path = output.folder.join(&*line.name);
-            let problem = match line.page {
-                Some(page) => format!("page {page}: {problem}"),
-                None => problem,
+            let problem = match (line.page, &line.member) {
+                (Some(page), _) => format!("page {page}: {problem}"),
+                (None, Some(member)) => format!("member {}: {problem}", shown(member)),
+                (None, None) => problem,
             };
             Error::Format { path, format: "TIFF", problem }
         };
@@ -158,7 +159,7 @@ pub fn restore(
         };
         let undo = check
             .undo(line)
-            .map_err(|problem| usage(format!("{}: {problem}", shown(&line.name))))?;
+            .map_err(|problem| usage(format!("{}: {problem}", named(line))))?;
         let mut hasher = line.xxh3.map(|_| Hasher::default());
         let mut outcome = Ok(());
         let read = each_step(&mut image, line, buffer, &mut |offset, pixels| {
@@ -185,9 +186,14 @@ pub fn restore(
     Ok(Restored { tensors: tensors.all.len() as u64, images, bytes: len, notes })
 }
 
+/// An image's name, for people.
+fn named(line: &Line) -> String {
+    shown(line.member.as_ref().unwrap_or(&line.name))
+}
+
 /// Whether an image is there, and known.
 fn whole(line: &Line) -> Result<(), String> {
-    let name = shown(&line.name);
+    let name = named(line);
     if let Some(error) = &line.error {
         return Err(format!(
             "{name} could not be made ({}), and its tensor is not whole",
@@ -316,10 +322,11 @@ pub fn errors_of(
     }
     let check = Check::new(&head.identity.options, recorded.options.rule, recorded.options.scope);
     let mut of_images = recorded.options;
-    let is_stacked = of_images.stack != Stack::None;
+    let is_stacked = of_images.stack != Stack::None || of_images.tar.is_some();
     if is_stacked {
-        // Page by page.
-        (of_images.stack, of_images.naming) = (Stack::None, Naming::List(output.pages()?));
+        // Page by page, member by member.
+        (of_images.stack, of_images.tar) = (Stack::None, None);
+        of_images.naming = Naming::List(output.pages()?);
     }
     let samples = Measured {
         check,
@@ -357,7 +364,7 @@ struct Measured<'a> {
 struct Measuring<'a> {
     sink: &'a Measured<'a>,
     name: String,
-    image: Mutex<Decoded<File>>,
+    image: Mutex<Decoded<Part>>,
     undo: Undo,
     /// Where pixels begin in what is handed over.
     begin: u64,
@@ -370,15 +377,27 @@ impl Measured<'_> {
     }
 
     fn open(&self, name: &str, len: u64) -> Result<Measuring<'_>, Error> {
-        let (page, name) = match name.split_once('/') {
-            Some((page, name)) if self.is_stacked => (page.parse().ok(), name),
+        let (place, name) = match name.split_once('/') {
+            Some((place, name)) if self.is_stacked => (Some(place), name),
             _ => (None, name),
         };
         let bad = |problem: String| self.bad(name, problem);
+        let name = match place {
+            Some(place) if place.contains('+') => name.strip_suffix(OF_TAR).unwrap_or(name),
+            _ => name,
+        };
         let file = self.stored.open(name)?.ok_or_else(|| bad("it is missing".to_owned()))?;
-        let image = match page {
-            None => Decoded::open(file),
-            Some(page) => self.check.page(file, name, page),
+        let number = |text: &str| text.parse().map_err(|_| bad("it is nowhere".to_owned()));
+        let image = match place.map(|place| place.split_once('+').ok_or(place)) {
+            None => whole_file(file).and_then(Decoded::open),
+            Some(Err(page)) => {
+                let page = number(page)?;
+                whole_file(file).and_then(|file| self.check.page(file, name, page))
+            }
+            Some(Ok((at, len))) => {
+                let part = Section::new(file, number(at)?, number(len)?);
+                part.map_err(|error| error.to_string()).and_then(Decoded::open)
+            }
         };
         let mut image = image.map_err(bad)?;
         let text = image.description().map_err(bad)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Output;
 use crate::error::Error;
+use crate::plan::Tar;
 use crate::record::{self, Hasher};
 
 /// Tells the files below the folder of these manifests that none of them names, folder by folder, and how
@@ -28,6 +29,11 @@ pub fn strays(outputs: &[Output], tell: &mut dyn FnMut(&Path)) -> Result<u64, Er
         })?;
     }
     names.sort_unstable();
+    let tars: Option<Vec<Tar>> = outputs.iter().map(Output::tar).collect::<Result<_, _>>()?;
+    // A tar is beside whatever it likes: only others of its numbers may be taken for its own.
+    let is_near = |name: &str| {
+        tars.as_ref().is_none_or(|tars| tars.iter().any(|tar| tar.number(name).is_some()))
+    };
     let own: HashSet<PathBuf> = record::manifests(folder)?.into_iter().collect();
     let named = outputs.iter().map(|output| &output.manifest);
     let is_own = |path: &PathBuf| own.contains(path) || named.clone().any(|of| of == path);
@@ -46,8 +52,8 @@ pub fn strays(outputs: &[Output], tell: &mut dyn FnMut(&Path)) -> Result<u64, Er
                 format!("{below}/{}", leaf.to_string_lossy())
             };
             if entry.file_type().map_err(failed)?.is_dir() {
-                folders.push(name);
-            } else if names.binary_search(&hash(&name)).is_err() && !is_own(&entry.path()) {
+                folders.extend(tars.is_none().then_some(name));
+            } else if is_near(&name) && names.binary_search(&hash(&name)).is_err() && !is_own(&entry.path()) {
                 entries.push(entry.path());
             }
         }

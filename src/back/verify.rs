@@ -1,13 +1,17 @@
 //! Whether images are what the manifest says, and what the dump gives.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::check::{Check, Found, MISSING};
 use super::compared::Compared;
+use super::lines::Line;
 use super::{Difference, Looking, Output, Tell};
 use crate::backend::choose::{Device, Devices};
-use crate::convert::{Options, convert};
+use crate::convert::{Options, Places, convert};
+use crate::encode::{TAR_END, member_padding};
 use crate::error::Error;
+use crate::record::read_at;
 use crate::report::Failure;
 use crate::sink::FilesSink;
 use crate::source::Source;
@@ -57,7 +61,11 @@ pub fn verify(
         let path = crate::error::shown_path(&output.manifest);
         return Err(Error::Usage(format!("{path}: the run was not of this dump: {problem}")));
     }
-    let sums = output.sums(&mut |_| Ok(()))?;
+    let sink = FilesSink::new(&output.folder, false);
+    let mut tars = Tars { sink: &sink, last: None, found: Vec::new() };
+    let sums = output.sums(&mut |line| tars.add(line))?;
+    tars.look()?;
+    let of_tars = tars.found;
     if let Some(watch) = &looking.watch {
         watch.planned(sums.images, sums.bytes);
     }
@@ -68,7 +76,10 @@ pub fn verify(
     };
     let (rule, scope) = (recorded.options.rule, recorded.options.scope);
     let check = Check::new(&head.identity.options, rule, scope);
-    let sink = FilesSink::new(&output.folder, false);
+    for (name, what, problem) in of_tars {
+        let file = output.folder.join(name);
+        tell(Difference { file, page: None, member: None, what, problem });
+    }
     output.each(looking, &|buffer: &mut Vec<u8>, _, line| {
         if line.error.is_some() {
             return Ok(());
@@ -77,8 +88,11 @@ pub fn verify(
             // What is so of the whole file is told with its first page.
             let of_file = what == "size" || problem == MISSING;
             let page = line.page.filter(|_| !of_file);
-            if page == line.page || line.page == Some(0) {
-                tell(Difference { file: output.folder.join(&*line.name), page, what, problem });
+            let is_told = line.member.is_some() && problem == MISSING;
+            if (page == line.page || line.page == Some(0)) && !is_told {
+                let file = output.folder.join(&*line.name);
+                let member = line.member.as_deref().map(str::to_owned);
+                tell(Difference { file, page, member, what, problem });
             }
         };
         if let Some(mut image) = check.open(&sink, line, &mut tell) {
@@ -94,7 +108,8 @@ pub fn verify(
         ..Verified::default()
     };
     if let Some(source) = against {
-        let compared = Compared::new(&sink, &output.folder, &tell);
+        let places = Places::of(source, &recorded.options)?;
+        let compared = Compared::new(&sink, &output.folder, &tell, places);
         let report =
             convert(source, &compared, &again(recorded.options, looking)).map_err(cause)?;
         verified.compared = compared.files.into_inner();
@@ -105,6 +120,55 @@ pub fn verify(
     }
     verified.differences = told.into_inner();
     Ok(verified)
+}
+
+/// Looks at tars as wholes, one after the other: that they are there, and end where the last member's line
+/// says.
+struct Tars<'a> {
+    sink: &'a FilesSink,
+    /// The tar of the last line, and where its members end so far.
+    last: Option<(String, u64)>,
+    found: Vec<(String, &'static str, String)>,
+}
+
+impl Tars<'_> {
+    fn add(&mut self, line: &Line) -> Result<(), Error> {
+        let (Some(at), Some(len)) = (line.offset, line.bytes) else { return Ok(()) };
+        let end = at.saturating_add(len).saturating_add(member_padding(len));
+        match &mut self.last {
+            Some((name, last)) if *name == *line.name => *last = end,
+            _ => {
+                self.look()?;
+                self.last = Some((line.name.to_string(), end));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the last one.
+    fn look(&mut self) -> Result<(), Error> {
+        let Some((name, end)) = self.last.take() else { return Ok(()) };
+        let failed = |source| Error::Open { path: PathBuf::from(&name), source };
+        let (what, problem) = match self.sink.open(&name) {
+            Ok(None) => ("file", MISSING.to_owned()),
+            Err(error) => ("file", error.to_string()),
+            Ok(Some(file)) => {
+                let is = file.metadata().map_err(failed)?.len();
+                let due = end.saturating_add(TAR_END);
+                let mut zeros = [0; TAR_END as usize];
+                let read = read_at(&file, &mut zeros, end).map_err(failed)?;
+                if is != due {
+                    ("size", format!("{is} bytes, and the manifest says {due}"))
+                } else if read as u64 != TAR_END || zeros.iter().any(|&byte| byte != 0) {
+                    ("file", "it does not end as tars do, with 1024 zeros".to_owned())
+                } else {
+                    return Ok(());
+                }
+            }
+        };
+        self.found.push((name, what, problem));
+        Ok(())
+    }
 }
 
 /// The options of a run that only looks.

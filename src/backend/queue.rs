@@ -259,6 +259,19 @@ impl Queue {
         &self.spans
     }
 
+    /// The images, of so many, that were not done before the run began, in runs of neighbours.
+    #[must_use]
+    pub fn not_done(&self, images: u64) -> Vec<Range<u64>> {
+        let Some(done) = &self.done else { return std::iter::once(0..images).collect() };
+        let (mut runs, mut at) = (Vec::new(), done.next(false, 0, images));
+        while at < images {
+            let end = done.next(true, at, images);
+            runs.push(at..end);
+            at = done.next(false, end, images);
+        }
+        runs
+    }
+
     /// Images of a span that were not done before the run began.
     #[must_use]
     pub fn images_left(&self, span: usize) -> u64 {

@@ -495,9 +495,17 @@ pub(super) struct ConvertArgs {
     #[command(flatten)]
     pub(super) images: ImagesArgs,
 
-    /// The folder for the images; it is made if it does not exist.
-    #[arg(short, long, value_name = "DIR")]
+    /// The folder for the images; it is made if it does not exist. A name that ends in .tar is a tar of them,
+    /// uncompressed TIFFs of which each can be read by itself, as the manifest beside it
+    /// (NAME.manifest.jsonl) says where each begins and ends. Names have one dot behind the last `/` there,
+    /// so that an image is a sample of WebDataset. A tar is whole or absent.
+    #[arg(short, long, value_name = "DIR|TAR")]
     pub(super) output: PathBuf,
+
+    /// Make numbered tars, NAME-000000.tar and so on, none of which is larger than this, as 512M or 1GB
+    /// (powers of 1024), unless one image is. --resume goes on with those that are not there yet.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) tar_size: Option<u64>,
 
     /// Make only one shard of a plan, given as the DUMP: number I (from 0 on), or I/N, where N must
     /// be what the plan says; `auto`: the number that the scheduler gives this process

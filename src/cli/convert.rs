@@ -1,5 +1,6 @@
 //! `tensortiff convert`.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use super::{Ending, Verbosity, counted, say, signals};
 use crate::convert::{
     Manifest, Options, Record, Resume, VerifySample, Watch as _, convert, preview,
 };
-use crate::error::{Error, shown};
+use crate::error::{Error, shown, shown_path};
 use crate::normalize::{Constant, Nonfinite, Rule};
-use crate::plan::Stack;
+use crate::plan::{Stack, Tar};
 use crate::report::{DeviceReport, Report};
 use crate::sink::FilesSink;
 use crate::source::Source as _;
@@ -26,16 +27,18 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
         let left = bytes.saturating_sub(Options::LEAST_MEMORY + work.source.source().memory());
         work.source = work.source.within(left / 2);
     }
-    let options = options(args, &work)?;
+    let target = Target::of(args)?;
+    let options = options(args, &work, &target)?;
     let source = &work.source;
-    let sink = FilesSink::new(&args.output, args.overwrite).with_fsync(args.fsync.into());
+    let sink = FilesSink::new(&target.folder, args.overwrite).with_fsync(args.fsync.into());
     if args.dry_run {
         return match preview(source, &sink, &options) {
             Ok(preview) => super::preview::run(args, &preview, verbosity),
             Err(error) => super::preview::refused(args, work.named(error)),
         };
     }
-    if options.stack != Stack::None {
+    let is_one = options.tar.as_ref().is_some_and(|tar| tar.size().is_none());
+    if options.stack != Stack::None || is_one {
         signals::begins_again();
     } else if args.overwrite || args.skip_existing {
         signals::resume_in_place_of(if args.overwrite { "--overwrite" } else { "--skip-existing" });
@@ -70,7 +73,55 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     })
 }
 
-fn options(args: &ConvertArgs, work: &Work) -> Result<Options, Error> {
+/// Where images go.
+struct Target {
+    folder: PathBuf,
+    tar: Option<Tar>,
+}
+
+impl Target {
+    fn of(args: &ConvertArgs) -> Result<Target, Error> {
+        let path = &args.output;
+        let whole = path.as_os_str().to_str().unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_folder = whole.ends_with('/') || path.is_dir();
+        let lower = name.to_ascii_lowercase();
+        if !is_folder && [".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| lower.ends_with(end))
+        {
+            return Err(Error::Usage(format!(
+                "-o {}: tars are not compressed, so that each image can be read by itself; -o NAME.tar \
+                 makes one",
+                shown_path(path)
+            )));
+        }
+        if is_folder || !lower.ends_with(".tar") {
+            if args.tar_size.is_some() {
+                return Err(Error::Usage(format!(
+                    "--tar-size is of tars, and -o {} is {}; -o NAME.tar makes them",
+                    shown_path(path),
+                    if is_folder { "a folder" } else { "to be a folder" }
+                )));
+            }
+            return Ok(Target { folder: path.clone(), tar: None });
+        }
+        let tar = Tar::new(name, args.tar_size);
+        let tar = tar.map_err(|problem| Error::Usage(format!("-o {problem}")))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(Target { folder: parent.unwrap_or(Path::new(".")).to_owned(), tar: Some(tar) })
+    }
+
+    /// Where the manifest goes if nothing else is asked for.
+    fn manifest(&self) -> Manifest {
+        match &self.tar {
+            None => Manifest::Folder,
+            Some(tar) => {
+                Manifest::At(self.folder.join(format!("{}.manifest.jsonl", tar.stem())))
+            }
+        }
+    }
+}
+
+fn options(args: &ConvertArgs, work: &Work, target: &Target) -> Result<Options, Error> {
     let shard = match (args.shard, &work.plan) {
         (None, _) => None,
         (Some(shard), Some(plan)) => Some(shard.of(plan)?),
@@ -92,18 +143,19 @@ fn options(args: &ConvertArgs, work: &Work) -> Result<Options, Error> {
         shard,
         fail_fast: args.fail_fast,
         unchecked_space: args.no_space_check,
-        record: Some(record(args, work)),
+        record: Some(record(args, work, target)),
+        tar: target.tar.clone(),
         leave_starting: true, // this process ends by _exit
         ..work.options.clone()
     })
 }
 
-fn record(args: &ConvertArgs, work: &Work) -> Record {
+fn record(args: &ConvertArgs, work: &Work, target: &Target) -> Record {
     Record {
         manifest: match (&args.manifest, args.no_manifest) {
             (Some(path), _) => Manifest::At(path.clone()),
             (None, true) => Manifest::None,
-            (None, false) => Manifest::Folder,
+            (None, false) => target.manifest(),
         },
         resume: match args.resume {
             // A shard is gone on with, unless it is to be made anew.
@@ -116,7 +168,7 @@ fn record(args: &ConvertArgs, work: &Work) -> Record {
         hash: work.hash || (work.plan.is_none() && args.resume == Some(ResumeArg::Hash)),
         sync: args.fsync != FsyncArg::None,
         planned: work.planned.clone(),
-        ..Record::new(&args.output)
+        ..Record::new(&target.folder)
     }
 }
 

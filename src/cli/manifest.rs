@@ -10,9 +10,10 @@ use crate::error::Error;
 use crate::record::manifest::{Line, Manifest};
 
 /// The columns of CSV.
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 21] = [
     "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "mean",
     "std", "nan", "inf", "bytes", "xxh3", "existed", "error", "page",
+    "member", "offset",
 ];
 
 pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {
@@ -75,5 +76,7 @@ fn fields(line: &Line<'_>) -> [String; COLUMNS.len()] {
         line.existed.to_string(),
         line.error.as_deref().unwrap_or_default().to_owned(),
         number(line.page),
+        line.member.as_deref().unwrap_or_default().to_owned(),
+        number(line.offset),
     ]
 }

@@ -40,6 +40,8 @@ struct Line<'a> {
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     page: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<&'a str>,
     what: &'a str,
     problem: &'a str,
 }
@@ -183,14 +185,15 @@ impl Printer {
     fn write(&self, difference: &Difference) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let file = difference.file.to_string_lossy();
-        let Difference { what, problem, page, .. } = difference;
+        let Difference { what, problem, page, member, .. } = difference;
+        let member = member.as_deref();
         let page = *page;
         if !self.json {
             let place = page.map_or(String::new(), |page| format!(", page {page}"));
             return writeln!(out, "{}{place}: {what}: {problem}", escaped(&file));
         }
         out.write_all(if self.lines == 0 { b"{\"differences\":[\n" } else { b",\n" })?;
-        serde_json::to_writer(out, &Line { file: &file, page, what, problem }).map_err(Into::into)
+        serde_json::to_writer(out, &Line { file: &file, page, member, what, problem }).map_err(Into::into)
     }
 
     fn end(&self, sums: &Sums) -> io::Result<()> {

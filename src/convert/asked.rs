@@ -5,13 +5,14 @@ use super::{Options, planned};
 use crate::encode::{Encoding, EncodingText};
 use crate::error::{Error, shown};
 use crate::normalize::{Rule, RuleText, Scope};
-use crate::plan::{Naming, Selection};
+use crate::plan::{Naming, Selection, Tar};
 use crate::record::identity::{Asked, Identity};
 use crate::source::{Layout, Reading, Source};
 
 /// What of it a record has beside axes and images.
 const COMPLEX: &str = "complex";
 const STACK: &str = "stack";
+const TAR: &str = "tar";
 
 /// How a run read its dumps, and its options that decide names and bytes.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ impl Recorded {
         let first = |name| asked.more.get(name).and_then(|texts| texts.first()).map(String::as_str);
         let complex = first(COMPLEX);
         let stack = first(STACK).map(str::parse).transpose()?.unwrap_or_default();
+        let tar = asked.more.get(TAR).map(|texts| Tar::of(texts)).transpose()?;
         let reading = Reading::of(asked.raw.as_deref(), asked.npy_v2.as_deref(), complex)
             .map_err(|error| format!("it wants its dumps read otherwise: {error}"))?;
         let (layout, selection) = more(asked).map_err(|error| error.to_string())?;
@@ -49,7 +51,7 @@ impl Recorded {
             ..selection
         };
         let options =
-            Options { rule, scope, selection, naming, encoding, stack, ..Options::default() };
+            Options { rule, scope, selection, naming, encoding, stack, tar, ..Options::default() };
         Ok(Recorded { reading, layout, options })
     }
 
@@ -90,7 +92,8 @@ fn rule(asked: &Asked) -> Result<(Rule, Scope), String> {
 fn more(asked: &Asked) -> Result<(Layout, Selection), Error> {
     let (mut layout, mut selection) = (Layout::default(), Selection::default());
     // A sample comes before its seed.
-    let others = asked.more.iter().filter(|(name, _)| *name != COMPLEX && *name != STACK);
+    let others = [COMPLEX, STACK, TAR];
+    let others = asked.more.iter().filter(|(name, _)| !others.contains(&name.as_str()));
     for (name, texts) in others {
         for text in texts {
             if Layout::NAMES.contains(&name.as_str()) {

@@ -9,6 +9,7 @@ use super::known::{hash_part, hash_stored};
 use super::packing::Packing;
 use super::recorder::Recorder;
 use super::run::Run;
+use super::tars;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
 use crate::encode::{Header, Packed, Packer, Shown};
 use crate::error::Error;
@@ -36,6 +37,10 @@ pub(super) struct RunDesk<'r, 'a> {
     indices: Vec<u64>,
     name: String,
     bytes: Vec<u8>,
+    /// A member of a tar.
+    member_bytes: Vec<u8>,
+    /// The hash of the image that was put last, where images are members.
+    first_hash: Option<u64>,
     /// There from the first image on, where images are packed.
     packing: Option<Packing>,
     tally: Tally,
@@ -104,6 +109,11 @@ impl std::ops::AddAssign<&Tally> for Tally {
     }
 }
 
+/// What a tar's end counts with its first member.
+fn tar_end(page: Page) -> u64 {
+    if page.page == 0 { tars::END } else { 0 }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Read,
@@ -130,6 +140,8 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             indices: Vec::new(),
             name: String::new(),
             bytes: Vec::new(),
+            member_bytes: Vec::new(),
+            first_hash: None,
             packing: None,
             tally: Tally::default(),
             told: Instant::now(),
@@ -173,7 +185,9 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             return Ok(());
         }
         let mut name = self.run.plan.name(image.span, image.index);
-        if let Some(page) = self.run.plan.page(image.span, image.index) {
+        if let Some(page) = self.run.plan.page(image.span, image.index)
+            && self.run.plan.tar().is_none()
+        {
             name += &format!(", page {}", page.page);
         }
         Err(Error::Nonfinite { name, nan: extent.nan, inf: extent.pos_inf + extent.neg_inf })
@@ -191,9 +205,18 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         // While they are hot in cache.
         let hash = self.hashes().then(|| record::hash(pixels));
         if let Some(page) = self.run.plan.page(image.span, image.index) {
-            let stack = self.run.stacks.open(self.run.sink, page, &self.name)?;
-            let at = self.run.stacks.file(page.stack).pixels(page.page);
-            stack.write_at(at, pixels)?;
+            let file = self.run.open(image, page)?;
+            if let Some((member, at)) = self.run.member(image) {
+                let place = (at, self.name.as_str());
+                let bytes =
+                    member.put(&file, place, &self.bytes, pixels, &mut self.member_bytes)?;
+                if page.page > 0 {
+                    self.record(image, finding, hash, 0);
+                }
+                self.first_hash = hash;
+                return Ok(bytes + tar_end(page));
+            }
+            file.write_at(self.run.pixels_at(image, page), pixels)?;
             self.record(image, finding, hash, 0);
             return Ok(self.put_page(page, image, finding)? + pixels.len() as u64);
         }
@@ -220,7 +243,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
     /// bytes that takes.
     fn put_page(&mut self, page: Page, image: ImageId, finding: &Finding) -> Result<u64, Error> {
         let run = self.run;
-        let file = run.stacks.file(page.stack);
+        let Some(file) = run.stacks.file(page.stack) else { return Ok(0) };
         self.indices.clear();
         self.indices.extend(run.plan.rows()[image.span].places(image.index).map(|(at, _)| at));
         if page.page == 0 {
@@ -234,11 +257,12 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         let Some((_, header)) = &self.page_header else { return Ok(0) };
         let found = (&finding.extent, &finding.range);
         let (at, bytes) = file.write(header, page.page, &self.indices, found, &mut self.bytes);
-        run.stacks.open(run.sink, page, &self.name)?.write_at(at, bytes)?;
+        run.open(image, page)?.write_at(at, bytes)?;
         Ok(bytes.len() as u64)
     }
 
-    /// Notes that a page is there; with the last one its stack gets its first header, and its name.
+    /// Notes that a page or member is there; with the last one its stack gets its first header, or its tar its
+    /// end, and its name.
     fn finish_page(
         &mut self,
         page: Page,
@@ -251,32 +275,58 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         let note = |shown: &mut Shown| shown.add(rule, &finding.extent, &finding.range);
         // What comes in blocks is hashed once it is all there.
         let kept = in_blocks && self.hashes();
-        let Some(whole) = run.stacks.add(page, image, finding, note, (one, kept)) else {
+        let hash = self.first_hash;
+        let Some(whole) = run.stacks.add(page, image, finding, note, (one, hash, kept)) else {
             return Ok(());
         };
-        let file = run.stacks.file(page.stack);
-        let first = run.plan.first_of(page.stack);
-        let header = run.page_header(first, true);
-        let index = run.plan.rows()[first].indices(0);
-        let found = (&whole.first.extent, &whole.first.range);
-        let (at, bytes) = file.write_first(&header, &index, found, &whole.shown, &mut self.bytes);
-        whole.pending.write_at(at, bytes)?;
-        let gap = file.gap();
-        if !gap.is_empty() {
-            let zeros = vec![0; usize::try_from(gap.end - gap.start).expect("it is short")];
-            whole.pending.write_at(gap.start, &zeros)?;
+        let (first_image, first, mut first_hash) = whole.first;
+        if let Some(file) = run.stacks.file(page.stack) {
+            let row = run.plan.first_of(page.stack);
+            let header = run.page_header(row, true);
+            let index = run.plan.rows()[row].indices(0);
+            let (found, shown) = ((&first.extent, &first.range), &whole.shown);
+            let (at, bytes) = file.write_first(&header, &index, found, shown, &mut self.bytes);
+            whole.pending.write_at(at, bytes)?;
+            let gap = file.gap();
+            if !gap.is_empty() {
+                let zeros = vec![0; usize::try_from(gap.end - gap.start).expect("it is short")];
+                whole.pending.write_at(gap.start, &zeros)?;
+            }
+        } else {
+            tars::end(&*whole.pending, run.plan.tar_file(page.stack as u64).len)?;
         }
         whole.pending.commit()?;
+        let is_tar = run.stacks.file(page.stack).is_none();
         for (image, finding) in whole.in_blocks {
             // Its blocks came in any order, from any thread; the system still has them in memory.
             let Some(page) = run.plan.page(image.span, image.index) else { continue };
-            let name = run.plan.name(image.span, image.index);
+            let name = run.plan.file(image.span, image.index);
             let bytes = run.plan.rows()[image.span].samples() * 4;
-            let hash = hash_part(run.sink, &name, file.pixels(page.page), bytes)?;
-            self.record(image, &finding, hash, 0);
+            let hash = hash_part(run.sink, &name, run.pixels_at(image, page), bytes)?;
+            if is_tar && page.page == 0 {
+                first_hash = hash;
+            } else {
+                self.record(image, &finding, hash, 0);
+            }
         }
         self.tally += &whole.tally;
-        Ok(())
+        if is_tar { self.record_tar(first_image, &first, first_hash) } else { Ok(()) }
+    }
+
+    /// Has the journal say that a tar is there: the entry of its first image is the last that is written of
+    /// it. Not where a device is known to be wrong: all tars are made again then.
+    fn record_tar(
+        &mut self,
+        image: ImageId,
+        finding: &Finding,
+        hash: Option<u64>,
+    ) -> Result<(), Error> {
+        self.write_entries()?;
+        let run = self.run;
+        run.unless_in_doubt(|| {
+            self.keep_entry(image, finding, hash, 0)?;
+            self.write_entries()
+        })
     }
 
     /// Has what it takes to pack, where images are packed.
@@ -356,6 +406,17 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         let Some(file) = file else {
             let Some(page) = self.run.plan.page(image.span, image.index) else { return Ok(None) };
             self.run.plan.write_name(image.span, image.index, &mut self.name);
+            if let Some((member, at)) = self.run.member(image) {
+                self.make_header(image, finding)?;
+                let (file, place) = (self.run.open(image, page)?, (at, self.name.as_str()));
+                let bytes =
+                    member.put_around(&file, place, &self.bytes, &mut self.member_bytes)?;
+                if !self.hashes() && page.page > 0 {
+                    self.record(image, finding, None, 0);
+                }
+                self.first_hash = None;
+                return Ok(Some(bytes + tar_end(page)));
+            }
             let header = self.put_page(page, image, finding)?;
             if !self.hashes() {
                 self.record(image, finding, None, 0);

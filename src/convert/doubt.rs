@@ -178,12 +178,14 @@ impl Run<'_> {
         let again = {
             let State { doubt, report, .. } = &mut *self.lock();
             let again = without(merged(std::mem::take(&mut doubt.again)), &doubt.failed);
-            if self.stacks.is_empty() || again.is_empty() {
+            // Of tars that were finished meanwhile the journal does not say so.
+            let all = !again.is_empty() || (self.plan.tar().is_some() && self.has_doubts());
+            if self.stacks.is_empty() || !all {
                 again
             } else {
-                // Others had a part in the same stacks, whose files have their names, or not yet.
+                // Others had a part in the same files, which have their names, or not yet.
                 report.take_back_all();
-                std::iter::once(0..self.plan.images()).collect()
+                self.queue().not_done(self.plan.images())
             }
         };
         if again.is_empty() || self.is_stopped() {
@@ -211,6 +213,16 @@ impl Run<'_> {
         if let Err(error) = cpu.drain(queue, self, by()) {
             self.stop(error);
         }
+    }
+
+    /// Does it if no device is known to be wrong, and none becomes so meanwhile; or if what such a one made is
+    /// made again.
+    pub(super) fn unless_in_doubt(
+        &self,
+        work: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let _state = self.lock();
+        if self.has_doubts() && !self.is_again() { Ok(()) } else { work() }
     }
 
     /// The number of an image among all.

@@ -20,6 +20,13 @@ const NAMING: [&str; 7] = ["tensor-regex", "select", "every", "sample", "seed", 
 /// Who makes the same files shares it.
 pub(super) fn names_hash(source: &dyn Source, options: &Options, plan: &Plan) -> Hash {
     let mut hasher = Hasher::default();
+    if let Some(tar) = &options.tar {
+        // Whatever is in it: a run replaces another one's.
+        hasher.text("tar");
+        hasher.text(&tar.to_string());
+        hasher.number(u64::from(tar.size().is_some()));
+        return Hash(hasher.finish());
+    }
     hash_naming(&mut hasher, &options.naming);
     let mut of_names = more(source, options);
     of_names.retain(|name, _| NAMING.contains(&name.as_str()));
@@ -42,7 +49,9 @@ fn more(source: &dyn Source, options: &Options) -> BTreeMap<String, Vec<String>>
     let complex = complex.map(|texts| ("complex".to_owned(), texts));
     let is_stacked = options.stack != Stack::None;
     let stack = is_stacked.then(|| ("stack".to_owned(), vec![options.stack.to_string()]));
-    source.layout().texts().into_iter().chain(selection).chain(complex).chain(stack).collect()
+    let tar = options.tar.as_ref().map(|tar| ("tar".to_owned(), tar.texts()));
+    let files = stack.into_iter().chain(tar);
+    source.layout().texts().into_iter().chain(selection).chain(complex).chain(files).collect()
 }
 
 fn hash_more(hasher: &mut Hasher, more: &BTreeMap<String, Vec<String>>) {
@@ -101,6 +110,9 @@ pub(super) fn identity(
     let mut hasher = Hasher::default();
     hasher.number(OUTPUT);
     hasher.number(names.0);
+    if options.tar.is_some() {
+        hash_naming(&mut hasher, &options.naming);
+    }
     hash_more(&mut hasher, &more(source, options));
     hasher.text(options.rule.norm.name());
     let besides =
@@ -116,6 +128,10 @@ pub(super) fn identity(
     for row in plan.rows() {
         let tensor = &source.tensors()[row.tensor];
         hasher.number(tensor.dump as u64);
+        if options.tar.is_some() {
+            hasher.text(&source.dumps()[tensor.dump].stem);
+            hasher.text(&tensor.name);
+        }
         hasher.text(row.dtype.name());
         hasher.number(tensor.shape.len() as u64);
         tensor.shape.iter().for_each(|&axis| hasher.number(axis));

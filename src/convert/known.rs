@@ -11,6 +11,7 @@ use std::thread;
 use super::Manifest::At;
 use super::made::Made;
 use super::packing::{PackedFile, Packing};
+use super::tars::tar_files;
 use super::{Options, Resume};
 use crate::backend::ImageId;
 use crate::backend::done::Done;
@@ -21,7 +22,7 @@ use crate::record::entry::{Entry, Found};
 use crate::record::identity::Identity;
 use crate::record::journal::{Journal, Opened, Place};
 use crate::record::manifest::{Line, Manifest};
-use crate::sink::{Sink, Stored};
+use crate::sink::{Section, Sink, Stored};
 
 /// Images that a thread checks at once.
 const CHUNK: u64 = 1024;
@@ -238,16 +239,17 @@ impl Made<'_> {
                 entries.0 += count;
                 (first, entries.1.next(first, usize::try_from(count).expect("it is small"))?)
             };
-            let (mut there, mut failed) = (Vec::new(), 0);
+            let (mut there, mut failed, mut last) = (Vec::new(), 0, None);
             for (image, entry) in (first..).zip(found) {
                 match entry {
                     None => {}
                     Some(Entry::Failed(_)) => failed += 1,
                     Some(Entry::Existed) => {
-                        there.extend(sink.stored(&self.name(image))?.map(|_| image));
+                        there.extend(sink.stored(&self.file(image))?.map(|_| image));
                     }
                     Some(Entry::Done(found)) => {
-                        there.extend(self.is_there(sink, image, &found)?.then_some(image));
+                        let is_there = self.is_there(sink, image, &found, &mut last)?;
+                        there.extend(is_there.then_some(image));
                     }
                 }
             }
@@ -280,27 +282,73 @@ impl Made<'_> {
             work();
         });
         let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        state.outcome.map(|()| (state.done, state.failed))
+        state.outcome?;
+        let mut done = state.done;
+        // A tar is there or not: its first image's entry comes when it has its name.
+        for tar in tar_files(self.plan) {
+            if done.missing(tar.images.start, tar.images.end) > 0 {
+                tar.images.for_each(|image| done.remove(image));
+            }
+        }
+        Ok((done, state.failed))
     }
 
-    fn is_there(&self, sink: &dyn Sink, image: u64, found: &Found) -> Result<bool, Error> {
-        let name = self.name(image);
+    /// `last` is the tar that was looked for last, and its length if it is there.
+    fn is_there(
+        &self,
+        sink: &dyn Sink,
+        image: u64,
+        found: &Found,
+        last: &mut Option<(u64, Option<u64>)>,
+    ) -> Result<bool, Error> {
+        let name = self.file(image);
+        if let Some((_, tar, _)) = self.member(image) {
+            let known = last.filter(|(of, _)| *of == tar).map(|(_, stored)| stored);
+            let stored = match known {
+                Some(stored) => stored,
+                None => sink.stored(&name)?,
+            };
+            *last = Some((tar, stored));
+            if stored != Some(self.plan.tar_file(tar).len) {
+                return Ok(false);
+            }
+            return if self.record.resume == Resume::Hashes {
+                self.is_same(sink, image, found)
+            } else {
+                Ok(true)
+            };
+        }
         let len = self.len(image)?.or(found.len.map(NonZeroU64::get));
         if len.is_none() || sink.stored(&name)? != len {
             return Ok(false);
         }
-        if self.record.resume != Resume::Hashes {
-            return Ok(true);
+        match self.record.resume {
+            Resume::Hashes => self.is_same(sink, image, found),
+            _ => Ok(true),
         }
+    }
+
+    /// Whether an image that is there has the pixels and the header that it was made with.
+    fn is_same(&self, sink: &dyn Sink, image: u64, found: &Found) -> Result<bool, Error> {
+        let name = self.file(image);
         let Some(hash) = found.hash else {
             let path = self.record.folder.clone();
             let problem = "it was made without --hash, so there is nothing to compare with";
             return Err(Error::Resume { path, problem: problem.to_owned() });
         };
-        let Some(file) = sink.read(&name)? else { return Ok(false) };
+        let Some(mut file) = sink.read(&name)? else { return Ok(false) };
         let (header, index) = self.header(image)?;
         let counts = [found.nan, found.inf];
         let failed = |source| Error::Write { path: name.clone().into(), source };
+        if let Some((member, tar, at)) = self.member(image) {
+            let (own, len) = (self.name(image), self.plan.tar_file(tar).len);
+            let around = member.is_around(&mut *file, (at, &own), len).map_err(failed)?;
+            if !around {
+                return Ok(false);
+            }
+            let section = Section::new(file, at + member.head, member.len).map_err(failed)?;
+            file = Box::new(section);
+        }
         if !self.options.encoding.is_packed() {
             let (bytes, now) = header_and_hash(file, header.len() as u64).map_err(failed)?;
             return Ok(now == hash && header.is_of(&bytes, &index, found.range, counts, None));
@@ -389,7 +437,10 @@ impl<'a> Entries<'a> {
             manifest.skip(first.saturating_sub(*at))?;
             for (entry, image) in entries.iter_mut().zip(images) {
                 let line = manifest.next_line()?;
-                let line = line.filter(|line| line.name == self.made.name(image));
+                let line = line.filter(|line| {
+                    line.name == self.made.file(image)
+                        && line.member.as_deref().is_none_or(|name| name == self.made.name(image))
+                });
                 let is_packed = self.made.options.encoding.is_packed();
                 *entry = better(*entry, line.and_then(|line| recorded(&line, is_packed)));
             }

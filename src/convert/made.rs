@@ -10,7 +10,8 @@ use std::{fs, io};
 use super::identify::{identity, names_hash};
 use super::packing::Cut;
 use super::run::cut;
-use super::stacks::stack_files;
+use super::stacks::Files;
+use super::tars::Member;
 use super::{Manifest, Options, Record, Resume, header, most_of_file};
 use crate::encode::{Header, StackFile};
 use crate::error::Error;
@@ -35,8 +36,8 @@ pub(super) struct Made<'a> {
     pub(super) images: Range<u64>,
     /// Whether others make the rest.
     pub(super) is_shard: bool,
-    /// Lengths of stacks.
-    stacks: Vec<u64>,
+    /// What images share.
+    files: Files,
 }
 
 impl<'a> Made<'a> {
@@ -47,7 +48,7 @@ impl<'a> Made<'a> {
         record: &'a Record,
         threads: usize,
     ) -> Result<Made<'a>, Error> {
-        let firsts = plan.rows().iter().enumerate().map(|(row, _)| plan.name(row, 0));
+        let firsts = plan.rows().iter().enumerate().map(|(row, _)| plan.file(row, 0));
         let own = |name: &String| record::is_own(name.split('/').next().unwrap_or_default());
         let listed = matches!(options.naming, Naming::List(_));
         let mut first_names: Box<dyn Iterator<Item = String>> =
@@ -77,7 +78,7 @@ impl<'a> Made<'a> {
             identity,
             images: options.images(plan),
             is_shard: options.shard.is_some(),
-            stacks: stack_files(source, plan, options)?.iter().map(StackFile::len).collect(),
+            files: Files::of(source, plan, options)?,
         })
     }
 
@@ -86,14 +87,19 @@ impl<'a> Made<'a> {
         About { identity: self.identity.clone(), shard: self.is_shard.then(|| self.images.clone()) }
     }
 
-    /// Length of an image's file, where the plan tells that; `None` where it is packed.
+    /// Length of an image's file, where the plan tells that; `None` where it is packed. Of a member of a tar
+    /// that of its own.
     pub(super) fn len(&self, image: u64) -> Result<Option<u64>, Error> {
         if self.options.encoding.is_packed() {
             return Ok(None);
         }
         let (at, _, index) = self.place(image);
-        if let Some(page) = self.plan.page(at, index) {
-            return Ok(self.stacks.get(page.stack).copied());
+        match (&self.files, self.plan.page(at, index)) {
+            (Files::Stacks(files), Some(page)) => {
+                return Ok(files.get(page.stack).map(StackFile::len));
+            }
+            (Files::Tars(members), _) => return Ok(Some(members[at].len)),
+            (Files::Stacks(_), None) => {}
         }
         most_of_file(self.source, self.plan, self.options, at).map(Some)
     }
@@ -120,6 +126,20 @@ impl<'a> Made<'a> {
     pub(super) fn name(&self, image: u64) -> String {
         let (row, _, index) = self.place(image);
         self.plan.name(row, index)
+    }
+
+    /// The name of the file that an image is, or is in.
+    pub(super) fn file(&self, image: u64) -> String {
+        let (row, _, index) = self.place(image);
+        self.plan.file(row, index)
+    }
+
+    /// The member that an image is of a tar: what it is like, the tar's number, where it begins there.
+    pub(super) fn member(&self, image: u64) -> Option<(&Member, u64, u64)> {
+        let (row, _, index) = self.place(image);
+        let Files::Tars(members) = &self.files else { return None };
+        let (tar, at) = self.plan.in_tar(row, index)?;
+        Some((&members[row], tar, at))
     }
 
     /// Where the manifest is, or is to be; `None` if none is wanted.
@@ -159,7 +179,14 @@ impl<'a> Made<'a> {
                 begun => begun.insert((at, self.len(image)?, self.line(row))),
             };
             self.plan.write_name(at, index, line.name.to_mut());
-            line.page = self.plan.page(at, index).map(|page| page.page);
+            line.page = None;
+            if let Some((member, tar, begin)) = self.member(image) {
+                line.offset = Some(begin + member.head);
+                let file = self.plan.tar().map(|of| Cow::from(of.file(tar)));
+                line.member = file.map(|file| std::mem::replace(&mut line.name, file));
+            } else {
+                line.page = self.plan.page(at, index).map(|page| page.page);
+            }
             line.index.clear();
             line.index.extend(row.places(index).map(|(place, _)| place));
             (line.lo, line.hi, line.mean, line.std) = (None, None, None, None);
@@ -194,6 +221,8 @@ impl<'a> Made<'a> {
         Line {
             name: Cow::default(),
             page: None,
+            member: None,
+            offset: None,
             source: Cow::from(&self.source.dumps()[tensor.dump].label),
             tensor: name,
             tensor_bytes,

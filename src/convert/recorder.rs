@@ -7,6 +7,7 @@ use std::path::Path;
 use super::known::Known;
 use super::made::{Made, failure};
 use super::space::Need;
+use super::tars::tar_files;
 use super::{Options, Resume};
 use crate::backend::done::Done;
 use crate::error::Error;
@@ -107,7 +108,8 @@ pub(super) fn begin<'a>(
             },
         }
     };
-    let begins_again = record.resume != Resume::No || plan.stack() != Stack::None;
+    let is_shared = plan.stack() != Stack::None || plan.tar().is_some();
+    let begins_again = record.resume != Resume::No || is_shared;
     if !resumed && !made.is_shard && begins_again {
         // Of a run that was killed before it had a journal, or is not gone on with.
         sink.tidy(&mut first_of_folders(plan))?;
@@ -192,6 +194,13 @@ pub(super) fn names_but<'a>(
     if plan.stack() != Stack::None {
         return Box::new(plan.names()) as Box<dyn Iterator<Item = String> + 'a>;
     }
+    if plan.tar().is_some() {
+        let is_left = move |images: &std::ops::Range<u64>| {
+            done.is_none_or(|done| done.missing(images.start, images.end) > 0)
+        };
+        let left = tar_files(plan).filter(move |tar| is_left(&tar.images));
+        return Box::new(left.map(|tar| tar.name));
+    }
     let is_done = move |image: u64| done.is_some_and(|done| done.contains(image));
     let rows = plan.rows().iter().enumerate();
     let images = rows
@@ -204,9 +213,9 @@ pub(super) fn names_but<'a>(
 fn first_of_folders(plan: &Plan) -> impl Iterator<Item = String> + '_ {
     let folder = |name: &str| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
     plan.rows().iter().enumerate().flat_map(move |(at, row)| {
-        let [first, last] = [0, row.images - 1].map(|index| folder(&plan.name(at, index)));
+        let [first, last] = [0, row.images - 1].map(|index| folder(&plan.file(at, index)));
         let is_one = first == last && plan.has_one_folder_a_row();
-        (0..if is_one { 1 } else { row.images }).map(move |index| plan.name(at, index))
+        (0..if is_one { 1 } else { row.images }).map(move |index| plan.file(at, index))
     })
 }
 

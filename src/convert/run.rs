@@ -12,17 +12,18 @@ use super::doubt::Doubt;
 use super::packing::{Cut, PackedFile, Packing};
 use super::ranges::{Before, Known, is_every_range_known_before};
 use super::recorder::{Begun, Recorder};
-use super::stacks::{Open, Stacks};
+use super::stacks::{Files, Open, Stacks};
+use super::tars::Member;
 use super::workers::{Event, Others, Starting, Workers};
 use super::{Options, header};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::cpu::survey::Lookers;
 use crate::backend::queue::{BLOCK_BYTES, Queue, WINDOW};
 use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span, Strips};
-use crate::encode::{Header, Packed, Predictor, StackFile};
+use crate::encode::{Header, Packed, Predictor};
 use crate::error::{Error, shown};
 use crate::normalize::{Rule, Scope};
-use crate::plan::{Plan, Row, Scopes, SkipReason, Skipped};
+use crate::plan::{Page, Plan, Row, Scopes, SkipReason, Skipped, TarFile};
 use crate::report::{DeviceReport, Failure, Report};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
@@ -119,7 +120,7 @@ impl<'a> Run<'a> {
         let report = Report { planned, there, finished, ..Report::default() };
         let state = Mutex::new(State { report, ..State::default() });
         let (again, doubts) = Default::default();
-        let stacks = Stacks::new(Vec::new());
+        let stacks = Stacks::new(Files::Stacks(Vec::new()));
         Run {
             source,
             sink,
@@ -136,8 +137,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The same; its images are pages of these files.
-    pub(super) fn with_stacks(self, files: Vec<StackFile>) -> Run<'a> {
+    /// The same; its images are pages or members of these files.
+    pub(super) fn with_files(self, files: Files) -> Run<'a> {
         Run { stacks: Stacks::new(files), ..self }
     }
 
@@ -380,7 +381,35 @@ impl<'a> Run<'a> {
         let stack = self.plan.page(span, 0).map_or(0, |page| page.stack);
         let axes = self.plan.rows()[span].index_axes();
         let subject = super::subject(self.source, self.plan, self.options, span, &axes);
-        self.stacks.file(stack).header(&subject, is_first)
+        let stack = self.stacks.file(stack).expect("pages are of a stack");
+        stack.header(&subject, is_first)
+    }
+
+    /// The stack or tar that an image is in, which is begun with its first one.
+    pub(super) fn open(&self, image: ImageId, page: Page) -> Result<Arc<Open<'a>>, Error> {
+        self.stacks.open(self.sink, page, || match self.stacks.file(page.stack) {
+            Some(stack) => (self.plan.name(image.span, image.index), stack.len()),
+            None => {
+                let TarFile { name, len, .. } = self.plan.tar_file(page.stack as u64);
+                (name, len)
+            }
+        })
+    }
+
+    /// Where an image's pixels lie in its stack or tar.
+    pub(super) fn pixels_at(&self, image: ImageId, page: Page) -> u64 {
+        match (self.stacks.file(page.stack), self.member(image)) {
+            (Some(stack), _) => stack.pixels(page.page),
+            (None, Some((member, at))) => at + member.head + member.header,
+            (None, None) => 0,
+        }
+    }
+
+    /// The member that an image is of a tar, and where it begins.
+    pub(super) fn member(&self, image: ImageId) -> Option<(&Member, u64)> {
+        let member = self.stacks.member(image.span)?;
+        let (_, at) = self.plan.in_tar(image.span, image.index)?;
+        Some((member, at))
     }
 
     /// Whether images of the span come in blocks.
@@ -406,8 +435,8 @@ impl<'a> Run<'a> {
         let file = match self.plan.page(image.span, image.index) {
             None => Target::Own(self.sink.begin(&name, (!is_packed).then(|| header.most()))?),
             Some(page) => {
-                pixels = self.stacks.file(page.stack).pixels(page.page);
-                Target::Page(self.stacks.open(self.sink, page, &name)?)
+                pixels = self.pixels_at(image, page);
+                Target::Page(self.open(image, page)?)
             }
         };
         let new = Arc::new(InBlocks { file, pixels, strips, packed });
@@ -561,6 +590,11 @@ impl<'a> Run<'a> {
             state.doubt.begin_again();
         }
         self.again.get_or_init(|| queue)
+    }
+
+    /// Whether images are made again.
+    pub(super) fn is_again(&self) -> bool {
+        self.again.get().is_some()
     }
 
     /// Whether any device was found to compute wrongly.

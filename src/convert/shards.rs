@@ -48,6 +48,9 @@ pub fn divide(source: &dyn Source, options: &Options, shards: u64) -> Result<Sha
     if options.stack != Stack::None {
         return Err(options.no_stack("a plan"));
     }
+    if let Some(tar) = &options.tar {
+        return Err(options.no_tar(tar, "a plan"));
+    }
     let plan = planned(source, options)?;
     let made = made(source, options, &plan)?;
     let costs = Costs::new(source, options, &plan)?;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::stacks::stack_files;
+use super::tars::tar_files;
 use super::{Options, most_of_file};
 use crate::backend::done::Done;
 use crate::error::Error;
@@ -41,13 +42,18 @@ impl Need {
         for stack in stack_files(source, plan, options)? {
             need.add(stack.len(), 1, block);
         }
+        for tar in tar_files(plan) {
+            if done.is_none_or(|done| done.missing(tar.images.start, tar.images.end) > 0) {
+                need.add(tar.len, 1, block);
+            }
+        }
         for (at, row) in plan.rows().iter().enumerate() {
             let images = match done {
                 None => row.images,
                 Some(done) => done.missing(row.first_image, row.first_image + row.images),
             };
             let times = |bytes: u64| bytes.saturating_mul(images);
-            if plan.stack() == Stack::None {
+            if plan.stack() == Stack::None && plan.tar().is_none() {
                 let file = most_of_file(source, plan, options, at)?;
                 need.add(file, images, block);
             }
@@ -129,6 +135,9 @@ fn folders(options: &Options, plan: &Plan) -> u64 {
         }
         new
     };
+    if plan.tar().is_some() {
+        return 0;
+    }
     if matches!(options.naming, Naming::List(_)) {
         return plan.names().map(|name| add(&name)).sum();
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::desk::Tally;
+use super::tars::{self, Member};
 use super::{Options, subject};
 use crate::backend::{Finding, ImageId};
 use crate::encode::{Shown, StackFile};
@@ -37,6 +38,31 @@ fn stack_file(
         .zip(&axes)
         .map(|(at, axes)| (subject(source, plan, options, at, axes), plan.rows()[at].images));
     StackFile::new(&mut subjects).map_err(|problem| super::too_large(source, plan, first, problem))
+}
+
+/// What images share as pages or members.
+pub(super) enum Files {
+    /// Nothing, or these stacks.
+    Stacks(Vec<StackFile>),
+    /// Tars, in which the images of each row are these members.
+    Tars(Vec<Member>),
+}
+
+impl Files {
+    /// Of a plan.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for what fits no file.
+    pub(super) fn of(
+        source: &dyn Source,
+        plan: &Plan,
+        options: &Options,
+    ) -> Result<Files, Error> {
+        match plan.tar() {
+            Some(_) => tars::members(source, plan, options).map(Files::Tars),
+            None => stack_files(source, plan, options).map(Files::Stacks),
+        }
+    }
 }
 
 /// What may surprise who opens them.
@@ -87,7 +113,7 @@ impl Options {
 
 /// The stacks of a run under way.
 pub(super) struct Stacks<'a> {
-    files: Vec<StackFile>,
+    files: Files,
     open: Mutex<HashMap<usize, Arc<Open<'a>>>>,
 }
 
@@ -104,8 +130,8 @@ struct State {
     /// How many are there.
     pages: u64,
     shown: Shown,
-    /// Of page 0, whose header is the last that is written.
-    first: Option<Finding>,
+    /// Of page 0, whose header is the last that is written, or whose entry in the journal; and its hash.
+    first: Option<(ImageId, Finding, Option<u64>)>,
     /// What is to be accounted for once the file has its name.
     tally: Tally,
     /// Pages that came in blocks.
@@ -116,47 +142,63 @@ struct State {
 pub(super) struct Whole<'a> {
     pub(super) pending: Box<dyn Pending + 'a>,
     pub(super) shown: Shown,
-    pub(super) first: Finding,
+    pub(super) first: (ImageId, Finding, Option<u64>),
     pub(super) tally: Tally,
     pub(super) in_blocks: Vec<(ImageId, Finding)>,
 }
 
 impl<'a> Stacks<'a> {
-    pub(super) fn new(files: Vec<StackFile>) -> Stacks<'a> {
+    pub(super) fn new(files: Files) -> Stacks<'a> {
         Stacks { files, open: Mutex::default() }
     }
 
-    /// Whether there are any.
+    /// Whether images are files of their own.
     pub(super) fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        matches!(&self.files, Files::Stacks(files) if files.is_empty())
     }
 
     /// What may surprise who opens them.
     pub(super) fn note(&self) -> Option<String> {
-        notes(&self.files)
+        match &self.files {
+            Files::Stacks(files) => notes(files),
+            Files::Tars(_) => None,
+        }
     }
 
-    /// The layout of one.
-    pub(super) fn file(&self, stack: usize) -> &StackFile {
-        &self.files[stack]
+    /// The layout of a stack; `None` where images are no pages.
+    pub(super) fn file(&self, stack: usize) -> Option<&StackFile> {
+        match &self.files {
+            Files::Stacks(files) => files.get(stack),
+            Files::Tars(_) => None,
+        }
+    }
+
+    /// The members that images of a row are; `None` where they are none.
+    pub(super) fn member(&self, row: usize) -> Option<&Member> {
+        match &self.files {
+            Files::Stacks(_) => None,
+            Files::Tars(members) => members.get(row),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<usize, Arc<Open<'a>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stack that a page is of, which is begun with its first one.
+    /// The file that a page or a member is in, which is begun with its first one; `of` says its name and
+    /// length.
     pub(super) fn open(
         &self,
         sink: &'a dyn Sink,
         page: Page,
-        name: &str,
+        of: impl FnOnce() -> (String, u64),
     ) -> Result<Arc<Open<'a>>, Error> {
         let mut all = self.lock();
         if let Some(open) = all.get(&page.stack) {
             return Ok(Arc::clone(open));
         }
-        let pending = sink.begin(name, Some(self.files[page.stack].len()))?;
+        let (name, len) = of();
+        let pending = sink.begin(&name, Some(len))?;
         let open = Open { pending: RwLock::new(Some(pending)), state: Mutex::default() };
         Ok(Arc::clone(all.entry(page.stack).or_insert(Arc::new(open))))
     }
@@ -169,7 +211,7 @@ impl<'a> Stacks<'a> {
         image: ImageId,
         finding: &Finding,
         note: impl FnOnce(&mut Shown),
-        (tally, in_blocks): (&Tally, bool),
+        (tally, hash, in_blocks): (&Tally, Option<u64>, bool),
     ) -> Option<Whole<'a>> {
         let open = self.lock().get(&page.stack).cloned()?;
         let mut state = open.lock();
@@ -177,7 +219,7 @@ impl<'a> Stacks<'a> {
         note(&mut state.shown);
         state.tally += tally;
         if page.page == 0 {
-            state.first = Some(*finding);
+            state.first = Some((image, *finding, hash));
         }
         if in_blocks {
             state.in_blocks.push((image, *finding));

@@ -16,6 +16,7 @@ mod description;
 mod encoding;
 mod gdal;
 mod header;
+mod member;
 mod pack;
 mod paged;
 mod stack;
@@ -25,6 +26,9 @@ pub use decoded::Decoded;
 pub use description::Shown;
 pub use encoding::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 pub use header::{Header, Packed, Subject};
+pub use member::{
+    TAR_BLOCK, TAR_END, last_block, member_head, member_padding, write_member_head,
+};
 pub use pack::Packer;
 pub use paged::Pages;
 pub use stack::StackFile;

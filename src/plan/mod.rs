@@ -12,6 +12,7 @@ mod row;
 mod scope;
 mod select;
 mod stack;
+mod tar;
 mod template;
 
 use std::borrow::Cow;
@@ -21,12 +22,13 @@ pub use row::Row;
 pub use scope::{Part, Scopes};
 pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
 pub use stack::{Page, Stack};
+pub use tar::{Tar, TarFile};
 
 use crate::error::{Error, shown};
 use crate::tensor::{Dump, TensorInfo, Unsupported};
 use distinct::Clash;
 use fields::Regex;
-use template::{Pattern, Template};
+use template::{Index, Pattern, Template};
 
 /// Longest name of an image, in bytes: below what systems take as a path.
 const LONGEST_NAME: usize = 4000;
@@ -60,6 +62,8 @@ pub struct Plan {
     selected: Selected,
     names: Names,
     stack: Stack,
+    /// There where images are members of tars.
+    cut: Option<tar::Cut>,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,32 @@ impl Plan {
         naming: &Naming,
         stack: Stack,
     ) -> Result<Plan, Error> {
+        Plan::named(dumps, tensors, (unsupported, selection), naming, stack, false)
+    }
+
+    /// The same as [`new`](Plan::new); an image without an index is called by the index 0, so that `{index}`
+    /// alone can be the last part of all names.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn keyed(
+        dumps: &[Dump],
+        tensors: &[TensorInfo],
+        unsupported: &[Unsupported],
+        selection: &Selection,
+        naming: &Naming,
+    ) -> Result<Plan, Error> {
+        Plan::named(dumps, tensors, (unsupported, selection), naming, Stack::None, true)
+    }
+
+    fn named(
+        dumps: &[Dump],
+        tensors: &[TensorInfo],
+        (unsupported, selection): (&[Unsupported], &Selection),
+        naming: &Naming,
+        stack: Stack,
+        keyed: bool,
+    ) -> Result<Plan, Error> {
         let selected = Selected::new(dumps, tensors, unsupported, selection)?;
         let naming = &stack.usual(naming);
         let names = match naming {
@@ -110,8 +140,12 @@ impl Plan {
                     let tensor = &tensors[row.tensor];
                     let stem = &dumps[tensor.dump].stem;
                     let values = fields.map_or_else(Vec::new, |fields| fields.values(&tensor.name));
-                    let indexed = row.is_indexed() && stack == Stack::None;
-                    template.pattern(stem, &tensor.name, &values, indexed)
+                    let index = match row.is_indexed() && stack == Stack::None {
+                        true => Index::Own,
+                        false if keyed => Index::Zero,
+                        false => Index::None,
+                    };
+                    template.pattern(stem, &tensor.name, &values, index)
                 };
                 Names::Patterns(selected.rows().iter().map(pattern).collect())
             }
@@ -121,7 +155,7 @@ impl Plan {
                 Names::List(checked_list(list, files, of)?)
             }
         };
-        let plan = Plan { selected, names, stack };
+        let plan = Plan { selected, names, stack, cut: None };
         plan.check_names(dumps, tensors)?;
         plan.check_one_stack(tensors)?;
         if stack == Stack::All {
@@ -188,8 +222,24 @@ impl Plan {
         }
     }
 
-    /// The names of all files, row by row.
-    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+    /// The name of the file that an image is, or is in.
+    #[must_use]
+    pub fn file(&self, row: usize, index: u64) -> String {
+        match (self.tar(), self.in_tar(row, index)) {
+            (Some(tar), Some((number, _))) => tar.file(number),
+            _ => self.name(row, index),
+        }
+    }
+
+    /// The names of all files, in the order of the images.
+    pub fn names(&self) -> Box<dyn Iterator<Item = String> + '_> {
+        if let Some(tar) = self.tar() {
+            return Box::new((0..self.tars()).map(|number| tar.file(number)));
+        }
+        Box::new(self.names_of_rows())
+    }
+
+    fn names_of_rows(&self) -> impl Iterator<Item = String> + '_ {
         let rows = if self.stack == Stack::All { 1 } else { usize::MAX };
         (0..self.rows().len().min(rows))
             .flat_map(move |row| (0..self.files_of(row)).map(move |index| self.name(row, index)))
@@ -199,7 +249,7 @@ impl Plan {
     /// may be anywhere.
     #[must_use]
     pub fn has_one_folder_a_row(&self) -> bool {
-        matches!(self.names, Names::Patterns(_))
+        self.cut.is_some() || matches!(self.names, Names::Patterns(_))
     }
 
     fn pattern(&self, row: usize) -> Option<&Pattern> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::fields::Regex;
 use super::pick::{Pick, Sample};
 use super::row::{Row, Taken};
-use super::template::Template;
+use super::template::{Index, Template};
 use crate::error::nearest::{no_match, told_of_no_match};
 use crate::error::{Error, shown, shown_shape};
 use crate::tensor::{Dump, Glob, Leading, Misfit, TensorInfo, Unsupported};
@@ -230,7 +230,7 @@ impl<'f> Grouping<'f> {
     fn of(&mut self, stem: &str, tensor: &str) -> usize {
         let Some(((template, fields), groups)) = &mut self.by else { return 0 };
         let values = fields.map_or_else(Vec::new, |fields| fields.values(tensor));
-        let text = template.pattern(stem, tensor, &values, false).texts.concat();
+        let text = template.pattern(stem, tensor, &values, Index::None).texts.concat();
         let next = groups.len();
         *groups.entry(text).or_insert(next)
     }

@@ -47,14 +47,14 @@ impl fmt::Display for Stack {
     }
 }
 
-/// An image's place among the stacks of a plan.
+/// An image's place among the stacks, or tars, of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// Number of the stack.
+    /// Number of the stack, or the tar.
     pub stack: usize,
-    /// Number of the page in it, from 0 on.
+    /// Number of the page, or the member, in it, from 0 on.
     pub page: u64,
-    /// How many pages it has.
+    /// How many of them it has.
     pub pages: u64,
 }
 
@@ -106,12 +106,12 @@ impl Plan {
         (0..stacks).map(move |stack| stack * each..(stack + 1) * each)
     }
 
-    /// The page that an image is; `None` where it is a file of its own.
+    /// The page of a stack, or the member of a tar, that an image is; `None` where it is a file of its own.
     #[must_use]
     pub fn page(&self, row: usize, index: u64) -> Option<Page> {
         let of = &self.rows()[row];
         match self.stack {
-            Stack::None => None,
+            Stack::None => self.tar_page(row, index),
             Stack::Tensor => Some(Page { stack: row, page: index, pages: of.images }),
             Stack::All => {
                 Some(Page { stack: 0, page: of.first_image + index, pages: self.images() })

@@ -25,6 +25,17 @@ enum Piece {
     Field(usize),
 }
 
+/// What stands for the index in a tensor's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Index {
+    /// An image's own.
+    Own,
+    /// 0, of the one image.
+    Zero,
+    /// Nothing: what belongs to it is left out, too.
+    None,
+}
+
 /// A name with the index left open: the text before each index, and the text after the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
@@ -65,16 +76,17 @@ impl Template {
         stem: &str,
         tensor: &str,
         fields: &[String],
-        indexed: bool,
+        index: Index,
     ) -> Pattern {
         let mut texts = vec![String::new()];
-        for piece in if indexed { &self.indexed } else { &self.single } {
+        for piece in if index == Index::None { &self.single } else { &self.indexed } {
             let last = texts.last_mut().expect("there is always a last text");
             match piece {
                 Piece::Text(text) => last.push_str(text),
                 Piece::Stem => last.push_str(&escape::path(stem)),
                 Piece::Tensor => last.push_str(&escape::path(tensor)),
                 Piece::Field(number) => last.push_str(&escape::path(&fields[*number])),
+                Piece::Index if index == Index::Zero => last.push('0'),
                 Piece::Index => texts.push(String::new()),
             }
         }
@@ -247,7 +259,7 @@ mod tests {
         let name = |indexed| {
             let mut name = String::new();
             template
-                .pattern("s", "a/b", &[], indexed)
+                .pattern("s", "a/b", &[], if indexed { Index::Own } else { Index::None })
                 .write_name(&mut name, |out| out.push_str("07_1"));
             name
         };

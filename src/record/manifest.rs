@@ -53,6 +53,12 @@ pub struct Line<'a> {
     /// Where several images share the file, as pages: which of them it is, from 0 on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<u64>,
+    /// Where the file is a tar: the name of the image's member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<Cow<'a, str>>,
+    /// And where the image's own file begins in it, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
     /// Path of the dump as given.
     pub source: Cow<'a, str>,
     /// Name of the tensor; one of more than 1000 bytes is cut, and ends in `…`.
@@ -83,7 +89,7 @@ pub struct Line<'a> {
     pub nan: Option<u64>,
     /// Number of infinite pixels.
     pub inf: Option<u64>,
-    /// Bytes of the file, header included.
+    /// Bytes of the file, header included; in a tar those of the image's own.
     pub bytes: Option<u64>,
     /// XXH3 (64 bit) of the pixels as stored; there where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

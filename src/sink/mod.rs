@@ -9,10 +9,12 @@ mod null;
 mod pieces;
 mod place;
 mod portable;
+mod section;
 
 pub use files::{FilesSink, Fsync};
 pub use memory::MemorySink;
 pub use null::NullSink;
+pub use section::Section;
 
 use std::io;
 use std::path::PathBuf;
