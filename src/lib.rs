@@ -96,6 +96,6 @@ pub use in_memory::{convert_batch, convert_channel, convert_image};
 pub use normalize::{Constant, Extent, Nonfinite, Norm, Range, Rule, Scope};
 pub use plan::{Naming, Selection, Stack, Tar};
 pub use report::{DeviceReport, Failure, Report, SampleReport, Stages};
-pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space, Stored};
+pub use sink::{FilesSink, Fsync, MemorySink, NullSink, Pending, Sink, Space, Stored, StreamSink};
 pub use source::{Complex, DumpFiles, Layout, MemorySource, NpyV2, Raw, Reading, Source, View};
 pub use tensor::{Dtype, Dump, Leading, TensorInfo};

@@ -125,14 +125,21 @@ fn check(
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
+    let is_tar = options == TAR;
+    let (target, options) =
+        if is_tar { (dir.path().join("out.tar"), &["--tar-size", "20K"][..]) } else { (out.clone(), options) };
     let status = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
-        .args(["convert", "-q", "--no-manifest", "--device", "cpu", "--norm", norm.name(), "-o"])
-        .arg(&out)
+        .args(["convert", "-q", "--device", "cpu", "--norm", norm.name(), "-o"])
+        .arg(&target)
         .arg(dump)
         .args(options)
+        .args(if is_tar { &[][..] } else { &["--no-manifest"] })
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
+    if is_tar {
+        cut_members(dir.path(), &out);
+    }
     corrupt(&out);
     let json = dir.path().join("expected.json");
     let files = expected(dump, norm);
@@ -148,6 +155,79 @@ fn check(
     (check.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
+/// Makes files of the members of tars, as the manifest says where those are.
+fn cut_members(dir: &Path, out: &Path) {
+    let manifest = std::fs::read_to_string(dir.join("out.manifest.jsonl")).unwrap();
+    for line in manifest.lines().skip(1) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let [begin, bytes] = ["offset", "bytes"].map(|key| line[key].as_u64().unwrap() as usize);
+        let tar = std::fs::read(dir.join(line["name"].as_str().unwrap())).unwrap();
+        let path = out.join(line["member"].as_str().unwrap());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, &tar[begin..begin + bytes]).unwrap();
+    }
+}
+
+/// Python's `tarfile` and the system's `tar` find all members, also of names that fit no plain header; to
+/// `WebDataset`, whose keys end at the first dot behind the last `/`, each is a sample of its own.
+#[test]
+fn readers_of_tars_find_every_member() {
+    const SCRIPT: &str = r#"
+import re, sys, tarfile
+tar, files, manifest = sys.argv[1:]
+import json, os
+lines = [json.loads(line) for line in open(manifest)][1:]
+keys = []
+for mode in "r:", "r|":
+    with tarfile.open(tar, mode) as found:
+        for line, member in zip(lines, found, strict=True):
+            assert (member.name, member.size) == (line["member"], line["bytes"]), member
+            assert member.offset_data == line["offset"] and member.isfile() and member.mtime == 0
+            data = found.extractfile(member).read()
+            assert data == open(os.path.join(files, member.name), "rb").read(), member
+            key, extension = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", member.name).groups()
+            assert extension == "tif", member
+            keys.append(key)
+assert len(set(keys)) == len(lines) > 300
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    let long = format!("{}.{}", "folder/".repeat(30), "x.y".repeat(50));
+    let dump = dir.path().join("long.safetensors");
+    let json = format!(
+        "{{\"{long}\":{{\"dtype\":\"U8\",\"shape\":[2,3,4],\"data_offsets\":[0,24]}}}}"
+    );
+    let head = (json.len() as u64).to_le_bytes();
+    std::fs::write(&dump, [&head[..], json.as_bytes(), &[7; 24]].concat()).unwrap();
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/minilm.safetensors");
+    let (tar, files) = (dir.path().join("out.tar"), dir.path().join("files"));
+    let status = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+        .args(["convert", "-q", "--device", "cpu", "-o"])
+        .args([&tar, &sample, &dump])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    std::fs::create_dir(&files).unwrap();
+    let extract = Command::new("tar").arg("-xf").args([&tar]).arg("-C").arg(&files).output().unwrap();
+    let told = String::from_utf8_lossy(&extract.stderr).into_owned();
+    assert!(extract.status.success() && told.is_empty(), "{told}");
+    let manifest = dir.path().join("out.manifest.jsonl");
+    let check = Command::new(python())
+        .args(["-c", SCRIPT])
+        .args([&tar, &files, &manifest])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(check.status.success() && told.is_empty(), "{told}");
+    let verify = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+        .args(["verify", "-q"])
+        .arg(&tar)
+        .arg("--against")
+        .args([&sample, &dump])
+        .output()
+        .unwrap();
+    assert!(verify.status.success(), "{verify:?}");
+}
+
 /// A way to store images: its name in the table, the samples of one image, and how it is written.
 struct Variant {
     name: &'static str,
@@ -158,7 +238,7 @@ struct Variant {
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 19] = [
+const VARIANTS: [Variant; 20] = [
     Variant { name: "normalized", shape: &SMALL, sample: some, norm: Norm::MinMax, options: &[] },
     Variant { name: "`--norm none`", shape: &SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
@@ -280,7 +360,17 @@ const VARIANTS: [Variant; 19] = [
         norm: Norm::MinMax,
         options: &["--stack", "tensor", "--bigtiff", "yes"],
     },
+    Variant {
+        name: "a member of `-o NAME.tar`, by its place in the manifest",
+        shape: &[1, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &TAR,
+    },
 ];
+
+/// What stands for a tar among the options of a variant.
+const TAR: [&str; 2] = ["-o", "NAME.tar"];
 
 const SMALL: [usize; 2] = [37, 53];
 const LARGE: [usize; 2] = [4100, 4099];

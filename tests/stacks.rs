@@ -22,8 +22,8 @@ use std::os::unix::fs::FileExt as _;
 
 use files::{Failing, Hole, Sparse, cpu, made, samples, source, ways};
 use tensortiff::{
-    BigTiff, Device, Devices, Dtype, Dump, Error, MemorySink, MemorySource, Nonfinite, Norm,
-    Options, Pending, Record, Report, Scope, Selection, Sink, Source, Stack, TensorInfo, convert,
+    BigTiff, Dtype, Dump, Error, MemorySink, MemorySource, Nonfinite, Norm, Options, Record, Scope,
+    Selection, Source, Stack, TensorInfo, convert,
 };
 use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;

@@ -20,11 +20,12 @@ use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Mutex;
 
 use files::{Failing, Hole, Sparse, cpu, made, samples, source, ways};
 use tensortiff::{
-    Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, Naming, Norm, Options, Record, Resume,
-    Scope, Source, Stack, Tar, TensorInfo, convert,
+    Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, Naming, Norm, Options, Pending, Record,
+    Report, Resume, Scope, Sink, Source, Stack, StreamSink, Tar, TensorInfo, convert,
 };
 
 fn tar(size: Option<u64>) -> Option<Tar> {
@@ -407,5 +408,407 @@ fn a_tar_that_has_not_its_name_is_not_made() {
         fs::read_dir(recorded.dir.path()).unwrap().for_each(|entry| {
             fs::remove_file(entry.unwrap().path()).unwrap();
         });
+    }
+}
+
+/// A writer that many threads' work comes out of, one after the other.
+fn streamed(source: &dyn Source, options: &Options) -> Result<(Vec<u8>, Report), Error> {
+    let mut out = Vec::new();
+    let tar = options.tar.clone().map(Tar::streamed);
+    let sink = StreamSink::new("out", &mut out);
+    let report = convert(source, &sink, &Options { tar, ..options.clone() })?;
+    drop(sink);
+    Ok((out, report))
+}
+
+/// The same bytes, from front to end, by all threads and devices; also of images that come in blocks, of
+/// which the header comes first.
+#[test]
+fn a_stream_is_the_tar_that_a_file_is() {
+    for (norm, scope) in
+        [(Norm::MinMax, Scope::Image), (Norm::None, Scope::Image), (Norm::MinMax, Scope::Dump)]
+    {
+        let options = Options { rule: norm.into(), scope, tar: tar(None), ..cpu() };
+        let (files, report) = made(&source(), &options);
+        for (way, options) in ways(&options) {
+            let (out, told) = streamed(&source(), &options).unwrap();
+            assert!(out == files["out.tar"], "{norm} {way}");
+            assert_eq!((told.images, told.bytes_out), (report.images, report.bytes_out), "{way}");
+            assert_eq!(told.samples, report.samples, "{way}");
+        }
+    }
+    let numbered = Options { tar: tar(Some(1 << 20)), ..cpu() };
+    let error = streamed(&source(), &numbered).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("numbered"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let mut record = Record::new(dir.path());
+    record.hash = true;
+    let hashed = Options { record: Some(record), tar: tar(None), ..cpu() };
+    let error = streamed(&source(), &hashed).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("--hash"), "{error}");
+}
+
+/// Takes long to read its first image, or its first block.
+struct SlowFirst<'a>(&'a dyn Source);
+
+impl Source for SlowFirst<'_> {
+    fn dumps(&self) -> &[Dump] {
+        self.0.dumps()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.0.tensors()
+    }
+
+    fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        if offset == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+        }
+        self.0.read_at(tensor, offset, buf)
+    }
+}
+
+/// Says how far behind the first byte that is missing pieces come.
+#[derive(Default)]
+struct Ahead(Mutex<(BTreeMap<u64, u64>, u64, u64)>);
+
+impl Sink for Ahead {
+    fn prepare(&self, _: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn put(&self, _: &str, _: &[u8], _: &[u8]) -> Result<(), Error> {
+        panic!("a member is no file");
+    }
+
+    fn begin(&self, _: &str, _: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
+        Ok(Box::new(self))
+    }
+}
+
+impl Pending for &Ahead {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let (pieces, next, most) = &mut *self.0.lock().unwrap();
+        pieces.insert(offset, offset + bytes.len() as u64);
+        while let Some(end) = pieces.remove(next) {
+            *next = end;
+        }
+        let early: u64 = pieces.iter().map(|(from, to)| to - from).sum();
+        *most = early.max(*most);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// However slow the first image is, little comes before it: of many small images, where headers are most of
+/// what is written, of large ones, and of giants.
+#[test]
+fn what_comes_too_early_is_little() {
+    // Two blocks of 4 MiB a thread, one that each has at hand, and what they are written with; small images
+    // are counted with 2 KiB more each.
+    let large = 3 * 3 * (4 << 20) + (1 << 20);
+    let cases: [(&[u64], u64); 3] =
+        [(&[240_000, 2, 2], 15 << 20), (&[200, 500, 500], large), (&[40, 1100, 1000], large)];
+    for (shape, bound) in cases {
+        let count: u64 = shape.iter().product();
+        let samples: Vec<u8> = (0..count).map(|i| (i % 251) as u8).collect();
+        let inner = MemorySource::new("m").with("a", Dtype::U8, shape, samples).unwrap();
+        let threads = NonZeroUsize::new(3);
+        let mut all = Vec::new();
+        for streamed in [false, true] {
+            let tar = tar(None).map(|tar| if streamed { tar.streamed() } else { tar });
+            let sink = Ahead::default();
+            let options = Options { rule: Norm::None.into(), tar, threads, ..cpu() };
+            let report = convert(&SlowFirst(&inner), &sink, &options).unwrap();
+            let (_, next, most) = sink.0.into_inner().unwrap();
+            assert_eq!(next, report.bytes_out, "{shape:?}");
+            all.push(most);
+        }
+        assert!(all[1] <= bound && all[0] > bound, "{shape:?}: {all:?}");
+    }
+}
+
+/// A stream that cannot be gone on with ends the run at once, and nobody waits for anybody.
+#[test]
+fn a_stream_that_fails_ends_the_run() {
+    struct Full(usize);
+    impl std::io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            match self.0.checked_sub(bytes.len()) {
+                None => Err(std::io::ErrorKind::BrokenPipe.into()),
+                Some(left) => {
+                    self.0 = left;
+                    Ok(bytes.len())
+                }
+            }
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let len = made(&source(), &Options { tar: tar(None), ..cpu() }).0["out.tar"].len();
+    for room in [0, 1 << 20, len / 2, len - 1] {
+        let sink = StreamSink::new("out", Full(room));
+        let tar = tar(None).map(Tar::streamed);
+        let error = convert(&source(), &sink, &Options { tar, ..cpu() }).unwrap_err();
+        assert!(matches!(error, Error::Stopped { done: 0, .. }), "{error}");
+        assert!(error.to_string().contains("out: "), "{error}");
+    }
+    // One image that cannot be read.
+    let inner = MemorySource::new("m");
+    let inner = inner.with("a", Dtype::U8, &[5, 8, 8], samples(Dtype::U8, 320)).unwrap();
+    let inner = inner.with("b", Dtype::U8, &[5, 8, 8], samples(Dtype::U8, 320)).unwrap();
+    let error = streamed(&Failing { inner, from: 100 }, &Options { tar: tar(None), ..cpu() });
+    assert!(error.unwrap_err().to_string().contains("planted"));
+}
+
+#[cfg(feature = "cli")]
+mod cli {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::tool::{ends_with, join, run, sample, text, tool};
+
+    fn at(dir: &tempfile::TempDir, name: &str) -> String {
+        dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn names(dir: &tempfile::TempDir) -> Vec<String> {
+        let entries = fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// A tar, its manifest beside it, and nothing else; found again by either name.
+    #[test]
+    fn a_tar_and_its_manifest_are_all_that_a_run_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, again) = (at(&dir, "out.tar"), at(&dir, "again.safetensors"));
+        let convert = ["convert", sample(), "-d", "cpu", "-o", &out];
+        ends_with(0, &convert);
+        assert_eq!(names(&dir), ["out.manifest.jsonl", "out.tar"]);
+        for path in [&out, &at(&dir, "out.manifest.jsonl")] {
+            let (_, told) = ends_with(0, &["verify", path, "--against"]);
+            assert!(told.contains("317 images") && told.contains("all right"), "{told}");
+            assert!(!told.contains("no manifest names it"), "{told}");
+            ends_with(0, &["restore", path, "-o", &again, "--overwrite", "--against"]);
+        }
+        let (csv, _) = ends_with(0, &["manifest", "--csv", &out]);
+        let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+        assert_eq!(rows[0][19..], ["member", "offset"]);
+        assert_eq!(rows[1][19..], ["minilm/encoder.layer.0.attention.probs/0_00.tif", "512"]);
+        assert_eq!((rows[1][0], rows.len()), ("out.tar", 318));
+        let (_, told) = ends_with(1, &convert);
+        assert!(told.contains("out.tar: exists already"), "{told}");
+        // Another dump in its place: its manifest goes with it.
+        ends_with(0, &join(&convert, &["--overwrite", "--norm", "none"]));
+        let (_, told) = ends_with(0, &["verify", &out, "--against"]);
+        assert!(told.contains("all right"), "{told}");
+        // A folder of that name is a folder.
+        let folder = at(&dir, "folder.tar");
+        fs::create_dir(&folder).unwrap();
+        ends_with(0, &["convert", sample(), "-d", "cpu", "-o", &folder]);
+        assert!(Path::new(&folder).join("manifest.jsonl").exists());
+    }
+
+    #[test]
+    fn what_is_no_tar_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().to_str().unwrap();
+        for (out, more, part) in [
+            (at(&dir, "out.tar.gz"), &[][..], "not compressed"),
+            (at(&dir, "out.tgz"), &[], "not compressed"),
+            (at(&dir, ".tar"), &[], "ends in .tar"),
+            (at(&dir, "out"), &["--tar-size", "1M"], "is to be a folder"),
+            (folder.to_owned(), &["--tar-size", "1M"], "is a folder"),
+            (at(&dir, "out.tar"), &["--resume"], "--tar-size"),
+            (at(&dir, "out.tar"), &["--skip-existing"], "--skip-existing"),
+            (at(&dir, "out.tar"), &["--stack", "tensor"], "--stack"),
+            (at(&dir, "out.tar"), &["--compress", "zstd"], "stored as they are"),
+            (at(&dir, "out.tar"), &["--tar-size", "0"], "0 bytes"),
+            ("-".to_owned(), &["--resume"], "of a stream nothing is"),
+            ("-".to_owned(), &["--skip-existing"], "of a stream nothing is"),
+            ("-".to_owned(), &["--tar-size", "1M"], "numbered"),
+            ("-".to_owned(), &["--compress", "deflate"], "stored as they are"),
+        ] {
+            let args = join(&["convert", sample(), "-d", "cpu", "-o", &out], more);
+            let (stdout, told) = ends_with(2, &args);
+            assert!(told.contains(part) && stdout.is_empty(), "{out} {more:?}: {told}");
+        }
+        assert_eq!(names(&dir), Vec::<String>::new());
+        let (_, told) = ends_with(1, &["verify", &at(&dir, "out.tar")]);
+        assert!(told.contains("out.manifest.jsonl"), "{told}");
+    }
+
+    /// Every part of a tar, and what is missing; each member by its name.
+    #[test]
+    fn verify_names_what_is_not_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = at(&dir, "out.tar");
+        ends_with(0, &["convert", sample(), "-d", "cpu", "-o", &out, "--tar-size", "1M", "--hash"]);
+        assert_eq!(names(&dir).len(), 4);
+        let path = at(&dir, "out-000001.tar");
+        let bytes = fs::read(&path).unwrap();
+        let found = members(&bytes);
+        let (name, file, at_byte) = &found[7];
+        let (begin, end) = (*at_byte as usize, *at_byte as usize + file.len());
+        let member = format!("out-000001.tar, member {name}: ");
+        let pixels = end - 8;
+        let verify = |more: &[&str]| {
+            let output = run(&join(&["verify", &out], more));
+            (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+        };
+        for (byte, told, against) in [
+            (begin - 512, "member: its header in the tar", "member: its header in the tar"),
+            (begin - 300, "member: its header in the tar", "member: its header in the tar"),
+            (begin, "file: ", "header: from byte 0 on"),
+            (pixels, "pixels: their XXH3", "samples: 1 of 1024 pixels"),
+        ] {
+            let mut damaged = bytes.clone();
+            damaged[byte] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            let (code, found) = verify(&[]);
+            assert_eq!(code, Some(5), "{byte}: {found}");
+            assert!(found.contains(&format!("{member}{told}")), "{byte}: {found}");
+            assert!(found.contains("1 difference"), "{byte}: {found}");
+            let (code, found) = verify(&["--against"]);
+            assert_eq!(code, Some(5), "{byte}: {found}");
+            assert!(found.contains(&format!("{member}{against}")), "{byte}: {found}");
+        }
+        for (what, damaged, told) in [
+            ("end", [&bytes[..bytes.len() - 1], b"x"].concat(), "out-000001.tar: file: it does not end"),
+            ("longer", [&bytes[..], b"x"].concat(), "out-000001.tar: size: "),
+            ("shorter", bytes[..begin].to_vec(), "out-000001.tar: size: "),
+        ] {
+            fs::write(&path, &damaged).unwrap();
+            let (code, found) = verify(&[]);
+            assert_eq!((code, found.contains(told)), (Some(5), true), "{what}: {found}");
+            let ends = found.contains("member: the tar ends before it does");
+            assert_eq!(ends, what == "shorter", "{what}: {found}");
+            let (code, found) = verify(&["--against"]);
+            assert_eq!((code, found.contains(told)), (Some(5), true), "{what}: {found}");
+        }
+        fs::remove_file(&path).unwrap();
+        let (code, found) = verify(&[]);
+        assert_eq!(code, Some(5), "{found}");
+        assert_eq!(found.matches("it is missing").count(), 1, "{found}");
+        fs::write(&path, &bytes).unwrap();
+        // Left by a run of more tars; other files of the folder are nobody's business.
+        fs::write(at(&dir, "out-000009.tar"), "x").unwrap();
+        fs::write(at(&dir, "other.txt"), "x").unwrap();
+        let (code, found) = verify(&["--against"]);
+        assert_eq!(code, Some(0), "{found}");
+        assert!(found.contains("out-000009.tar: no manifest names it"), "{found}");
+        assert!(!found.contains("other.txt"), "{found}");
+    }
+
+    /// What comes out of a pipe is the tar; a manifest that is asked for is that of the tar beside it.
+    #[test]
+    fn standard_output_is_a_tar() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, manifest) = (at(&dir, "out.tar"), at(&dir, "piped.manifest.jsonl"));
+        ends_with(0, &["convert", sample(), "-d", "cpu", "-o", &out]);
+        let whole = fs::read(&out).unwrap();
+        let stream = ["convert", sample(), "-d", "cpu", "-o", "-"];
+        let output = run(&stream);
+        assert!(output.status.success() && output.stdout == whole);
+        assert!(text(&output.stderr).contains("317 images"));
+        let output = run(&join(&stream, &["--manifest", &manifest]));
+        fs::write(at(&dir, "piped.tar"), &output.stdout).unwrap();
+        assert!(output.stdout == whole);
+        let (_, told) = ends_with(0, &["verify", &at(&dir, "piped.tar"), "--against"]);
+        assert!(told.contains("all right"), "{told}");
+        let dry = run(&join(&stream, &["-n"]));
+        assert!(dry.status.success() && text(&dry.stdout).contains("317"), "{dry:?}");
+    }
+
+    /// Who reads no further, or a device without room: an error, and no manifest.
+    #[test]
+    fn a_pipe_that_is_closed_ends_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = at(&dir, "m.jsonl");
+        let stream =
+            ["convert", sample(), "-d", "cpu", "-o", "-", "-q", "--manifest", &manifest];
+        let mut child = tool()
+            .args(stream)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut some = [0; 100];
+        child.stdout.take().unwrap().read_exact(&mut some).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("standard output: Broken pipe"), "{told}");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = tool().args(stream).stdout(full).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("standard output: No space left"), "{told}");
+        assert!(!Path::new(&manifest).exists());
+    }
+
+    /// Killed or interrupted at any moment, a numbered tar is there whole or not, and the next run makes those
+    /// that are not.
+    #[test]
+    fn a_run_that_is_killed_is_gone_on_with_tar_by_tar() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dump, out, whole) = (at(&dir, "d.safetensors"), at(&dir, "out"), at(&dir, "whole"));
+        let shape: &[u64] = &[40, 512, 512];
+        let bytes = 40 * 512 * 512;
+        let tensors: Vec<_> =
+            ["a", "b", "c"].into_iter().map(|name| (name, "U8", shape, bytes)).collect();
+        crate::tool::dump(Path::new(&dump), &tensors);
+        let convert = |folder: &str, more: &[&str]| {
+            fs::create_dir_all(folder).unwrap();
+            let tar = format!("{folder}/t.tar");
+            let args = ["convert", &dump, "-o", &tar, "-d", "cpu", "--norm", "none", "-q"];
+            let args = args.iter().chain(&["--tar-size", "8M"]).chain(more);
+            let mut command = tool();
+            command.args(args.copied());
+            command
+        };
+        let started = std::time::Instant::now();
+        assert!(convert(&whole, &[]).status().unwrap().success());
+        let took = started.elapsed();
+        let read = |folder: &str| -> BTreeMap<String, Vec<u8>> {
+            let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+            let named = entries.map(|entry| {
+                (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+            });
+            named.filter(|(name, _)| !name.starts_with('.')).collect()
+        };
+        let due = read(&whole);
+        assert_eq!(due.len(), 19); // 7 images a tar, and the manifest
+        let (mut killed, mut part) = (0, 0);
+        for step in 1..=10 {
+            drop(fs::remove_dir_all(&out));
+            let mut child = convert(&out, &[]).stderr(Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(took * step / 11);
+            if step % 2 == 0 {
+                Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            } else {
+                child.kill().unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            let told = text(&output.stderr);
+            killed += u32::from(!output.status.success());
+            if output.status.code() == Some(130) {
+                assert!(told.contains("the same command with --resume goes on"), "{told}");
+            }
+            let there = read(&out);
+            part += u32::from(!there.is_empty() && there.len() < 18);
+            assert!(there.iter().all(|(name, bytes)| due[name] == *bytes));
+            let again = convert(&out, &["--resume"]).output().unwrap();
+            assert!(again.status.success(), "{}", text(&again.stderr));
+            assert!(read(&out) == due, "step {step}");
+        }
+        assert!(killed >= 4 && part >= 2, "{killed} of 10 were killed, {part} with some tars there");
     }
 }

@@ -8,8 +8,10 @@
 pub mod choose;
 pub mod cpu;
 pub mod done;
+mod giant;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod order;
 pub mod queue;
 
 use crate::error::Error;

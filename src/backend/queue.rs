@@ -19,7 +19,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::done::Done;
-use super::{Finding, ImageId, Span, Strips};
+use super::giant::{Giant, cut};
+use super::order::Order;
+use super::{Finding, ImageId, Span};
 use crate::normalize::{Extent, Range as ValueRange, Rule};
 
 /// Fewest samples in a block, unless a buffer holds fewer: 4 MiB of f32, so that an image little
@@ -97,6 +99,8 @@ pub struct Queue {
     block: u64,
     pullers: u64,
     ranges: Option<Ranges>,
+    /// Where pixels are to come nearly in order.
+    order: Option<Order>,
     /// Images that are never handed out, and each span's first one's number among all.
     done: Option<Done>,
     firsts: Vec<u64>,
@@ -105,15 +109,17 @@ pub struct Queue {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// Spans that only some backends take, then spans that all take.
     lists: [List; 2],
     /// Units that came back.
-    returned: Vec<Unit>,
+    pub(super) returned: Vec<Unit>,
     /// Giants under way.
-    giants: VecDeque<Giant>,
+    pub(super) giants: VecDeque<Giant>,
     /// Units that are out.
     leased: u64,
+    /// Where runs of images begin that are out, where order counts.
+    pub(super) runs: Vec<u64>,
     /// What was taken and done by whom: first by all who did not join, then by each member.
     shares: Vec<Share>,
     /// Samples of images that were not handed out yet.
@@ -142,30 +148,6 @@ struct List {
     image: u64,
 }
 
-#[derive(Debug)]
-struct Giant {
-    image: ImageId,
-    samples: u64,
-    /// Samples in its blocks: a share for every puller, but no more than a buffer holds.
-    block: u64,
-    extent: Extent,
-    /// Pass one: samples whose blocks are handed out, and samples whose extents are merged.
-    looked: u64,
-    merged: u64,
-    /// There once pass one is over, or before it.
-    range: Option<ValueRange>,
-    /// Whether the range was known before, so that there is no pass one.
-    known: bool,
-    /// Pass two: samples whose blocks are handed out, and samples whose pixels are handed over.
-    made: u64,
-    handed_over: u64,
-    strips: Option<Strips>,
-    /// Where it is packed: most samples that giants are ahead in all, and the first samples of its blocks of
-    /// pass two that are under way.
-    window: u64,
-    under_way: Vec<u64>,
-}
-
 impl Queue {
     /// A queue over `spans`. Images of more than `block` samples are giants. `common` says which
     /// spans every backend takes, `pullers` how many will share the work.
@@ -191,6 +173,7 @@ impl Queue {
             returned: Vec::new(),
             giants: VecDeque::new(),
             leased: 0,
+            runs: Vec::new(),
             shares: vec![Share::default()],
             left,
             stopped: false,
@@ -202,6 +185,7 @@ impl Queue {
             block: block.max(1),
             pullers: pullers.max(1) as u64,
             ranges: None,
+            order: None,
             done: None,
             firsts: Vec::new(),
             state: Mutex::new(state),
@@ -228,6 +212,26 @@ impl Queue {
             skip_done(&mut state.lists[list], &self.spans, &self.firsts, self.done.as_ref());
         }
         self
+    }
+
+    /// The same, whose pixels are to come nearly in the order of the spans: what is handed out lies no further
+    /// than `window` samples behind the first that is not done, and of giants the finding is known before
+    /// any of their pixels is made.
+    #[must_use]
+    pub fn in_order(mut self, window: u64) -> Queue {
+        self.order = Some(Order::new(&self.spans, window));
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let spans = (0..self.spans.len()).collect();
+        state.lists = [List::default(), List { spans, ..List::default() }];
+        self
+    }
+
+    /// What the first pass over a giant found, once that is over; `None` of others.
+    #[must_use]
+    pub fn found(&self, image: ImageId) -> Option<Finding> {
+        let mut state = self.lock();
+        let giant = state.giant(image).filter(|giant| giant.merged == giant.samples)?;
+        giant.range.map(|range| Finding { extent: giant.extent, range })
     }
 
     /// The same with ranges that are known before.
@@ -360,6 +364,9 @@ impl Queue {
     fn lease(&self, state: &mut State, who: usize, unit: Unit) -> Lease<'_> {
         let samples = self.samples(&unit);
         state.leased += 1;
+        if let (Some(order), Unit::Images { span, images }) = (&self.order, &unit) {
+            state.runs.push(order.place(*span, images.start));
+        }
         state.shares[who].leases += 1;
         state.shares[who].out += samples;
         Lease { queue: self, who, samples, unit: Some(unit), failed: Vec::new() }
@@ -393,9 +400,17 @@ impl Queue {
         if let Some(unit) = self.next_block(state, appetite, most_block) {
             return Some(unit);
         }
+        let first_undone = self.order.as_ref().and_then(|order| order.first(state));
         let first_list = if appetite.everything { 0 } else { 1 };
         for list in &mut state.lists[first_list..] {
             let Some(&span) = list.spans.get(list.at) else { continue };
+            if let Some(order) = &self.order {
+                let place = order.place(span, list.image);
+                let is_welcome = appetite.everything || self.common[span];
+                if !is_welcome || !order.is_near(place, first_undone) {
+                    continue;
+                }
+            }
             let Span { samples, images, .. } = self.spans[span];
             if samples > self.block {
                 let image = ImageId { span, index: list.image };
@@ -403,10 +418,14 @@ impl Queue {
                 skip_done(list, &self.spans, &self.firsts, self.done.as_ref());
                 state.left = state.left.saturating_sub(samples);
                 let share = samples.div_ceil(self.pullers).max(LEAST_BLOCK);
-                let known = self.known(image);
+                let known = self.known(image).filter(|_| self.order.is_none());
                 let giant = Giant::new(image, samples, self.block.min(share), known);
                 let strips = self.spans[span].strips;
-                state.giants.push_back(giant.packed(strips, WINDOW * self.pullers));
+                let giant = match &self.order {
+                    None => giant.packed(strips, WINDOW * self.pullers),
+                    Some(_) => giant.packed(Some(Order::STRIPS), u64::MAX),
+                };
+                state.giants.push_back(giant);
                 return self.next_block(state, appetite, most_block);
             }
             if samples > most {
@@ -465,11 +484,20 @@ impl Queue {
                 && giant.block.min(appetite.least_samples) <= most
         };
         let ahead = state.giants.iter().map(Giant::ahead).fold(0, u64::saturating_add);
+        let first_undone = self.order.as_ref().and_then(|order| order.first(state));
+        let is_near = |giant: &Giant| {
+            self.order.as_ref().is_none_or(|order| {
+                let place = order.place(giant.image.span, giant.image.index) + giant.made;
+                order.is_near(place, first_undone)
+            })
+        };
         let mut giants = state.giants.iter_mut().filter(welcome);
         let mut first_pass = None;
         for giant in giants.by_ref() {
             if let Some(range) = giant.range {
-                if let Some(samples) = giant.next_to_make(most, ahead) {
+                if is_near(giant)
+                    && let Some(samples) = giant.next_to_make(most, ahead)
+                {
                     let pass = match giant.known {
                         true => Pass::Known(range),
                         false => Pass::Normalize(Finding { extent: giant.extent, range }),
@@ -485,20 +513,24 @@ impl Queue {
         Some(Unit::Block { image: giant.image, pass: Pass::Extent, samples })
     }
 
+    /// Notes that a run of images is not out any more.
+    fn end_run(&self, state: &mut State, unit: Option<&Unit>) {
+        if let (Some(order), Some(Unit::Images { span, images })) = (&self.order, unit) {
+            let place = order.place(*span, images.start);
+            if let Some(at) = state.runs.iter().position(|&run| run == place) {
+                state.runs.swap_remove(at);
+            }
+        }
+    }
+
     fn end_lease(&self, state: &mut State, who: usize, samples: u64) {
         state.end_lease(who, samples);
         state.shares[who].done += samples;
-        if state.leased == 0 {
+        // Others may wait for what is behind it.
+        if state.leased == 0 || self.order.is_some() {
             self.changed.notify_all();
         }
     }
-}
-
-/// The next `block` of `0..end`, after `at`.
-fn cut(at: &mut u64, end: u64, block: u64) -> Option<Range<u64>> {
-    let first = *at;
-    *at = end.min(first.saturating_add(block));
-    (first < *at).then_some(first..*at)
 }
 
 impl State {
@@ -545,64 +577,6 @@ impl List {
             self.at += 1;
             self.image = 0;
         }
-    }
-}
-
-impl Giant {
-    fn new(image: ImageId, samples: u64, block: u64, known: Option<ValueRange>) -> Giant {
-        Giant {
-            image,
-            samples,
-            block,
-            extent: Extent::EMPTY,
-            looked: if known.is_some() { samples } else { 0 },
-            merged: 0,
-            range: known,
-            known: known.is_some(),
-            made: 0,
-            handed_over: 0,
-            strips: None,
-            window: u64::MAX,
-            under_way: Vec::new(),
-        }
-    }
-
-    /// The same in blocks of whole strips, of which no more than some are under way.
-    fn packed(mut self, strips: Option<Strips>, window: u64) -> Giant {
-        if let Some(Strips { samples, .. }) = strips {
-            self.block = (self.block / samples).max(1) * samples;
-            self.window = self.block.saturating_mul(window);
-        }
-        self.strips = strips;
-        self
-    }
-
-    /// Where it is packed, samples from the first of its blocks under way to the last.
-    fn ahead(&self) -> u64 {
-        self.under_way.iter().min().map_or(0, |first| self.made - first)
-    }
-
-    /// A block of the second pass, of at most so many samples; where it is packed, of a strip at least, and
-    /// none where giants are so far `ahead` in all.
-    fn next_to_make(&mut self, most: u64, ahead: u64) -> Option<Range<u64>> {
-        let most = self.block.min(most);
-        let Some(strips) = self.strips else { return cut(&mut self.made, self.samples, most) };
-        let most = match strips.first_tells && self.handed_over == 0 {
-            true if self.made > 0 => return None,
-            true => strips.samples,
-            false => (most / strips.samples).max(1) * strips.samples,
-        };
-        if !self.under_way.is_empty() && ahead >= self.window {
-            return None;
-        }
-        let samples = cut(&mut self.made, self.samples, most)?;
-        self.under_way.push(samples.start);
-        Some(samples)
-    }
-
-    /// Samples to be handed out yet, in either pass.
-    fn remaining(&self) -> u64 {
-        (self.samples - self.looked) + (self.samples - self.made)
     }
 }
 
@@ -757,8 +731,9 @@ impl Lease<'_> {
 
     /// Ends a run of images, each of which was handed over or failed.
     pub fn done(mut self) {
-        self.unit = None;
+        let unit = self.unit.take();
         let mut state = self.queue.lock();
+        self.queue.end_run(&mut state, unit.as_ref());
         self.queue.end_lease(&mut state, self.who, self.samples);
     }
 
@@ -785,7 +760,8 @@ impl Lease<'_> {
                 giant.merged += samples;
                 if giant.merged == giant.samples {
                     let wide = self.queue.spans[image.span].wide;
-                    giant.range = Some(Finding::of(&self.queue.rule, giant.extent, wide).range);
+                    let found = || Finding::of(&self.queue.rule, giant.extent, wide).range;
+                    giant.range = Some(self.queue.known(image).unwrap_or_else(found));
                     self.queue.changed.notify_all();
                 }
             } else {
@@ -822,6 +798,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let Some(unit) = self.unit.take() else { return };
         let mut state = self.queue.lock();
+        self.queue.end_run(&mut state, Some(&unit));
         match unit {
             Unit::Images { span, images } => {
                 let mut first = images.start;

@@ -498,7 +498,8 @@ pub(super) struct ConvertArgs {
     /// The folder for the images; it is made if it does not exist. A name that ends in .tar is a tar of them,
     /// uncompressed TIFFs of which each can be read by itself, as the manifest beside it
     /// (NAME.manifest.jsonl) says where each begins and ends. Names have one dot behind the last `/` there,
-    /// so that an image is a sample of WebDataset. A tar is whole or absent.
+    /// so that an image is a sample of WebDataset. A tar is whole or absent. - is a tar to standard output, to be
+    /// read by a pipe; it has no manifest but for --manifest.
     #[arg(short, long, value_name = "DIR|TAR")]
     pub(super) output: PathBuf,
 

@@ -1,5 +1,6 @@
 //! `tensortiff convert`.
 
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::error::{Error, shown, shown_path};
 use crate::normalize::{Constant, Nonfinite, Rule};
 use crate::plan::{Stack, Tar};
 use crate::report::{DeviceReport, Report};
-use crate::sink::FilesSink;
+use crate::sink::{FilesSink, Sink, StreamSink};
 use crate::source::Source as _;
 
 pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
@@ -30,16 +31,18 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     let target = Target::of(args)?;
     let options = options(args, &work, &target)?;
     let source = &work.source;
-    let sink = FilesSink::new(&target.folder, args.overwrite).with_fsync(args.fsync.into());
+    let sink = target.sink(args)?;
+    let sink = &*sink;
     if args.dry_run {
-        return match preview(source, &sink, &options) {
+        return match preview(source, sink, &options) {
             Ok(preview) => super::preview::run(args, &preview, verbosity),
             Err(error) => super::preview::refused(args, work.named(error)),
         };
     }
     let is_one = options.tar.as_ref().is_some_and(|tar| tar.size().is_none());
+    let is_streamed = options.tar.as_ref().is_some_and(Tar::is_streamed);
     if options.stack != Stack::None || is_one {
-        signals::begins_again();
+        signals::begins_again(is_streamed);
     } else if args.overwrite || args.skip_existing {
         signals::resume_in_place_of(if args.overwrite { "--overwrite" } else { "--skip-existing" });
     }
@@ -47,7 +50,7 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     let options = Options { watch: Some(progress.clone()), ..options };
     options.warnings().iter().for_each(|warning| progress.note(warning));
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
-    let result = convert(source, &sink, &options).map_err(|error| work.named(error));
+    let result = convert(source, sink, &options).map_err(|error| work.named(error));
     progress.finish();
     let report = result?;
     for failure in &report.failures {
@@ -73,6 +76,21 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     })
 }
 
+/// Standard output as `-o` has it.
+const STREAM: &str = "-";
+
+/// Standard output as a file: bytes that hold no lines are not looked through for their ends.
+#[cfg(unix)]
+fn stdout() -> io::Result<impl io::Write + Send> {
+    use std::os::fd::AsFd as _;
+    io::stdout().as_fd().try_clone_to_owned().map(std::fs::File::from)
+}
+
+#[cfg(not(unix))]
+fn stdout() -> io::Result<impl io::Write + Send> {
+    Ok(io::stdout())
+}
+
 /// Where images go.
 struct Target {
     folder: PathBuf,
@@ -82,6 +100,9 @@ struct Target {
 impl Target {
     fn of(args: &ConvertArgs) -> Result<Target, Error> {
         let path = &args.output;
+        if path.as_os_str() == STREAM {
+            return Target::stream(args);
+        }
         let whole = path.as_os_str().to_str().unwrap_or_default();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_folder = whole.ends_with('/') || path.is_dir();
@@ -108,6 +129,43 @@ impl Target {
         let tar = tar.map_err(|problem| Error::Usage(format!("-o {problem}")))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         Ok(Target { folder: parent.unwrap_or(Path::new(".")).to_owned(), tar: Some(tar) })
+    }
+
+    /// Standard output. A manifest that is asked for is as that of the tar beside it: NAME.manifest.jsonl or
+    /// NAME.jsonl is of NAME.tar.
+    fn stream(args: &ConvertArgs) -> Result<Target, Error> {
+        let option = [(args.resume.is_some(), "--resume"), (args.skip_existing, "--skip-existing")];
+        if let Some((_, option)) = option.into_iter().find(|(is_given, _)| *is_given) {
+            return Err(Error::Usage(format!(
+                "-o -: {option} is of what is there already, and of a stream nothing is"
+            )));
+        }
+        if io::stdout().is_terminal() && !args.dry_run {
+            let problem = "-o -: standard output is a terminal, and a tar is to be read by a pipe or a file";
+            return Err(Error::Usage(problem.to_owned()));
+        }
+        let manifest = args.manifest.as_deref();
+        let name = manifest.and_then(Path::file_name).and_then(|name| name.to_str());
+        let stem = name.map(|name| name.strip_suffix(".jsonl").unwrap_or(name));
+        let stem = stem.map(|stem| stem.strip_suffix(".manifest").unwrap_or(stem));
+        let name = format!("{}.tar", stem.unwrap_or("stdout"));
+        let tar = Tar::new(&name, args.tar_size);
+        let tar = tar.map_err(|problem| Error::Usage(format!("--manifest {problem}")))?;
+        let parent = manifest.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new(".")).to_owned();
+        Ok(Target { folder, tar: Some(tar.streamed()) })
+    }
+
+    fn is_stream(&self) -> bool {
+        self.tar.as_ref().is_some_and(Tar::is_streamed)
+    }
+
+    fn sink(&self, args: &ConvertArgs) -> anyhow::Result<Box<dyn Sink>> {
+        if self.is_stream() {
+            return Ok(Box::new(StreamSink::new("standard output", stdout()?)));
+        }
+        let sink = FilesSink::new(&self.folder, args.overwrite);
+        Ok(Box::new(sink.with_fsync(args.fsync.into())))
     }
 
     /// Where the manifest goes if nothing else is asked for.
@@ -143,7 +201,8 @@ fn options(args: &ConvertArgs, work: &Work, target: &Target) -> Result<Options, 
         shard,
         fail_fast: args.fail_fast,
         unchecked_space: args.no_space_check,
-        record: Some(record(args, work, target)),
+        record: (!target.is_stream() || args.manifest.is_some())
+            .then(|| record(args, work, target)),
         tar: target.tar.clone(),
         leave_starting: true, // this process ends by _exit
         ..work.options.clone()

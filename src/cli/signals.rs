@@ -12,21 +12,26 @@ static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// What goes on with what was begun, unless it is the same command with `--resume`.
 static GO_ON: OnceLock<&str> = OnceLock::new();
 
+/// What stands for that where it is a stream.
+const STREAM: &str = "-";
+
 /// Says which option `--resume` is to take the place of: both together are refused.
 pub(super) fn resume_in_place_of(option: &'static str) {
     // It is said once.
     let _ = GO_ON.set(option);
 }
 
-/// Says that nothing goes on with what was begun.
-pub(super) fn begins_again() {
-    let _ = GO_ON.set("");
+/// Says that nothing goes on with what was begun; of a stream nothing is there to be replaced.
+pub(super) fn begins_again(is_stream: bool) {
+    let _ = GO_ON.set(if is_stream { STREAM } else { "" });
 }
 
 /// What goes on with a run that was interrupted, in words.
 pub(super) fn going_on() -> String {
-    if GO_ON.get() == Some(&"") {
-        return "the same command with --overwrite begins again".to_owned();
+    match GO_ON.get() {
+        Some(&"") => return "the same command with --overwrite begins again".to_owned(),
+        Some(&STREAM) => return "the same command begins again".to_owned(),
+        _ => {}
     }
     let place = GO_ON.get().map_or(String::new(), |option| format!(" in the place of {option}"));
     format!("the same command with --resume{place} goes on")

@@ -189,7 +189,10 @@ impl Printer {
         let member = member.as_deref();
         let page = *page;
         if !self.json {
-            let place = page.map_or(String::new(), |page| format!(", page {page}"));
+            let mut place = page.map_or(String::new(), |page| format!(", page {page}"));
+            if let Some(member) = member {
+                place += &format!(", member {}", escaped(member));
+            }
             return writeln!(out, "{}{place}: {what}: {problem}", escaped(&file));
         }
         out.write_all(if self.lines == 0 { b"{\"differences\":[\n" } else { b",\n" })?;

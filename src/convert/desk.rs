@@ -341,7 +341,31 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
     fn put_part(&mut self, image: ImageId, first: u64, pixels: &[u8]) -> Result<bool, Error> {
         self.pack_first(image)?;
+        if self.run.options.is_streamed() {
+            self.begin_member(image)?;
+        }
         self.run.put_block(image, first, pixels, self.packing.as_mut())
+    }
+
+    /// Writes what comes before the pixels of a member of a stream, with the first of its blocks.
+    fn begin_member(&mut self, image: ImageId) -> Result<(), Error> {
+        let run = self.run;
+        let (Some((member, at)), Some(page)) =
+            (run.member(image), run.plan.page(image.span, image.index))
+        else {
+            return Ok(());
+        };
+        if !run.is_first_block(image)? {
+            return Ok(());
+        }
+        let finding = run.queue().found(image).ok_or_else(|| {
+            let problem = "its pixels came before anything was known of them";
+            run.not_packed(image, std::io::Error::other(problem))
+        })?;
+        self.make_header(image, &finding)?;
+        run.plan.write_name(image.span, image.index, &mut self.name);
+        let (file, place) = (run.open(image, page)?, (at, self.name.as_str()));
+        member.begin(&file, place, &self.bytes, &mut self.member_bytes)
     }
 
     /// Whether the run is to end; images that were begun are left.
@@ -407,10 +431,13 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             let Some(page) = self.run.plan.page(image.span, image.index) else { return Ok(None) };
             self.run.plan.write_name(image.span, image.index, &mut self.name);
             if let Some((member, at)) = self.run.member(image) {
-                self.make_header(image, finding)?;
-                let (file, place) = (self.run.open(image, page)?, (at, self.name.as_str()));
-                let bytes =
-                    member.put_around(&file, place, &self.bytes, &mut self.member_bytes)?;
+                let file = self.run.open(image, page)?;
+                if !self.run.options.is_streamed() {
+                    self.make_header(image, finding)?;
+                    let place = (at, self.name.as_str());
+                    member.begin(&file, place, &self.bytes, &mut self.member_bytes)?;
+                }
+                let bytes = member.end(&file, at)?;
                 if !self.hashes() && page.page > 0 {
                     self.record(image, finding, None, 0);
                 }

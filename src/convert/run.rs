@@ -72,6 +72,8 @@ struct InBlocks<'a> {
     pixels: u64,
     strips: u64,
     packed: Option<PackedFile>,
+    /// Whether a block came.
+    begun: AtomicBool,
 }
 
 /// What blocks are written to.
@@ -110,6 +112,10 @@ impl<'a> Run<'a> {
         let queue = Queue::new(options.rule, spans, block, pullers, |span| {
             cpu_only(&options.rule, span).is_none()
         });
+        let queue = match options.is_streamed() {
+            true => queue.in_order(WINDOW * (pullers.max(1) as u64) * PACKED_BLOCK),
+            false => queue,
+        };
         let queue = match done {
             Some(done) => queue.without(done),
             None => queue,
@@ -197,6 +203,7 @@ impl<'a> Run<'a> {
             let passes = |span: usize| {
                 let first = ImageId { span, index: 0 };
                 let known = self.before.is_some() || self.queue.known(first).is_some();
+                let known = known && !self.options.is_streamed();
                 if self.is_giant(span) && !known { 2 } else { 1 }
             };
             let left = |(span, row): (usize, &Row)| {
@@ -439,9 +446,16 @@ impl<'a> Run<'a> {
                 Target::Page(self.open(image, page)?)
             }
         };
-        let new = Arc::new(InBlocks { file, pixels, strips, packed });
+        let begun = AtomicBool::new(false);
+        let new = Arc::new(InBlocks { file, pixels, strips, packed, begun });
         // Two threads may come here at once; the first one's file is used, the other's dropped.
         Ok(self.lock().in_blocks.entry(image).or_insert(Some(new)).clone())
+    }
+
+    /// Whether nobody has asked before: the block to come is the first of an image that has not failed.
+    pub(super) fn is_first_block(&self, image: ImageId) -> Result<bool, Error> {
+        let Some(file) = self.in_blocks(image)? else { return Ok(false) };
+        Ok(!file.begun.swap(true, Ordering::Relaxed))
     }
 
     /// False if the image has failed, which makes the block worthless.
@@ -659,13 +673,16 @@ fn start<'scope>(scope: &'scope thread::Scope<'scope, '_>, work: impl Fn() + Sen
     }
 }
 
-/// Most samples in a block of an image that is packed, unless a strip has more: packing takes longer than
+/// Most samples in a block of an image that is packed, or of a stream, unless a strip has more: packing takes longer than
 /// all else, and all threads are to have a part in it.
 const PACKED_BLOCK: u64 = 1 << 20;
 
 /// Most samples in a buffer.
 pub(super) fn block(options: &Options, plan: &Plan) -> u64 {
     let most = options.block_samples.unwrap_or(u64::MAX);
+    if options.is_streamed() {
+        return most.min(PACKED_BLOCK);
+    }
     if !options.encoding.is_packed() {
         return most.min(BLOCK_BYTES / 4);
     }
@@ -683,9 +700,13 @@ pub(super) fn cut(options: &Options, row: &Row) -> Cut {
     Cut { width, strip: 4 * strip, image: 4 * row.samples(), tile }
 }
 
-/// Bytes that packing takes each thread: what it packs and has packed, strips that wait for others, and the
+/// Bytes that packing takes each thread, or what comes too early for a stream: what it packs and has packed, strips that wait for others, and the
 /// codec's tables.
 pub(super) fn packing(options: &Options, plan: &Plan) -> u64 {
+    if options.is_streamed() {
+        // What waits for its turn, and what may be handed out behind that.
+        return (WINDOW + 1) * 4 * PACKED_BLOCK;
+    }
     if !options.encoding.is_packed() {
         return 0;
     }

@@ -64,18 +64,22 @@ impl Member {
         Ok(self.head + self.len + self.padding())
     }
 
-    /// The same but for the pixels, which are there.
-    pub(super) fn put_around(
+    /// Writes what comes before a member's pixels.
+    pub(super) fn begin(
         &self,
         tar: &Open<'_>,
         (at, name): (u64, &str),
         header: &[u8],
         buffer: &mut Vec<u8>,
-    ) -> Result<u64, Error> {
+    ) -> Result<(), Error> {
         buffer.clear();
         self.write_head(name, buffer);
         buffer.extend(header);
-        tar.write_at(at, buffer)?;
+        tar.write_at(at, buffer)
+    }
+
+    /// Writes what comes after them, and says how many bytes all of it is.
+    pub(super) fn end(&self, tar: &Open<'_>, at: u64) -> Result<u64, Error> {
         self.pad(tar, at)?;
         Ok(self.head + self.len + self.padding())
     }
@@ -222,6 +226,9 @@ impl Options {
                  (--tar-size) are gone on with one by one"
             )));
         }
+        if tar.is_streamed() {
+            self.check_stream(tar)?;
+        }
         let option = [
             (self.skip_existing, "--skip-existing"),
             (self.shard.is_some(), "--shard"),
@@ -238,6 +245,23 @@ impl Options {
             )));
         }
         Ok(())
+    }
+
+    fn check_stream(&self, tar: &Tar) -> Result<(), Error> {
+        if tar.size().is_some() {
+            return Err(Error::Usage(format!("{tar}: a stream is one tar, and numbered ones are files")));
+        }
+        if self.record.as_ref().is_some_and(|record| record.hash) {
+            return Err(Error::Usage(format!(
+                "{tar}: --hash reads back what came in pieces, and nothing can be read back of a stream"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether pixels are to come nearly in order.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.tar.as_ref().is_some_and(Tar::is_streamed)
     }
 
     /// That `option` does not go with tars.

@@ -20,6 +20,7 @@ use crate::error::{Error, shown};
 pub struct Tar {
     stem: String,
     size: Option<u64>,
+    streamed: bool,
 }
 
 const EXTENSION: &str = ".tar";
@@ -44,13 +45,26 @@ impl Tar {
         if size == Some(0) {
             return wrong("a tar of 0 bytes has no image");
         }
-        Ok(Tar { stem: stem.to_owned(), size })
+        Ok(Tar { stem: stem.to_owned(), size, streamed: false })
+    }
+
+    /// The same, written nearly in order, so that it can go where nothing can be sought
+    /// ([`StreamSink`](crate::StreamSink)).
+    #[must_use]
+    pub fn streamed(self) -> Tar {
+        Tar { streamed: true, ..self }
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        self.streamed
     }
 
     /// What tar number `number` is called, from 0 on.
     #[must_use]
     pub fn file(&self, number: u64) -> String {
-        let Tar { stem, size } = self;
+        let Tar { stem, size, .. } = self;
         match size {
             None => format!("{stem}{EXTENSION}"),
             Some(_) => format!("{stem}-{number:06}{EXTENSION}"),

@@ -10,11 +10,13 @@ mod pieces;
 mod place;
 mod portable;
 mod section;
+mod stream;
 
 pub use files::{FilesSink, Fsync};
 pub use memory::MemorySink;
 pub use null::NullSink;
 pub use section::Section;
+pub use stream::StreamSink;
 
 use std::io;
 use std::path::PathBuf;
