@@ -326,6 +326,7 @@ fn cpu(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Cpu, Error
         None => Ok(cpu),
         Some(bytes) if bytes < least => {
             let to = match () {
+                () if options.is_streamed() => " for a stream".to_owned(),
                 () if packing > 0 => " to pack images".to_owned(),
                 () if unpacking > 0 => " to unpack or turn these dumps".to_owned(),
                 () if ranges > 1 => format!(" for {ranges} ranges"),

@@ -19,7 +19,7 @@
 //! known. *Backend*: a device that works: the CPU, or one GPU adapter. *Unit*: a run of images of
 //! one tensor, or one *block* of an image that is too large for a buffer (a *giant*). *Batch*: the
 //! units that a GPU does at once. *Sink*: where images go. *Shard*: consecutive images of a plan that
-//! one process makes, while others make the rest. *Stack*: a file whose pages are images.
+//! one process makes, while others make the rest. *Stack*: a file whose pages are images. *Member*: an image's file in a tar.
 //!
 //! # The house
 //! One way leads through it: dump → source → plan → queue → backends → sink → record, report.
@@ -32,8 +32,8 @@
 //! - [`backend`] has the [`queue`](backend::queue) of units that all backends pull from, the
 //!   [`cpu`](backend::cpu) and the `gpu` backend. The GPU's kernels are in `shaders/`; each has a
 //!   twin of the same name in `backend/cpu`.
-//! - [`encode`] lays out the TIFF header around the pixels, of a stack those of all pages, and packs pixels where
-//!   that is asked for.
+//! - [`encode`] lays out the TIFF header around the pixels, of a stack those of all pages, what is around a member
+//!   of a tar, and packs pixels where that is asked for.
 //! - [`sink`] takes images, whole or not at all.
 //! - [`record`] is what a run leaves beside its images: a journal while it works, a manifest when it
 //!   is done, and a lock meanwhile.
@@ -41,7 +41,7 @@
 //!   what backends see as their [`Job`](backend::Job), `convert/packing.rs` puts strips in order that are packed in any (the queue cuts giants by whole ones),
 //!   `convert/recorder.rs` finds out what need not
 //!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/doubt.rs`
-//!   takes back what a wrong device made, `convert/stacks.rs` has the files of many pages while those are made, `convert/ranges.rs` finds ranges that must be known before
+//!   takes back what a wrong device made, `convert/stacks.rs` has the files of many images while those are made, `convert/tars.rs` knows what belongs to a member of a tar, `convert/ranges.rs` finds ranges that must be known before
 //!   pixels are made (`backend/cpu/survey.rs` looks for them, with GPUs where the CPU is not named), `convert/stats.rs` tells what they look at, `convert/space.rs` finds out what a run takes,
 //!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
 //! - [`back`] is the way back: `back/verify.rs` holds images against their manifest (`back/check.rs`) and against what

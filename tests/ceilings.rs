@@ -150,6 +150,22 @@ fn memory_stays_below_what_is_allowed() {
             fs::remove_dir_all(&out).unwrap();
         }
     }
+    // As members of a tar, and of one that is streamed.
+    for (name, shape) in shapes {
+        sparse_dump(&dump, shape);
+        for threads in ["1", "64"] {
+            let out = dir.path().join(format!("{name}.tar"));
+            let more = ["-j", threads, "--device", "cpu", "--max-memory", "32M"];
+            let most = most_memory(convert(&dump, &out, &more).spawn().unwrap());
+            assert!(most <= 32 << 20, "{name} in a tar, {threads} threads: {most} of 32M");
+            fs::remove_file(&out).unwrap();
+            fs::remove_file(out.with_extension("manifest.jsonl")).unwrap();
+            let more = ["-j", threads, "--device", "cpu", "--max-memory", "64M"];
+            let mut command = convert(&dump, Path::new("-"), &more);
+            let most = most_memory(command.stdout(Stdio::null()).spawn().unwrap());
+            assert!(most <= 64 << 20, "{name} streamed, {threads} threads: {most} of 64M");
+        }
+    }
     // Where ranges come before the images.
     let wide: [(&str, [u64; 3], &[&str]); 4] = [
         ("giant", [2, 4200, 4200], &["--norm", "percentile"]),

@@ -98,6 +98,44 @@ fn a_full_disk_in_the_middle_of_a_stack_leaves_none_of_it() {
     assert!(files(&kept).is_empty());
 }
 
+/// Of a tar the same; of numbered ones those are there that had room, and the others when there is more.
+#[test]
+fn a_full_disk_in_the_middle_of_a_tar_leaves_none_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, out, kept] = ["d.safetensors", "out", "kept"].map(|name| dir.path().join(name));
+    dump(&path, &[("a", "U8", &[9, 64, 64], 9 * 4096), ("b", "U8", &[60, 64, 64], 60 * 4096)]);
+    fs::create_dir(&out).unwrap();
+    let tar = out.join("t.tar");
+    let [path, out, kept_at, tar] = [&path, &out, &kept, &tar].map(|path| path.to_str().unwrap());
+    let mount = format!("mount -t tmpfs -o size=1m none {out}");
+    let after = format!("cp -r {out} {kept_at}");
+    let convert = ["convert", path, "-o", tar, "--device", "cpu", "-j", "1", "-q"];
+    for (more, images) in [(&[][..], 0), (&["--tar-size", "200K"], 55)] {
+        let args = [&convert[..], more, &["--no-space-check"]].concat();
+        let output = with_mount(&mount, &after, &args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        for part in [".tar: No space left", &format!("stopped after {images} of 69 images")] {
+            assert!(stderr.contains(part), "no {part} in {stderr}");
+        }
+        let tars: Vec<_> = fs::read_dir(&kept)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|of| of == "tar"))
+            .collect();
+        // Eleven images of 17,408 bytes to a tar.
+        assert_eq!(tars.len(), images / 11, "{tars:?}");
+        assert!(tars.iter().all(|tar| fs::metadata(tar).unwrap().len() > 11 * 17_408));
+        fs::remove_dir_all(&kept).unwrap();
+        let output = with_mount(&mount, &after, &[&convert[..], more].concat());
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("the images need") && stderr.contains("left"), "{stderr}");
+        assert!(files(&kept).is_empty());
+        fs::remove_dir_all(&kept).unwrap();
+    }
+}
+
 /// A dry run finds what a run finds that is restricted to devices which cannot do it.
 #[test]
 fn a_dry_run_refuses_the_devices_that_a_run_refuses() {

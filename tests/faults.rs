@@ -93,6 +93,8 @@ struct Job {
     dump: String,
     plan: String,
     out: String,
+    /// What `-o` is given: that folder, or a tar in it.
+    target: String,
     /// How the dump is read, and its images normalized.
     how: &'static [&'static str],
     whole: Tree,
@@ -116,23 +118,34 @@ impl Job {
 
     /// Of a dump of that name.
     fn of(name: &str, how: &'static [&'static str], write: impl FnOnce(&Path)) -> Job {
+        Job::to("", name, how, write)
+    }
+
+    /// The same; the run goes to a tar of that name, if it has one.
+    fn to(tar: &str, name: &str, how: &'static [&'static str], write: impl FnOnce(&Path)) -> Job {
         let dir = folder();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (dump, plan, out, whole) = (path(name), path("plan.jsonl"), path("out"), path("whole"));
         write(Path::new(&dump));
-        let convert = ["convert", &dump, "-o", &whole, "--device", "cpu", "-j", "1", "-q"];
+        let [target, whole_at] = [&out, &whole].map(|folder| match tar {
+            "" => folder.clone(),
+            tar => format!("{folder}/{tar}"),
+        });
+        let convert = ["convert", &dump, "-o", &whole_at, "--device", "cpu", "-j", "1", "-q"];
         ends_with(0, &tool::join(&convert, how));
-        // Stacks have no shards.
-        let of_plan = if how.contains(&"--stack") { &[] } else { how };
+        // Stacks and tars have no shards.
+        let has_none = how.contains(&"--stack") || !tar.is_empty();
+        let of_plan = if has_none { &[] } else { how };
         ends_with(0, &tool::join(&["plan", &dump, "-o", &plan, "--shards", "2", "-q"], of_plan));
         let whole = tree(&whole);
-        Job { dir, dump, plan, out, how, whole }
+        Job { dir, dump, plan, out, target, how, whole }
     }
 
     /// A run of the dump or the plan.
     fn convert<'a>(&'a self, of: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let how = if of == self.dump { self.how } else { &[] };
-        [&["convert", of, "-o", &self.out, "--device", "cpu", "-j", "1", "-q"], how, more].concat()
+        [&["convert", of, "-o", &self.target, "--device", "cpu", "-j", "1", "-q"], how, more]
+            .concat()
     }
 
     fn merge(&self) -> Vec<&str> {
@@ -192,7 +205,7 @@ impl Job {
         assert!(!told.contains("panicked"), "{what}: {told}");
         let found = tree(&self.out);
         for (name, bytes) in &found {
-            let is_image = name.extension().is_some_and(|e| e == "tif");
+            let is_image = name.extension().is_some_and(|e| e == "tif" || e == "tar");
             let right = self.whole.get(name) == Some(bytes) || begun.get(name) == Some(bytes);
             assert!(!is_image || right, "{what}: {} is not whole: {told}", name.display());
         }
@@ -209,7 +222,9 @@ impl Job {
             let is_error = |line: &str| line.starts_with("tensortiff: error: ");
             assert!(!told.is_empty() && told.lines().all(is_error), "{what}: {told}");
             let place = self.dir.path().to_str().unwrap();
-            let names = |line: &str| line.contains(place) || line.contains("d/");
+            let names = ["d/", "t.tar", "t-00000"];
+            let names =
+                |line: &str| names.iter().any(|name| line.contains(name)) || line.contains(place);
             assert!(told.lines().all(names), "{what}: {told}");
             return true;
         }
@@ -309,6 +324,21 @@ fn every_call_of_a_run_of_stacks_may_fail_once() {
         tool::dump(dump, &tensors);
     });
     let after = [job.convert(&job.dump, &["--overwrite"])];
+    let is_done = |found: &Tree| *found == job.whole;
+    job.sweep(&job.convert(&job.dump, &["--fsync", "file"]), &|| {}, &is_done, &after);
+}
+
+/// Members of two numbered tars: what fails leaves none of its tar, and those that are there are not made
+/// again.
+#[test]
+fn every_call_of_a_run_of_tars_may_fail_once() {
+    let job = Job::to("t.tar", "d.safetensors", &["--tar-size", "4M", "--hash"], |dump| {
+        let tensors: [(&str, &str, &[u64], usize); 2] =
+            [("a", "U8", &[2, 8, 8], 128), ("c", "U8", &[1, 1025, 1025], 1025 * 1025)];
+        tool::dump(dump, &tensors);
+    });
+    assert_eq!(job.whole.len(), 3);
+    let after = [job.convert(&job.dump, &["--resume=hash"])];
     let is_done = |found: &Tree| *found == job.whole;
     job.sweep(&job.convert(&job.dump, &["--fsync", "file"]), &|| {}, &is_done, &after);
 }

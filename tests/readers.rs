@@ -126,8 +126,11 @@ fn check(
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let is_tar = options == TAR;
-    let (target, options) =
-        if is_tar { (dir.path().join("out.tar"), &["--tar-size", "20K"][..]) } else { (out.clone(), options) };
+    let (target, options) = if is_tar {
+        (dir.path().join("out.tar"), &["--tar-size", "20K"][..])
+    } else {
+        (out.clone(), options)
+    };
     let status = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
         .args(["convert", "-q", "--device", "cpu", "--norm", norm.name(), "-o"])
         .arg(&target)
@@ -193,9 +196,8 @@ assert len(set(keys)) == len(lines) > 300
     let dir = tempfile::tempdir().unwrap();
     let long = format!("{}.{}", "folder/".repeat(30), "x.y".repeat(50));
     let dump = dir.path().join("long.safetensors");
-    let json = format!(
-        "{{\"{long}\":{{\"dtype\":\"U8\",\"shape\":[2,3,4],\"data_offsets\":[0,24]}}}}"
-    );
+    let json =
+        format!("{{\"{long}\":{{\"dtype\":\"U8\",\"shape\":[2,3,4],\"data_offsets\":[0,24]}}}}");
     let head = (json.len() as u64).to_le_bytes();
     std::fs::write(&dump, [&head[..], json.as_bytes(), &[7; 24]].concat()).unwrap();
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/minilm.safetensors");
@@ -207,7 +209,8 @@ assert len(set(keys)) == len(lines) > 300
         .unwrap();
     assert!(status.success());
     std::fs::create_dir(&files).unwrap();
-    let extract = Command::new("tar").arg("-xf").args([&tar]).arg("-C").arg(&files).output().unwrap();
+    let extract =
+        Command::new("tar").arg("-xf").args([&tar]).arg("-C").arg(&files).output().unwrap();
     let told = String::from_utf8_lossy(&extract.stderr).into_owned();
     assert!(extract.status.success() && told.is_empty(), "{told}");
     let manifest = dir.path().join("out.manifest.jsonl");

@@ -198,6 +198,8 @@ fn a_damaged_manifest_is_read_to_its_end() {
     let line = |at: u64| Line {
         name: Cow::from(format!("d/a/{at}.tif")),
         page: (!at.is_multiple_of(3)).then_some(at),
+        member: at.is_multiple_of(3).then(|| Cow::from(format!("d/\"{at}.tif"))),
+        offset: at.is_multiple_of(3).then_some(at << 40),
         source: Cow::from("d.safetensors"),
         tensor: Cow::from("a\u{202E}\""),
         tensor_bytes: (at == 3).then_some(5000),

@@ -24,8 +24,8 @@ use std::sync::Mutex;
 
 use files::{Failing, Hole, Sparse, cpu, made, samples, source, ways};
 use tensortiff::{
-    Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, Naming, Norm, Options, Pending, Record,
-    Report, Resume, Scope, Sink, Source, Stack, StreamSink, Tar, TensorInfo, convert,
+    Dtype, Dump, Error, FilesSink, MemorySink, MemorySource, Naming, Norm, Options, Pending,
+    Record, Report, Resume, Scope, Sink, Source, Stack, StreamSink, Tar, TensorInfo, convert,
 };
 
 fn tar(size: Option<u64>) -> Option<Tar> {
@@ -147,7 +147,8 @@ fn long_names_and_names_of_a_list_are_kept() {
         let (files, _) =
             made(&source(), &Options { naming: naming.clone(), tar: tar(size), ..cpu() });
         let names: Vec<String> = all_members(&files).into_iter().map(|(name, _)| name).collect();
-        let due = list.map(|name| if name.ends_with(".tif") { name.into() } else { format!("{name}.tif") });
+        let due = list
+            .map(|name| if name.ends_with(".tif") { name.into() } else { format!("{name}.tif") });
         assert_eq!(names, due);
         assert_eq!(files.len() > 1, size.is_some());
     }
@@ -302,8 +303,7 @@ fn the_manifest_says_where_each_image_is() {
             let dir = tempfile::tempdir().unwrap();
             let mut record = Record::new(dir.path());
             record.hash = true;
-            let options =
-                Options { tar: tar(size), record: Some(record), block_samples, ..cpu() };
+            let options = Options { tar: tar(size), record: Some(record), block_samples, ..cpu() };
             let plain = alone(&source(), &Options { record: None, ..options.clone() });
             let _ = convert(&source(), &FilesSink::new(dir.path(), false), &options).unwrap();
             let manifest = fs::read_to_string(dir.path().join("manifest.jsonl")).unwrap();
@@ -316,7 +316,8 @@ fn the_manifest_says_where_each_image_is() {
                 let mut bytes = vec![0; number("bytes") as usize];
                 file.read_exact_at(&mut bytes, number("offset")).unwrap();
                 assert!(plain[text("member")] == bytes, "{line}");
-                let pixels = 4 * line["shape"][0].as_u64().unwrap() * line["shape"][1].as_u64().unwrap();
+                let pixels =
+                    4 * line["shape"][0].as_u64().unwrap() * line["shape"][1].as_u64().unwrap();
                 let hash = tensortiff::record::hash(&bytes[bytes.len() - pixels as usize..]);
                 assert_eq!(text("xxh3"), format!("{hash:016x}"), "{line}");
                 seen += 1;
@@ -392,8 +393,7 @@ fn a_tar_that_has_not_its_name_is_not_made() {
     let (whole, _) = made(&ten(), &Options { record: None, ..recorded.options(Resume::No) });
     for image in 0..10 {
         let source = Stops(Failing { inner: ten(), from: image * 420 });
-        let options =
-            Options { threads: NonZeroUsize::new(1), ..recorded.options(Resume::No) };
+        let options = Options { threads: NonZeroUsize::new(1), ..recorded.options(Resume::No) };
         let sink = FilesSink::new(recorded.dir.path(), false);
         let error = convert(&source, &sink, &options).unwrap_err();
         assert!(matches!(error, Error::Stopped { .. }), "{error}");
@@ -437,6 +437,14 @@ fn a_stream_is_the_tar_that_a_file_is() {
             assert_eq!(told.samples, report.samples, "{way}");
         }
     }
+    // Images that one thread hands over in steps, as it may not keep them.
+    let count = 3 * 1000 * 1000;
+    let steps = MemorySource::new("m");
+    let steps = steps.with("a", Dtype::U8, &[3, 1000, 1000], samples(Dtype::U8, count)).unwrap();
+    let (threads, max_memory) = (NonZeroUsize::new(1), Some(46 << 20));
+    let options = Options { tar: tar(None), threads, max_memory, ..cpu() };
+    let (out, _) = streamed(&steps, &options).unwrap();
+    assert!(out == made(&steps, &options).0["out.tar"]);
     let numbered = Options { tar: tar(Some(1 << 20)), ..cpu() };
     let error = streamed(&source(), &numbered).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("numbered"), "{error}");
@@ -616,6 +624,47 @@ mod cli {
         assert!(Path::new(&folder).join("manifest.jsonl").exists());
     }
 
+    /// Whatever was asked for: all members are what they ought to be, and give their samples back.
+    #[test]
+    fn tars_are_looked_at_and_undone_as_files_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (list, restored) = (at(&dir, "names.txt"), at(&dir, "r.safetensors"));
+        let names = (0..317).map(|number| format!("{}/{number}\n", "n".repeat(number % 200 + 1)));
+        fs::write(&list, names.collect::<String>()).unwrap();
+        let cases: [(&[&str], f64); 7] = [
+            (&["--norm", "none", "--bigtiff", "yes"], 0.0),
+            (&["--norm", "none", "--tar-size", "10K", "--hash"], 0.0),
+            (&["--norm", "zscore", "--scope", "tensor", "--tar-size", "300K"], 3e-6),
+            (&["--norm", "fixed", "--range", "-100,100"], 3e-5),
+            (&["--limit", "7", "--hash"], 3e-6),
+            (&["--names-from", &list, "--norm", "none", "--tar-size", "100K"], 0.0),
+            (&["--name", "{tensor}-{stem}/{index}.tiff"], 3e-6),
+        ];
+        for (number, (options, most)) in cases.into_iter().enumerate() {
+            let out = at(&dir, &format!("{number}.tar"));
+            ends_with(0, &join(&["convert", "-q", sample(), "-d", "cpu", "-o", &out], options));
+            for more in [&[][..], &["--against"]] {
+                let (told, said) = ends_with(0, &join(&["verify", &out], more));
+                assert!(told.is_empty() && said.contains("all right"), "{options:?}: {told}{said}");
+            }
+            let args =
+                ["restore", "-q", "--json", &out, "-o", &restored, "--overwrite", "--against"];
+            let (told, _) = ends_with(0, &args);
+            let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+            let largest = told["against"]["largest_error"].as_f64().unwrap();
+            assert!(largest <= most && told["against"]["unlike"] == 0, "{options:?}: {told}");
+            assert_eq!(told["against"]["differing"] == 0, most == 0.0, "{options:?}: {told}");
+        }
+        // What a member is not any more is told by its name.
+        let path = at(&dir, "0.tar");
+        let mut bytes = fs::read(&path).unwrap();
+        let (name, _, begin) = members(&bytes).swap_remove(3);
+        bytes[begin as usize] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let (_, told) = ends_with(1, &["restore", "-q", &path, "-o", &restored, "--overwrite"]);
+        assert!(told.contains(&format!("0.tar: not a valid TIFF file: member {name}: ")), "{told}");
+    }
+
     #[test]
     fn what_is_no_tar_is_told() {
         let dir = tempfile::tempdir().unwrap();
@@ -681,7 +730,11 @@ mod cli {
             assert!(found.contains(&format!("{member}{against}")), "{byte}: {found}");
         }
         for (what, damaged, told) in [
-            ("end", [&bytes[..bytes.len() - 1], b"x"].concat(), "out-000001.tar: file: it does not end"),
+            (
+                "end",
+                [&bytes[..bytes.len() - 1], b"x"].concat(),
+                "out-000001.tar: file: it does not end",
+            ),
             ("longer", [&bytes[..], b"x"].concat(), "out-000001.tar: size: "),
             ("shorter", bytes[..begin].to_vec(), "out-000001.tar: size: "),
         ] {
@@ -732,14 +785,9 @@ mod cli {
     fn a_pipe_that_is_closed_ends_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = at(&dir, "m.jsonl");
-        let stream =
-            ["convert", sample(), "-d", "cpu", "-o", "-", "-q", "--manifest", &manifest];
-        let mut child = tool()
-            .args(stream)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let stream = ["convert", sample(), "-d", "cpu", "-o", "-", "-q", "--manifest", &manifest];
+        let mut child =
+            tool().args(stream).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut some = [0; 100];
         child.stdout.take().unwrap().read_exact(&mut some).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -809,6 +857,9 @@ mod cli {
             assert!(again.status.success(), "{}", text(&again.stderr));
             assert!(read(&out) == due, "step {step}");
         }
-        assert!(killed >= 4 && part >= 2, "{killed} of 10 were killed, {part} with some tars there");
+        assert!(
+            killed >= 4 && part >= 2,
+            "{killed} of 10 were killed, {part} with some tars there"
+        );
     }
 }

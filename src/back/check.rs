@@ -407,25 +407,20 @@ pub(super) fn whole(file: File) -> Result<Part, String> {
 }
 
 /// The part of a tar that the file of a member is, if what is around it is as it must be.
-fn member_of(
-    mut file: File,
-    name: &str,
-    line: &Line,
-    tell: &mut dyn FnMut(Found),
-) -> Option<Part> {
+fn member_of(mut file: File, name: &str, line: &Line, tell: &mut dyn FnMut(Found)) -> Option<Part> {
     let (Some(at), Some(len)) = (line.offset, line.bytes) else {
         tell(("member", "the manifest does not say where it is".to_owned()));
         return None;
     };
     let mut around = || -> io::Result<bool> {
-        let mut block = [0; TAR_BLOCK as usize];
-        let before = at.checked_sub(TAR_BLOCK).ok_or(io::ErrorKind::InvalidData)?;
+        let mut block = [0; TAR_BLOCK];
+        let before = at.checked_sub(TAR_BLOCK as u64).ok_or(io::ErrorKind::InvalidData)?;
         file.seek(SeekFrom::Start(before))?;
         file.read_exact(&mut block)?;
         let end = at.checked_add(len).ok_or(io::ErrorKind::InvalidData)?;
         file.seek(SeekFrom::Start(end))?;
         let padding = usize::try_from(member_padding(len)).map_err(io::Error::other)?;
-        let mut zeros = [0; TAR_BLOCK as usize];
+        let mut zeros = [0; TAR_BLOCK];
         file.read_exact(&mut zeros[..padding])?;
         Ok(block == last_block(name, len) && zeros.iter().all(|&byte| byte == 0))
     };

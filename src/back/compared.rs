@@ -178,11 +178,7 @@ impl Found {
 
 fn pixel_text(word: [u8; 4]) -> String {
     let pixel = f32::from_le_bytes(word);
-    if pixel.is_nan() {
-        format!("NaN ({:#010x})", pixel.to_bits())
-    } else {
-        format!("{pixel:?}")
-    }
+    if pixel.is_nan() { format!("NaN ({:#010x})", pixel.to_bits()) } else { format!("{pixel:?}") }
 }
 
 /// Where and how a member of a tar differs.

@@ -157,9 +157,8 @@ pub fn restore(
             (Some(image), None) => image,
             (_, problem) => return Err(bad(problem.unwrap_or_default())),
         };
-        let undo = check
-            .undo(line)
-            .map_err(|problem| usage(format!("{}: {problem}", named(line))))?;
+        let undo =
+            check.undo(line).map_err(|problem| usage(format!("{}: {problem}", named(line))))?;
         let mut hasher = line.xxh3.map(|_| Hasher::default());
         let mut outcome = Ok(());
         let read = each_step(&mut image, line, buffer, &mut |offset, pixels| {

@@ -53,7 +53,10 @@ pub fn strays(outputs: &[Output], tell: &mut dyn FnMut(&Path)) -> Result<u64, Er
             };
             if entry.file_type().map_err(failed)?.is_dir() {
                 folders.extend(tars.is_none().then_some(name));
-            } else if is_near(&name) && names.binary_search(&hash(&name)).is_err() && !is_own(&entry.path()) {
+            } else if is_near(&name)
+                && names.binary_search(&hash(&name)).is_err()
+                && !is_own(&entry.path())
+            {
                 entries.push(entry.path());
             }
         }

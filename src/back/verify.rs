@@ -154,12 +154,12 @@ impl Tars<'_> {
             Err(error) => ("file", error.to_string()),
             Ok(Some(file)) => {
                 let is = file.metadata().map_err(failed)?.len();
-                let due = end.saturating_add(TAR_END);
-                let mut zeros = [0; TAR_END as usize];
+                let due = end.saturating_add(TAR_END as u64);
+                let mut zeros = [0; TAR_END];
                 let read = read_at(&file, &mut zeros, end).map_err(failed)?;
                 if is != due {
                     ("size", format!("{is} bytes, and the manifest says {due}"))
-                } else if read as u64 != TAR_END || zeros.iter().any(|&byte| byte != 0) {
+                } else if read != TAR_END || zeros.iter().any(|&byte| byte != 0) {
                     ("file", "it does not end as tars do, with 1024 zeros".to_owned())
                 } else {
                     return Ok(());

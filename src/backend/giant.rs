@@ -37,7 +37,12 @@ pub(super) fn cut(at: &mut u64, end: u64, block: u64) -> Option<Range<u64>> {
 }
 
 impl Giant {
-    pub(super) fn new(image: ImageId, samples: u64, block: u64, known: Option<ValueRange>) -> Giant {
+    pub(super) fn new(
+        image: ImageId,
+        samples: u64,
+        block: u64,
+        known: Option<ValueRange>,
+    ) -> Giant {
         Giant {
             image,
             samples,

@@ -71,8 +71,7 @@ mod tests {
     use crate::normalize::{Extent, Norm};
     use crate::tensor::Dtype;
 
-    const ALL: Appetite =
-        Appetite { samples: 1000, least_samples: 1, images: 1, everything: true };
+    const ALL: Appetite = Appetite { samples: 1000, least_samples: 1, images: 1, everything: true };
 
     fn span(dtype: Dtype, samples: u64, images: u64) -> Span {
         let (contiguous, wide) = (true, dtype.is_wide());

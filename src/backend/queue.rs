@@ -819,6 +819,7 @@ impl Drop for Lease<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Strips;
     use super::*;
     use crate::normalize::Norm;
     use crate::tensor::Dtype;

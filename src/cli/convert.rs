@@ -107,7 +107,8 @@ impl Target {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_folder = whole.ends_with('/') || path.is_dir();
         let lower = name.to_ascii_lowercase();
-        if !is_folder && [".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| lower.ends_with(end))
+        if !is_folder
+            && [".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| lower.ends_with(end))
         {
             return Err(Error::Usage(format!(
                 "-o {}: tars are not compressed, so that each image can be read by itself; -o NAME.tar \
@@ -141,7 +142,8 @@ impl Target {
             )));
         }
         if io::stdout().is_terminal() && !args.dry_run {
-            let problem = "-o -: standard output is a terminal, and a tar is to be read by a pipe or a file";
+            let problem =
+                "-o -: standard output is a terminal, and a tar is to be read by a pipe or a file";
             return Err(Error::Usage(problem.to_owned()));
         }
         let manifest = args.manifest.as_deref();
@@ -172,9 +174,7 @@ impl Target {
     fn manifest(&self) -> Manifest {
         match &self.tar {
             None => Manifest::Folder,
-            Some(tar) => {
-                Manifest::At(self.folder.join(format!("{}.manifest.jsonl", tar.stem())))
-            }
+            Some(tar) => Manifest::At(self.folder.join(format!("{}.manifest.jsonl", tar.stem()))),
         }
     }
 }

@@ -12,8 +12,7 @@ use crate::record::manifest::{Line, Manifest};
 /// The columns of CSV.
 const COLUMNS: [&str; 21] = [
     "name", "source", "tensor", "index", "dtype", "height", "width", "lo", "hi", "norm", "mean",
-    "std", "nan", "inf", "bytes", "xxh3", "existed", "error", "page",
-    "member", "offset",
+    "std", "nan", "inf", "bytes", "xxh3", "existed", "error", "page", "member", "offset",
 ];
 
 pub(super) fn run(args: &ManifestArgs) -> anyhow::Result<Ending> {

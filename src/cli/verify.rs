@@ -196,7 +196,8 @@ impl Printer {
             return writeln!(out, "{}{place}: {what}: {problem}", escaped(&file));
         }
         out.write_all(if self.lines == 0 { b"{\"differences\":[\n" } else { b",\n" })?;
-        serde_json::to_writer(out, &Line { file: &file, page, member, what, problem }).map_err(Into::into)
+        serde_json::to_writer(out, &Line { file: &file, page, member, what, problem })
+            .map_err(Into::into)
     }
 
     fn end(&self, sums: &Sums) -> io::Result<()> {

@@ -341,7 +341,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
     fn put_part(&mut self, image: ImageId, first: u64, pixels: &[u8]) -> Result<bool, Error> {
         self.pack_first(image)?;
-        if self.run.options.is_streamed() {
+        if self.run.begins_with_header(image) {
             self.begin_member(image)?;
         }
         self.run.put_block(image, first, pixels, self.packing.as_mut())
@@ -432,7 +432,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             self.run.plan.write_name(image.span, image.index, &mut self.name);
             if let Some((member, at)) = self.run.member(image) {
                 let file = self.run.open(image, page)?;
-                if !self.run.options.is_streamed() {
+                if !self.run.begins_with_header(image) {
                     self.make_header(image, finding)?;
                     let place = (at, self.name.as_str());
                     member.begin(&file, place, &self.bytes, &mut self.member_bytes)?;

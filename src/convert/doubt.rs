@@ -192,7 +192,8 @@ impl Run<'_> {
             return;
         }
         if self.options.is_streamed() {
-            let problem = "a device computed wrongly, and what it made is sent; --device cpu does without it";
+            let problem =
+                "a device computed wrongly, and what it made is sent; --device cpu does without it";
             let (path, source) = ("standard output".into(), std::io::Error::other(problem));
             return self.stop(Error::Write { path, source });
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use super::Options;
-use crate::plan::{Naming, Plan, Stack};
+use crate::plan::{Naming, Plan, Stack, whole_name};
 use crate::record::Hasher;
 use crate::record::identity::{Asked, Hash, Identity, Origin};
 use crate::source::Source;
@@ -67,7 +67,7 @@ fn hash_naming(hasher: &mut Hasher, naming: &Naming) {
         Naming::Template(template) => hasher.text(template),
         Naming::List(list) => {
             hasher.number(list.len() as u64);
-            list.iter().for_each(|name| hasher.text(name));
+            list.iter().for_each(|name| hasher.text(&whole_name(name)));
         }
     }
 }
@@ -154,7 +154,7 @@ pub(super) fn identity(
         Naming::Template(template) => template.clone(),
         Naming::List(list) => {
             let mut hasher = Hasher::default();
-            list.iter().for_each(|name| hasher.text(name));
+            list.iter().for_each(|name| hasher.text(&whole_name(name)));
             format!("list {:016x}", hasher.finish())
         }
     };

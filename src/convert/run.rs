@@ -424,6 +424,12 @@ impl<'a> Run<'a> {
         self.queue.spans()[span].samples > self.queue.block()
     }
 
+    /// Whether an image's header is written with the first of its blocks, and not after the last: those of a
+    /// giant would have to wait for it. What one thread hands over in steps is small.
+    pub(super) fn begins_with_header(&self, image: ImageId) -> bool {
+        self.options.is_streamed() && self.is_giant(image.span)
+    }
+
     /// Whether blocks of the image came or may yet come.
     pub(super) fn comes_in_blocks(&self, image: ImageId) -> bool {
         self.is_giant(image.span) || self.lock().in_blocks.contains_key(&image)

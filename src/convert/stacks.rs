@@ -53,11 +53,7 @@ impl Files {
     ///
     /// # Errors
     /// [`Error::TooLarge`] for what fits no file.
-    pub(super) fn of(
-        source: &dyn Source,
-        plan: &Plan,
-        options: &Options,
-    ) -> Result<Files, Error> {
+    pub(super) fn of(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Files, Error> {
         match plan.tar() {
             Some(_) => tars::members(source, plan, options).map(Files::Tars),
             None => stack_files(source, plan, options).map(Files::Stacks),

@@ -112,17 +112,17 @@ impl Member {
         if padding == 0 {
             return Ok(());
         }
-        tar.write_at(at + self.head + self.len, &[0; TAR_BLOCK as usize][..padding])
+        tar.write_at(at + self.head + self.len, &[0; TAR_BLOCK][..padding])
     }
 }
 
 /// Writes what a tar of this length ends with.
 pub(super) fn end(tar: &dyn crate::sink::Pending, len: u64) -> Result<(), Error> {
-    tar.write_at(len - TAR_END, &[0; TAR_END as usize])
+    tar.write_at(len - END, &[0; TAR_END])
 }
 
 /// Bytes that every tar ends with.
-pub(super) const END: u64 = TAR_END;
+pub(super) const END: u64 = TAR_END as u64;
 
 /// What the images of each row are in tars.
 pub(super) fn members(
@@ -136,7 +136,7 @@ pub(super) fn members(
         let images = if listed { row.images } else { 1 };
         let mut names = (0..images).map(|index| plan.name(at, index));
         let longest = names.by_ref().map(|name| member_head(&mut std::iter::once(name.as_str())));
-        let head = longest.max().unwrap_or(TAR_BLOCK);
+        let head = longest.max().unwrap_or(TAR_BLOCK as u64);
         let len = most_of_file(source, plan, options, at)?;
         Ok(Member { head, len, header: len - row.samples() * 4 })
     };
@@ -249,7 +249,9 @@ impl Options {
 
     fn check_stream(&self, tar: &Tar) -> Result<(), Error> {
         if tar.size().is_some() {
-            return Err(Error::Usage(format!("{tar}: a stream is one tar, and numbered ones are files")));
+            return Err(Error::Usage(format!(
+                "{tar}: a stream is one tar, and numbered ones are files"
+            )));
         }
         if self.record.as_ref().is_some_and(|record| record.hash) {
             return Err(Error::Usage(format!(
@@ -266,6 +268,8 @@ impl Options {
 
     /// That `option` does not go with tars.
     pub(super) fn no_tar(&self, tar: &Tar, option: &str) -> Error {
-        Error::Usage(format!("{tar}: {option} is of images that are files of their own, not of a tar"))
+        Error::Usage(format!(
+            "{tar}: {option} is of images that are files of their own, not of a tar"
+        ))
     }
 }

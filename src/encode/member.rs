@@ -11,40 +11,43 @@
 use ::tar::{Builder, EntryType, Header};
 
 /// What members begin at a multiple of, in bytes.
-pub const TAR_BLOCK: u64 = 512;
+pub const TAR_BLOCK: usize = 512;
 /// Zeros that a tar ends with, in bytes.
-pub const TAR_END: u64 = 2 * TAR_BLOCK;
+pub const TAR_END: usize = 2 * TAR_BLOCK;
+
+const BLOCK: u64 = TAR_BLOCK as u64;
 
 /// Bytes before the file of each member of these names.
 pub fn member_head(names: &mut dyn Iterator<Item = &str>) -> u64 {
     let extended = |name: &str| extended(name, 0).len() as u64;
     let longest = names.filter(|name| !fits(name)).map(extended).max();
-    TAR_BLOCK + longest.unwrap_or(0)
+    BLOCK + longest.unwrap_or(0)
 }
 
 /// Bytes behind a member's file.
 #[must_use]
 pub fn member_padding(len: u64) -> u64 {
-    len.wrapping_neg() % TAR_BLOCK
+    len.wrapping_neg() % BLOCK
 }
 
 /// Appends what comes before a file of `len` bytes in its member, in `head` bytes, as
 /// [`member_head`] of its name and others said.
 pub fn write_member_head(name: &str, len: u64, head: u64, out: &mut Vec<u8>) {
-    if head > TAR_BLOCK {
-        out.extend(extended(name, head - TAR_BLOCK));
+    if head > BLOCK {
+        out.extend(extended(name, head - BLOCK));
     }
     out.extend(last_block(name, len));
 }
 
 /// The 512 bytes right before a member's file.
 #[must_use]
-pub fn last_block(name: &str, len: u64) -> [u8; TAR_BLOCK as usize] {
+pub fn last_block(name: &str, len: u64) -> [u8; TAR_BLOCK] {
     let mut header = Header::new_ustar();
     if header.set_path(name).is_err() {
         // The extended header has all of it.
         let own = header.as_ustar_mut().expect("it was made as one");
-        let cut = name.floor_char_boundary(own.name.len());
+        let most = own.name.len().min(name.len());
+        let cut = (0..=most).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
         (own.name, own.prefix) = ([0; 100], [0; 155]);
         own.name[..cut].copy_from_slice(&name.as_bytes()[..cut]);
     }
@@ -70,7 +73,7 @@ fn extended(name: &str, len: u64) -> Vec<u8> {
         let made = builder.append_pax_extensions(records.iter().copied());
         let made = made.and_then(|()| builder.into_inner());
         let mut made = made.expect("memory takes all that is written");
-        made.truncate(made.len() - usize::try_from(TAR_END).expect("it is small"));
+        made.truncate(made.len() - TAR_END);
         made
     };
     let path = ("path", name.as_bytes());
@@ -95,18 +98,20 @@ mod tests {
     #[test]
     fn members_of_any_name_have_the_length_that_was_said() {
         let mut names: Vec<String> = (1..700).map(|n| format!("{}.tif", "x".repeat(n))).collect();
-        names.extend((1..700).step_by(7).map(|n| format!("ä{}/{}é.tif", "d".repeat(n), "y".repeat(90))));
+        names.extend(
+            (1..700).step_by(7).map(|n| format!("ä{}/{}é.tif", "d".repeat(n), "y".repeat(90))),
+        );
         names.push(format!("{}/z.tif", "folder/".repeat(500)));
         let longest = member_head(&mut names.iter().map(String::as_str));
-        assert!(longest > 8 * TAR_BLOCK);
+        assert!(longest > 8 * BLOCK);
         for name in &names {
             let own = member_head(&mut std::iter::once(name.as_str()));
-            for head in [own, own.max(2 * TAR_BLOCK + TAR_BLOCK), longest] {
+            for head in [own, own.max(3 * BLOCK), longest] {
                 let mut tar = Vec::new();
                 write_member_head(name, 3, head, &mut tar);
                 assert_eq!(tar.len() as u64, head, "{name}");
                 tar.extend(b"abc");
-                tar.resize(tar.len() + usize::try_from(member_padding(3) + TAR_END).unwrap(), 0);
+                tar.resize(tar.len() + usize::try_from(member_padding(3)).unwrap() + TAR_END, 0);
                 let mut archive = ::tar::Archive::new(&tar[..]);
                 let mut entries = archive.entries().unwrap();
                 let mut entry = entries.next().unwrap().unwrap();
@@ -117,7 +122,7 @@ mod tests {
                 assert!(entries.next().is_none());
             }
         }
-        assert_eq!(member_head(&mut ["a.tif"].into_iter()), TAR_BLOCK);
+        assert_eq!(member_head(&mut ["a.tif"].into_iter()), BLOCK);
         assert_eq!([0, 1, 511, 512, 513].map(member_padding), [0, 511, 1, 0, 511]);
     }
 

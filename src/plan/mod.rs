@@ -341,12 +341,7 @@ fn checked_list(list: &[String], images: u64, of: &str) -> Result<Vec<String>, E
         return Err(Error::Names(format!("{given} for {needed} ({first})")));
     }
     let named = |(i, name): (usize, &String)| {
-        let lower = name.to_ascii_lowercase();
-        let whole = if lower.ends_with(".tif") || lower.ends_with(".tiff") {
-            Cow::from(name)
-        } else {
-            Cow::from(format!("{name}.tif"))
-        };
+        let whole = whole_name(name);
         let problem = match name.as_str() {
             "" => Err("it is empty"),
             folder if folder.ends_with('/') => Err("it has an empty part after the last /"),
@@ -357,6 +352,15 @@ fn checked_list(list: &[String], images: u64, of: &str) -> Result<Vec<String>, E
         })
     };
     list.iter().enumerate().map(named).collect()
+}
+
+/// A name of a list as its file has it, with an extension.
+pub(crate) fn whole_name(name: &str) -> Cow<'_, str> {
+    let lower = name.to_ascii_lowercase();
+    match lower.ends_with(".tif") || lower.ends_with(".tiff") {
+        true => Cow::from(name),
+        false => Cow::from(format!("{name}.tif")),
+    }
 }
 
 /// Whether a path that the user wrote stays in the output folder on every system.

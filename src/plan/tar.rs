@@ -74,7 +74,8 @@ impl Tar {
     /// The number of the tar that is called so; `None` if none of them can be.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {
-        let rest = name.strip_prefix(self.stem.as_str()).and_then(|rest| rest.strip_suffix(EXTENSION));
+        let rest =
+            name.strip_prefix(self.stem.as_str()).and_then(|rest| rest.strip_suffix(EXTENSION));
         match self.size {
             None => (rest == Some("")).then_some(0),
             Some(_) => {
@@ -190,7 +191,9 @@ impl Cut {
         }
         // One that is full in the middle of a row has as much as the limit, or one image.
         cut.rows.iter().try_for_each(|row| {
-            let most = row.at.checked_add(row.first.max(row.per.min(row.images)).checked_mul(row.each)?)?;
+            let most = row
+                .at
+                .checked_add(row.first.max(row.per.min(row.images)).checked_mul(row.each)?)?;
             i64::try_from(most.checked_add(end)?).ok().map(drop)
         })?;
         cut.tars = if cut.rows.is_empty() { 0 } else { number + 1 };
@@ -353,7 +356,8 @@ mod tests {
             &[],
         ];
         for rows in rows_of {
-            for size in [None, Some(1), Some(5), Some(9), Some(10), Some(14), Some(33), Some(1000)] {
+            for size in [None, Some(1), Some(5), Some(9), Some(10), Some(14), Some(33), Some(1000)]
+            {
                 let tar = Tar::new("t.tar", size).unwrap();
                 let cut = Cut::new(&tar, rows.iter().copied(), 4).unwrap();
                 let (mut number, mut used, mut lens) = (0_u64, 0, Vec::new());

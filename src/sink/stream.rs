@@ -99,7 +99,9 @@ impl<W: Write + Send> Sink for StreamSink<W> {
     fn prepare(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
         if names.nth(1).is_some() {
             let name = self.name.display();
-            return Err(Error::Usage(format!("{name}: a stream takes one file, and here are more")));
+            return Err(Error::Usage(format!(
+                "{name}: a stream takes one file, and here are more"
+            )));
         }
         Ok(())
     }

@@ -178,4 +178,3 @@ impl Source for Hole {
         Ok(())
     }
 }
-
