@@ -613,8 +613,10 @@ mod cli {
         assert_eq!((rows[1][0], rows.len()), ("out.tar", 318));
         let (_, told) = ends_with(1, &convert);
         assert!(told.contains("out.tar: exists already"), "{told}");
-        // Another dump in its place: its manifest goes with it.
+        // Another dump in its place: its manifest goes with it, and what a killed run left.
+        fs::write(at(&dir, ".tensortiff-1-1.tmp"), "x").unwrap();
         ends_with(0, &join(&convert, &["--overwrite", "--norm", "none"]));
+        assert_eq!(names(&dir), ["again.safetensors", "out.manifest.jsonl", "out.tar"]);
         let (_, told) = ends_with(0, &["verify", &out, "--against"]);
         assert!(told.contains("all right"), "{told}");
         // A folder of that name is a folder.
