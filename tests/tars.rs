@@ -21,6 +21,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use files::{Failing, Hole, Sparse, cpu, made, samples, source, ways};
 use tensortiff::{
@@ -456,8 +457,71 @@ fn a_stream_is_the_tar_that_a_file_is() {
     assert!(error.is_usage() && error.to_string().contains("--hash"), "{error}");
 }
 
-/// Takes long to read its first image, or its first block.
-struct SlowFirst<'a>(&'a dyn Source);
+/// Whose tars get no name, though all of them is there.
+struct Nameless<'a>(FilesSink, &'a str);
+
+struct NamelessFile<'a>(Box<dyn Pending + 'a>, bool);
+
+impl Sink for Nameless<'_> {
+    fn prepare(&self, names: &mut dyn Iterator<Item = String>) -> Result<(), Error> {
+        self.0.prepare(names)
+    }
+
+    fn put(&self, _: &str, _: &[u8], _: &[u8]) -> Result<(), Error> {
+        panic!("a member is no file");
+    }
+
+    fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
+        Ok(Box::new(NamelessFile(self.0.begin(name, len)?, name == self.1)))
+    }
+}
+
+impl Pending for NamelessFile<'_> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), Error> {
+        if self.1 {
+            let source = std::io::Error::other("planted");
+            return Err(Error::Write { path: "tar".into(), source });
+        }
+        self.0.commit()
+    }
+}
+
+/// All entries but one are in the journal of a tar that got no name, also of images in blocks: what has its
+/// name and its length later is none of this run's.
+#[test]
+fn a_tar_that_could_not_be_named_is_not_made() {
+    let recorded = Recorded::new();
+    for block_samples in [None, Some(100)] {
+        for number in 0..4 {
+            let name = format!("out-{number:06}.tar");
+            let sink = Nameless(FilesSink::new(recorded.dir.path(), false), &name);
+            let threads = NonZeroUsize::new(1);
+            let mut options = Options { threads, block_samples, ..recorded.options(Resume::No) };
+            if let Some(record) = &mut options.record {
+                record.hash = block_samples.is_none();
+            }
+            let error = convert(&ten(), &sink, &options).unwrap_err();
+            assert!(error.to_string().contains("planted"), "{error}");
+            let len = made(&ten(), &Options { record: None, ..options.clone() }).0[&name].len();
+            fs::write(recorded.dir.path().join(&name), vec![7; len]).unwrap();
+            if let Some(record) = &mut options.record {
+                record.resume = Resume::Sizes;
+            }
+            let report = recorded.run(&options).unwrap();
+            assert_eq!((report.images, report.there), (10 - 3 * number, 3 * number));
+            for entry in fs::read_dir(recorded.dir.path()).unwrap() {
+                fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+        }
+    }
+}
+
+/// Waits for something before it reads its first image, or its first block.
+struct SlowFirst<'a>(&'a dyn Source, &'a (dyn Fn() + Sync));
 
 impl Source for SlowFirst<'_> {
     fn dumps(&self) -> &[Dump] {
@@ -470,7 +534,7 @@ impl Source for SlowFirst<'_> {
 
     fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         if offset == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(1500));
+            (self.1)();
         }
         self.0.read_at(tensor, offset, buf)
     }
@@ -519,7 +583,7 @@ fn what_comes_too_early_is_little() {
     // are counted with 2 KiB more each.
     let large = 3 * 3 * (4 << 20) + (1 << 20);
     let cases: [(&[u64], u64); 3] =
-        [(&[240_000, 2, 2], 15 << 20), (&[200, 500, 500], large), (&[40, 1100, 1000], large)];
+        [(&[40_000, 2, 2], 15 << 20), (&[200, 500, 500], large), (&[40, 1100, 1000], large)];
     for (shape, bound) in cases {
         let count: u64 = shape.iter().product();
         let samples: Vec<u8> = (0..count).map(|i| (i % 251) as u8).collect();
@@ -529,14 +593,80 @@ fn what_comes_too_early_is_little() {
         for streamed in [false, true] {
             let tar = tar(None).map(|tar| if streamed { tar.streamed() } else { tar });
             let sink = Ahead::default();
+            // Until nothing more comes.
+            let wait = || {
+                let pieces = || sink.0.lock().unwrap().2;
+                let (mut last, mut since) = (pieces(), std::time::Instant::now());
+                while since.elapsed() < std::time::Duration::from_secs(1) {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    if pieces() != last {
+                        (last, since) = (pieces(), std::time::Instant::now());
+                    }
+                }
+            };
             let options = Options { rule: Norm::None.into(), tar, threads, ..cpu() };
-            let report = convert(&SlowFirst(&inner), &sink, &options).unwrap();
+            let report = convert(&SlowFirst(&inner, &wait), &sink, &options).unwrap();
             let (_, next, most) = sink.0.into_inner().unwrap();
             assert_eq!(next, report.bytes_out, "{shape:?}");
             all.push(most);
         }
         assert!(all[1] <= bound && all[0] > bound, "{shape:?}: {all:?}");
     }
+}
+
+/// Runs to other tars share a folder, and leave each other's files alone; to the same tar, or to the folder
+/// itself, nobody goes meanwhile.
+#[test]
+fn runs_to_other_tars_share_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |source: &dyn Source, name: &str, resume: Resume, tars: bool| {
+        let mut record = Record::new(dir.path());
+        record.manifest = tensortiff::Manifest::At(dir.path().join(format!("{name}.jsonl")));
+        record.resume = resume;
+        let tar = tars.then(|| Tar::new(&format!("{name}.tar"), Some(1 << 20)).unwrap());
+        let options = Options { tar, record: Some(record), ..cpu() };
+        convert(source, &FilesSink::new(dir.path(), false), &options)
+    };
+    let [begun, go] = [const { AtomicBool::new(false) }; 2];
+    let until = |flag: &AtomicBool| {
+        while !flag.load(Ordering::SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    let wait = || {
+        begun.store(true, Ordering::SeqCst);
+        until(&go);
+    };
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| run(&SlowFirst(&ten(), &wait), "a", Resume::No, true));
+        until(&begun);
+        // As another run has it where it replaces a file.
+        let temporary = dir.path().join(".tensortiff-1-1.tmp");
+        fs::write(&temporary, "x").unwrap();
+        for resume in [Resume::No, Resume::Sizes] {
+            let report = run(&ten(), "b", resume, true).unwrap();
+            assert_eq!(report.finished, resume != Resume::No);
+        }
+        fs::remove_file(dir.path().join("b-000000.tar")).unwrap();
+        assert_eq!(run(&ten(), "b", Resume::Sizes, true).unwrap().images, 10);
+        assert!(temporary.exists());
+        for (name, tars) in [("a", true), ("c", false)] {
+            let error = run(&ten(), name, Resume::No, tars).unwrap_err();
+            assert!(matches!(error, Error::Busy { .. }), "{error}");
+        }
+        go.store(true, Ordering::SeqCst);
+        assert_eq!(slow.join().unwrap().unwrap().images, 10);
+        // Alone, a run tidies up.
+        fs::remove_file(dir.path().join("a-000000.tar")).unwrap();
+        assert_eq!(run(&ten(), "a", Resume::Sizes, true).unwrap().images, 10);
+        assert!(!temporary.exists());
+    });
+    let mut names: Vec<String> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["a-000000.tar", "a.jsonl", "b-000000.tar", "b.jsonl"]);
 }
 
 /// A stream that cannot be gone on with ends the run at once, and nobody waits for anybody.

@@ -94,6 +94,11 @@ impl Run<'_> {
     pub(super) fn distrust(&self, by: DeviceIndex) {
         self.lock().doubt.distrusted.insert(by);
         self.begin_to_doubt();
+        if self.options.is_streamed() {
+            let problem = "a device computed wrongly, and what it made may be sent; --device cpu does without it";
+            let (path, source) = ("standard output".into(), std::io::Error::other(problem));
+            self.stop(Error::Write { path, source });
+        }
     }
 
     /// Adds to what device `by`, which is compared, has done.
@@ -190,12 +195,6 @@ impl Run<'_> {
         };
         if again.is_empty() || self.is_stopped() {
             return;
-        }
-        if self.options.is_streamed() {
-            let problem =
-                "a device computed wrongly, and what it made is sent; --device cpu does without it";
-            let (path, source) = ("standard output".into(), std::io::Error::other(problem));
-            return self.stop(Error::Write { path, source });
         }
         if let Err(error) = self.options.check_marks(self.plan.images()) {
             return self.stop(error);

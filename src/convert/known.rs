@@ -145,7 +145,7 @@ impl Made<'_> {
                 self.must_be_same(&path, &manifest.head().identity)?;
             }
         }
-        if known.is_nothing() && !self.is_shard {
+        if known.is_nothing() && !self.is_shard && self.plan.tar().is_none() {
             // A journal of the same dumps under other names: other options.
             for path in record::journals(folder)? {
                 if let Some(identity) = record::whose(&path)?

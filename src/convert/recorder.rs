@@ -58,22 +58,23 @@ pub(super) fn begin<'a>(
         let there = existing.as_ref().map_or(0, Done::count);
         let others = || Done::all_but(plan.images(), &options.images(plan));
         let done = existing.or_else(|| options.shard.is_some().then(others));
-        prepare(source, sink, options, plan, done.as_ref(), false)?;
+        prepare(source, sink, options, plan, done.as_ref(), (false, true))?;
         return Ok(Begun { recorder: None, done, there, finished: false });
     };
     let made = Made::new(source, options, plan, record, threads)?;
     let is_there = record.folder.is_dir();
-    let mut lock = is_there.then(|| Lock::new(&record.folder, made.is_shard)).transpose()?;
+    let mut lock = is_there.then(|| made.lock()).transpose()?;
     // What is in its way is told before any work.
     if is_there {
         made.manifest_path()?;
     }
     let mut known = made.known(sink, options)?;
-    let (done, there, lock, resumed) = loop {
+    let (done, there, lock, resumed, is_alone) = loop {
         let there = known.there(&made);
         let is_all = there == made.images.end - made.images.start;
         if is_all && (made.is_shard || known.is_manifest_alone()) {
-            if !made.is_shard {
+            let is_alone = lock.as_ref().is_none_or(|lock| made.is_alone(lock));
+            if !made.is_shard && is_alone {
                 // A run that was killed before it had a journal may have left one.
                 record::forget_temporary(&record.folder)?;
             }
@@ -88,21 +89,22 @@ pub(super) fn begin<'a>(
             false => (known.done.clone(), there),
         };
         let resumed = !known.is_nothing() && record.resume != Resume::No;
-        match prepare(source, sink, options, plan, done.as_ref(), resumed) {
+        let is_alone = lock.as_ref().is_none_or(|lock| made.is_alone(lock));
+        match prepare(source, sink, options, plan, done.as_ref(), (resumed, is_alone)) {
             // Somebody else may have begun the same shard meanwhile.
             Err(Error::Exists { .. }) if made.is_shard && !resumed => {
                 known = made.known(sink, options)?;
                 if known.is_nothing() {
-                    prepare(source, sink, options, plan, done.as_ref(), resumed)?;
+                    prepare(source, sink, options, plan, done.as_ref(), (resumed, is_alone))?;
                 }
             }
             Err(error) => return Err(made.explained(error)),
             Ok(()) => match lock {
-                Some(lock) => break (done, there, lock, resumed),
+                Some(lock) => break (done, there, lock, resumed, is_alone),
                 // The folder was made just now. Somebody else may have worked in it before it was locked,
                 // and even be done: all of it is looked at again.
                 None => {
-                    lock = Some(Lock::new(&record.folder, made.is_shard)?);
+                    lock = Some(made.lock()?);
                     known = made.known(sink, options)?;
                 }
             },
@@ -110,11 +112,14 @@ pub(super) fn begin<'a>(
     };
     let is_shared = plan.stack() != Stack::None || plan.tar().is_some();
     let begins_again = record.resume != Resume::No || is_shared;
-    if !resumed && !made.is_shard && begins_again {
+    if !resumed && !made.is_shard && begins_again && is_alone {
         // Of a run that was killed before it had a journal, or is not gone on with.
         sink.tidy(&mut first_of_folders(plan))?;
     }
     let journal = made.journal(&known, done.as_ref().filter(|_| options.skip_existing))?;
+    if plan.tar().is_some() {
+        lock.share(&record.folder)?;
+    }
     let recorder = Recorder { made, journal, _lock: lock };
     Ok(Begun { recorder: Some(recorder), done, there, finished: false })
 }
@@ -160,14 +165,15 @@ pub(super) fn merge(
     Ok((failed, false))
 }
 
-/// Prepares the sink for the images that are not done, if it has room for them.
+/// Prepares the sink for the images that are not done, if it has room for them. Whether a run is gone on with,
+/// and whether nobody else is at work in the folder.
 fn prepare(
     source: &dyn Source,
     sink: &dyn Sink,
     options: &Options,
     plan: &Plan,
     done: Option<&Done>,
-    resumed: bool,
+    (resumed, is_alone): (bool, bool),
 ) -> Result<(), Error> {
     if !options.unchecked_space {
         let block = sink.space()?.map(|space| space.block);
@@ -181,6 +187,7 @@ fn prepare(
     let mut names = names_but(plan, done);
     match (options.shard.is_some(), resumed) {
         (true, _) => sink.join(&mut names, resumed),
+        (false, true) if !is_alone => sink.join(&mut names, true),
         (false, true) => sink.resume(&mut names.chain(first_of_folders(plan))),
         (false, false) => sink.prepare(&mut names),
     }
@@ -231,6 +238,19 @@ pub(super) fn existing(sink: &dyn Sink, plan: &Plan, known: Option<Done>) -> Res
 }
 
 impl Made<'_> {
+    /// What others may not work at meanwhile: the folder, or a tar in it, or what is no shard of the same.
+    fn lock(&self) -> Result<Lock, Error> {
+        match self.plan.tar() {
+            Some(_) => Lock::named(&self.record.folder, self.names),
+            None => Lock::new(&self.record.folder, self.is_shard),
+        }
+    }
+
+    /// Whether nobody else is at work in the folder, so that what lies about there is nobody's.
+    fn is_alone(&self, lock: &Lock) -> bool {
+        self.plan.tar().is_none() || lock.is_alone()
+    }
+
     /// The journal to go on with, or a new one that says what is known from elsewhere, and which
     /// images are `kept`, whatever they hold.
     fn journal(&self, known: &Known, kept: Option<&Done>) -> Result<Journal, Error> {
