@@ -6,14 +6,22 @@ use serde::Serialize;
 
 use super::args::ConvertArgs;
 use super::convert::bytes;
-use super::{Ending, Verbosity, results, say};
+use super::{Ending, Verbosity, counted, results, say};
 use crate::convert::Preview;
 use crate::error::{Error, shown};
+
+/// What is called so has no place on a disk.
+const STREAM: &str = "stream";
 
 /// What is printed as JSON.
 #[derive(Serialize)]
 struct Told<'a> {
     images: u64,
+    /// Files that images share, where they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<u64>,
+    #[serde(skip)]
+    file: &'static str,
     there: u64,
     bytes_read: u64,
     bytes_written: u64,
@@ -39,6 +47,8 @@ pub(super) fn run(
     let names = preview.first_and_last.as_ref();
     let told = Told {
         images: preview.images,
+        files: preview.shared.map(|(files, _)| files),
+        file: preview.shared.map_or("", |(_, file)| file),
         there: preview.there,
         bytes_read: preview.bytes_in,
         bytes_written: preview.need.files,
@@ -89,12 +99,20 @@ fn text(out: &mut dyn io::Write, told: &Told<'_>) -> io::Result<()> {
         0 => String::new(),
         there => format!(", {there} of them there already"),
     };
-    writeln!(out, "images   {}{there}", told.images)?;
+    let files = told.files.filter(|_| told.file != STREAM);
+    let files = files.map_or(String::new(), |files| format!(", in {}", counted(files, told.file)));
+    writeln!(out, "images   {}{files}{there}", told.images)?;
     if let (Some(first), Some(last)) = (told.first, told.last) {
         writeln!(out, "first    {}", shown(first))?;
         writeln!(out, "last     {}", shown(last))?;
     }
     writeln!(out, "read     {}", bytes(told.bytes_read))?;
+    if told.file == STREAM {
+        // There is no disk.
+        writeln!(out, "written  {}, to standard output", bytes(told.bytes_written))?;
+        writeln!(out, "memory   {} of buffers at most", bytes(told.memory_bytes))?;
+        return devices(out, told);
+    }
     writeln!(
         out,
         "written  {}{}, on the disk at most {} of {} free",
@@ -110,6 +128,10 @@ fn text(out: &mut dyn io::Write, told: &Told<'_>) -> io::Result<()> {
         free(told.free_inodes.map(|free| free.to_string())),
     )?;
     writeln!(out, "memory   {} of buffers at most", bytes(told.memory_bytes))?;
+    devices(out, told)
+}
+
+fn devices(out: &mut dyn io::Write, told: &Told<'_>) -> io::Result<()> {
     writeln!(
         out,
         "devices  {}",

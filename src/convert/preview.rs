@@ -19,6 +19,9 @@ use crate::source::Source;
 pub struct Preview {
     /// Images planned.
     pub images: u64,
+    /// Where several images share a file: how many files there are, and what one is called, `stack`, `tar` or
+    /// `stream`.
+    pub shared: Option<(u64, &'static str)>,
     /// Images that are there already, and would be left as they are.
     pub there: u64,
     /// Bytes of samples of the others.
@@ -77,6 +80,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     let images = options.images(&plan);
     let mut preview = Preview {
         images: images.end - images.start,
+        shared: shared(&plan),
         there: 0,
         bytes_in: 0,
         need: Need::default(),
@@ -92,6 +96,14 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         preview.refused.get_or_insert(error);
     }
     Ok(preview)
+}
+
+fn shared(plan: &Plan) -> Option<(u64, &'static str)> {
+    match (plan.tar(), plan.stacks().count() as u64) {
+        (Some(tar), _) => Some((plan.tars(), if tar.is_streamed() { "stream" } else { "tar" })),
+        (None, 0) => None,
+        (None, stacks) => Some((stacks, "stack")),
+    }
 }
 
 fn first_and_last(plan: &Plan, images: &Range<u64>) -> Option<(String, String)> {
