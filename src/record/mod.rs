@@ -5,6 +5,9 @@
 //! hash of the names of all images: runs that make the same files share them, others do not. A run
 //! that finds another's `manifest.jsonl` writes `manifest-KEY.jsonl`.
 //!
+//! A run to a tar locks `.tensortiff-KEY.lock`, KEY of the tar's name, and shares the folder; the file goes with the
+//! run, unless that is killed.
+//!
 //! A run of a shard has a journal of its own, `.tensortiff-KEY-RANDOM.journal`, which stays until a
 //! manifest is made of all. No two processes ever write to one file, as network file systems write
 //! whole pages back and lose what another machine wrote to them.
