@@ -225,6 +225,9 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         0 => Begun::empty(),
         _ => recorder::begin(source, sink, options, &plan, cpu.threads())?,
     };
+    if plan.images() == 0 && options.is_streamed() {
+        tars::write_empty(sink)?;
+    }
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
     let run = run.with_files(stacks::Files::of(source, &plan, options)?);
     run.note_skipped();

@@ -241,7 +241,7 @@ struct Variant {
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 20] = [
+const VARIANTS: [Variant; 27] = [
     Variant { name: "normalized", shape: &SMALL, sample: some, norm: Norm::MinMax, options: &[] },
     Variant { name: "`--norm none`", shape: &SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
@@ -362,6 +362,55 @@ const VARIANTS: [Variant; 20] = [
         sample: some,
         norm: Norm::MinMax,
         options: &["--stack", "tensor", "--bigtiff", "yes"],
+    },
+    Variant {
+        name: "`--stack all`",
+        shape: &[7, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "all", "--name", "d/t.tif"],
+    },
+    Variant {
+        name: "`--compress deflate --predictor auto`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--compress", "deflate", "--predictor", "auto"],
+    },
+    Variant {
+        name: "`--compress deflate --bigtiff yes`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--compress", "deflate", "--bigtiff", "yes"],
+    },
+    Variant {
+        name: "`--tile 256 --bigtiff yes`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--tile", "256", "--bigtiff", "yes"],
+    },
+    Variant {
+        name: "`--tile 256 --compress deflate`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--tile", "256", "--compress", "deflate"],
+    },
+    Variant {
+        name: "`--tile 256 --compress zstd`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--tile", "256", "--compress", "zstd"],
+    },
+    Variant {
+        name: "`--profile gis --norm none`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::None,
+        options: &["--profile", "gis"],
     },
     Variant {
         name: "a member of `-o NAME.tar`, by its place in the manifest",

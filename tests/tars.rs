@@ -192,6 +192,7 @@ fn what_cannot_be_in_a_tar_is_refused_before_any_work() {
     refused(named(Naming::List(list.clone())), &["other.tiff", "end alike"]);
     list[77] = "x.y".to_owned();
     refused(named(Naming::List(list)), &["x.y.tif", "one dot"]);
+    refused(template("__{stem}__/{tensor}/{index}.tif"), &["__m__/", "WebDataset leaves out"]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -442,7 +443,7 @@ fn a_stream_is_the_tar_that_a_file_is() {
     let count = 3 * 1000 * 1000;
     let steps = MemorySource::new("m");
     let steps = steps.with("a", Dtype::U8, &[3, 1000, 1000], samples(Dtype::U8, count)).unwrap();
-    let (threads, max_memory) = (NonZeroUsize::new(1), Some(46 << 20));
+    let (threads, max_memory) = (NonZeroUsize::new(64), Some(64 << 20));
     let options = Options { tar: tar(None), threads, max_memory, ..cpu() };
     let (out, _) = streamed(&steps, &options).unwrap();
     assert!(out == made(&steps, &options).0["out.tar"]);
@@ -583,7 +584,7 @@ fn what_comes_too_early_is_little() {
     // are counted with 2 KiB more each.
     let large = 3 * 3 * (4 << 20) + (1 << 20);
     let cases: [(&[u64], u64); 3] =
-        [(&[40_000, 2, 2], 15 << 20), (&[200, 500, 500], large), (&[40, 1100, 1000], large)];
+        [(&[40_000, 2, 2], 15 << 20), (&[200, 500, 500], large), (&[8, 2500, 2000], large)];
     for (shape, bound) in cases {
         let count: u64 = shape.iter().product();
         let samples: Vec<u8> = (0..count).map(|i| (i % 251) as u8).collect();
@@ -714,6 +715,14 @@ mod cli {
         dir.path().join(name).to_str().unwrap().to_owned()
     }
 
+    /// A dump of one image, with a NaN.
+    fn write_nan(path: &str) {
+        let nan: Vec<u8> = [1.0, f32::NAN].map(f32::to_le_bytes).concat();
+        let json = r#"{"a":{"dtype":"F32","shape":[1,1,2],"data_offsets":[0,8]}}"#;
+        let head = (json.len() as u64).to_le_bytes();
+        fs::write(path, [&head[..], json.as_bytes(), &nan].concat()).unwrap();
+    }
+
     fn names(dir: &tempfile::TempDir) -> Vec<String> {
         let entries = fs::read_dir(dir.path()).unwrap();
         let mut names: Vec<String> =
@@ -805,6 +814,7 @@ mod cli {
             (at(&dir, "out.tar.gz"), &[][..], "not compressed"),
             (at(&dir, "out.tgz"), &[], "not compressed"),
             (at(&dir, ".tar"), &[], "ends in .tar"),
+            (at(&dir, &format!("{}.tar", "x".repeat(250))), &[], "it is too long"),
             (at(&dir, "out"), &["--tar-size", "1M"], "is to be a folder"),
             (folder.to_owned(), &["--tar-size", "1M"], "is a folder"),
             (at(&dir, "out.tar"), &["--resume"], "--tar-size"),
@@ -893,6 +903,159 @@ mod cli {
         assert_eq!(code, Some(0), "{found}");
         assert!(found.contains("out-000009.tar: no manifest names it"), "{found}");
         assert!(!found.contains("other.txt"), "{found}");
+    }
+
+    /// What fits no plain header is in an extended one, which is looked at byte by byte; and lines are one for each
+    /// member, in their order.
+    #[test]
+    fn verify_looks_at_extended_headers_and_at_the_order_of_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dump, out, manifest) =
+            (at(&dir, "d.safetensors"), at(&dir, "out.tar"), at(&dir, "out.manifest.jsonl"));
+        let name = "n".repeat(190);
+        crate::tool::dump(Path::new(&dump), &[(&name, "U8", &[3, 4, 5], 60)]);
+        ends_with(
+            0,
+            &[
+                "convert",
+                "-q",
+                &dump,
+                "-d",
+                "cpu",
+                "-o",
+                &out,
+                "--name",
+                "{tensor}/{tensor}/{index}.tif",
+            ],
+        );
+        let bytes = fs::read(&out).unwrap();
+        let found = members(&bytes);
+        let (_, file, at_byte) = &found[1];
+        let begin = (found[0].2 as usize + found[0].1.len()).next_multiple_of(512);
+        assert!(*at_byte as usize - begin >= 1536 && !file.is_empty());
+        let text_at = begin + 512;
+        let extended = begin..*at_byte as usize - 512;
+        for byte in extended.step_by(37).chain([text_at, text_at + 12]) {
+            let mut damaged = bytes.clone();
+            damaged[byte] ^= 1;
+            fs::write(&out, &damaged).unwrap();
+            let (told, _) = ends_with(5, &["verify", "-q", &out]);
+            assert!(told.contains("1.tif: member: its extended header"), "byte {byte}: {told}");
+        }
+        fs::write(&out, &bytes).unwrap();
+        let whole = fs::read_to_string(&manifest).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        for order in [[0, 2, 1, 3], [0, 1, 1, 3], [0, 1, 3, 3], [0, 3, 3, 3]] {
+            let text: String =
+                order.iter().map(|&line: &usize| format!("{}\n", lines[line])).collect();
+            fs::write(&manifest, text).unwrap();
+            for args in
+                [&["verify", &out, "--against"][..], &["restore", &out, "-o", "x", "--against"]]
+            {
+                let (_, told) = ends_with(1, args);
+                assert!(told.contains("in their order"), "{order:?}: {told}");
+            }
+        }
+    }
+
+    /// A manifest is of the tar by whose name it is found; one that does not describe what is there is gone.
+    #[test]
+    fn a_manifest_is_of_its_tar() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = at(&dir, "out.tar");
+        let convert = ["convert", "-q", sample(), "-d", "cpu", "-o", &out];
+        ends_with(0, &convert);
+        for name in ["copy.tar", "out-2.tar"] {
+            let manifest = at(&dir, &name.replace(".tar", ".manifest.jsonl"));
+            fs::copy(at(&dir, "out.manifest.jsonl"), &manifest).unwrap();
+            fs::copy(&out, at(&dir, name)).unwrap();
+            let (_, told) = ends_with(1, &["verify", &at(&dir, name)]);
+            assert!(told.contains(&format!("it is not of {name}")), "{told}");
+            fs::remove_file(manifest).unwrap();
+            fs::remove_file(at(&dir, name)).unwrap();
+        }
+        // One that fails leaves the old one as it is; one that is made takes its manifest along.
+        let dump = at(&dir, "nan.safetensors");
+        write_nan(&dump);
+        let other = ["convert", "-q", &dump, "-d", "cpu", "-o", &out, "--overwrite"];
+        ends_with(1, &join(&other, &["--nonfinite", "fail"]));
+        assert_eq!(names(&dir), ["nan.safetensors", "out.manifest.jsonl", "out.tar"]);
+        ends_with(0, &["verify", "-q", &out, "--against"]);
+        ends_with(0, &join(&other, &["--no-manifest"]));
+        assert_eq!(names(&dir), ["nan.safetensors", "out.tar"]);
+        // Of numbered ones it goes before the first is replaced, and the journal stays to go on with.
+        let numbered = at(&dir, "n.tar");
+        let sized = ["-q", "-d", "cpu", "-o", &numbered, "--tar-size", "300K"];
+        ends_with(0, &join(&["convert", sample()], &sized));
+        let fails =
+            [&["convert", sample(), &dump][..], &sized, &["--overwrite", "--nonfinite", "fail"]];
+        ends_with(1, &fails.concat());
+        assert!(!Path::new(&at(&dir, "n.manifest.jsonl")).exists());
+        assert!(names(&dir)[0].ends_with(".journal"), "{:?}", names(&dir));
+        ends_with(0, &join(&["convert", sample(), "--overwrite"], &sized));
+        // Fewer tars than there are: who reads all would read old ones.
+        let fewer =
+            ["convert", sample(), "-d", "cpu", "-o", &numbered, "--tar-size", "1M", "--overwrite"];
+        for more in [&[][..], &["-n"]] {
+            let (_, told) = ends_with(1, &join(&fewer, more));
+            assert!(told.contains("n-000003.tar: this run makes fewer tars"), "{told}");
+        }
+        ends_with(0, &["verify", "-q", &numbered, "--against"]);
+    }
+
+    /// A tar that cannot be gone on with leaves no journal, and that of numbered ones is in nobody's way.
+    #[test]
+    fn what_a_tar_leaves_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, folder) = (at(&dir, "out.tar"), dir.path().to_str().unwrap());
+        let manifest = at(&dir, "s.manifest.jsonl");
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let stream = ["convert", sample(), "-q", "-d", "cpu", "-o", "-", "--manifest", &manifest];
+        assert!(!tool().args(stream).stdout(full()).status().unwrap().success());
+        assert_eq!(names(&dir), Vec::<String>::new());
+        let sized = ["-q", "-d", "cpu", "--tar-size", "300K"];
+        ends_with(0, &join(&["convert", sample(), "-o", &out], &sized));
+        let dump = at(&dir, "nan.safetensors");
+        write_nan(&dump);
+        fs::remove_file(at(&dir, "out.manifest.jsonl")).unwrap();
+        let both = ["convert", sample(), &dump];
+        let fails =
+            [&both[..], &["-o", &out, "--overwrite", "--nonfinite", "fail"], &sized].concat();
+        ends_with(1, &fails);
+        assert!(names(&dir)[0].ends_with(".journal"), "{:?}", names(&dir));
+        let other = at(&dir, "other.tar");
+        ends_with(0, &[&both[..], &["-o", &other, "--resume"], &sized].concat());
+        ends_with(0, &[&both[..], &["-q", "-d", "cpu", "-o", folder, "--resume"]].concat());
+        ends_with(1, &[&both[..], &["-o", &out, "--resume"], &sized].concat());
+        ends_with(0, &[&both[..], &["-o", &out, "--overwrite"], &sized].concat());
+        ends_with(0, &["verify", "-q", &out, "--against"]);
+    }
+
+    /// Standard output that is closed is the null device to a program.
+    #[test]
+    fn a_tar_that_goes_nowhere_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = at(&dir, "m.jsonl");
+        let shell = |more: &str| {
+            let tool = env!("CARGO_BIN_EXE_tensortiff");
+            let script = format!("{tool} convert {} -d cpu -o - {more}", sample());
+            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+            (output.status.code(), text(&output.stderr))
+        };
+        for closed in [">&-", ">/dev/null"] {
+            let (code, told) = shell(closed);
+            assert!(code == Some(0) && told.contains("the tar goes nowhere"), "{closed}: {told}");
+            let (code, told) = shell(&format!("--manifest {manifest} {closed}"));
+            assert!(code == Some(2) && told.contains("there will be no tar"), "{closed}: {told}");
+        }
+        let (code, told) = shell("| cat >/dev/null");
+        assert!(code == Some(0) && !told.contains("nowhere"), "{told}");
+        let (code, told) = shell(&format!("--manifest {manifest}/no/m.jsonl | cat"));
+        assert!(code == Some(0) && told.contains("there is no such folder"), "{told}");
+        // Without images it is a tar still.
+        let output = run(&["convert", sample(), "-q", "-d", "cpu", "-o", "-", "--exclude", "*"]);
+        assert!(output.status.success() && output.stdout == [0; 1024], "{output:?}");
+        assert_eq!(names(&dir), Vec::<String>::new());
     }
 
     /// What comes out of a pipe is the tar; a manifest that is asked for is that of the tar beside it.

@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::{Looking, Output};
-use crate::error::Error;
+use crate::encode::{TAR_BLOCK, member_padding};
+use crate::error::{Error, shown};
 use crate::record::manifest::{self, Manifest};
 
 /// What is said of an image.
@@ -14,6 +15,8 @@ pub(super) type Line = manifest::Line<'static>;
 /// Images that a thread takes at once, and pixels from which on it takes no more.
 const CHUNK: usize = 64;
 const PIXELS: u64 = 1 << 20;
+/// Most bytes before a member's file: the longest name takes fewer.
+const HEAD: u64 = 16 << 10;
 /// Most threads: as of a run.
 const MOST: usize = 1024;
 
@@ -35,9 +38,10 @@ impl Output {
         each: &mut dyn FnMut(&Line) -> Result<(), Error>,
     ) -> Result<Sums, Error> {
         let mut manifest = self.open()?;
-        let mut sums = Sums::default();
+        let (mut sums, mut members) = (Sums::default(), Members::default());
         for _ in 0..manifest.head().identity.images {
             let line = self.line(&mut manifest)?;
+            members.follow(&line).map_err(|problem| self.wrong(problem))?;
             each(&line)?;
             sums.images += 1;
             sums.failed += u64::from(line.error.is_some());
@@ -117,6 +121,34 @@ impl Output {
             thread();
         });
         feed.into_inner().unwrap_or_else(PoisonError::into_inner).outcome
+    }
+}
+
+/// Members of tars, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    /// The tar of the last line, and where its members end so far.
+    pub(super) last: Option<(String, u64)>,
+}
+
+impl Members {
+    /// How many bytes of its tar belong to an image before its file; `None` where it is in none.
+    pub(super) fn follow(&mut self, line: &Line) -> Result<Option<u64>, String> {
+        let (Some(at), Some(len)) = (line.offset, line.bytes) else { return Ok(None) };
+        let end = at.checked_add(len).and_then(|end| end.checked_add(member_padding(len)));
+        let begin = match &self.last {
+            Some((name, end)) if *name == *line.name => *end,
+            _ => 0,
+        };
+        let block = TAR_BLOCK as u64;
+        let is_head = |head: &u64| (block..=HEAD).contains(head) && head.is_multiple_of(block);
+        let head = at.checked_sub(begin).filter(is_head);
+        let (Some(head), Some(end)) = (head, end) else {
+            let name = shown(&line.name);
+            return Err(format!("its lines are not one for each member of {name}, in their order"));
+        };
+        self.last = Some((line.name.to_string(), end));
+        Ok(Some(head))
     }
 }
 

@@ -105,19 +105,27 @@ impl Output {
     /// # Errors
     /// [`Error::Open`] where it cannot be read, [`Error::Format`] where there is no manifest.
     pub fn find(path: &Path, folder: Option<&Path>) -> Result<Vec<Output>, Error> {
-        let beside = beside_tar(path);
+        let (given, beside) = (path, beside_tar(path));
         let path = beside.as_deref().unwrap_or(path);
         let open = |source| Error::Open { path: path.to_owned(), source };
         let is_folder = std::fs::metadata(path).map_err(open)?.is_dir();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let beside = if is_folder { path } else { parent.unwrap_or(Path::new(".")) };
-        let folder = folder.unwrap_or(beside);
+        let own = if is_folder { path } else { parent.unwrap_or(Path::new(".")) };
+        let folder = folder.unwrap_or(own);
         let paths = if is_folder { record::manifests(path)? } else { vec![path.to_owned()] };
         let mut found = Vec::new();
         for manifest in paths {
             if Manifest::open(&manifest)?.is_some() {
                 found.push(Output { manifest, folder: folder.to_owned() });
             }
+        }
+        if let (Some(_), [output]) = (&beside, &found[..])
+            && let Some(name) = given.file_name().and_then(|name| name.to_str())
+            && !output
+                .tar()?
+                .is_some_and(|tar| tar.to_string() == name || tar.number(name).is_some())
+        {
+            return Err(output.wrong(format!("it is not of {}", shown(name))));
         }
         if found.is_empty() {
             let problem = "no manifest is there: runs write one when they are finished".to_owned();

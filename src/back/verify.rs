@@ -1,15 +1,16 @@
 //! Whether images are what the manifest says, and what the dump gives.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::check::{Check, Found, MISSING};
 use super::compared::Compared;
-use super::lines::Line;
+use super::lines::{Line, Members};
 use super::{Difference, Looking, Output, Tell};
 use crate::backend::choose::{Device, Devices};
 use crate::convert::{Options, Places, convert};
-use crate::encode::{TAR_END, member_padding};
+use crate::encode::{TAR_BLOCK, TAR_END, write_member_head};
 use crate::error::Error;
 use crate::record::read_at;
 use crate::report::Failure;
@@ -62,9 +63,10 @@ pub fn verify(
         return Err(Error::Usage(format!("{path}: the run was not of this dump: {problem}")));
     }
     let sink = FilesSink::new(&output.folder, false);
-    let mut tars = Tars { sink: &sink, last: None, found: Vec::new() };
-    let sums = output.sums(&mut |line| tars.add(line))?;
-    tars.look()?;
+    let (members, found) = (Members::default(), Vec::new());
+    let mut tars = Tars { sink: &sink, members, file: None, found };
+    let sums = output.sums(&mut |line| tars.add(&output.folder, line))?;
+    tars.look(&output.folder)?;
     let of_tars = tars.found;
     if let Some(watch) = &looking.watch {
         watch.planned(sums.images, sums.bytes);
@@ -76,10 +78,7 @@ pub fn verify(
     };
     let (rule, scope) = (recorded.options.rule, recorded.options.scope);
     let check = Check::new(&head.identity.options, rule, scope);
-    for (name, what, problem) in of_tars {
-        let file = output.folder.join(name);
-        tell(Difference { file, page: None, member: None, what, problem });
-    }
+    of_tars.into_iter().for_each(tell);
     output.each(looking, &|buffer: &mut Vec<u8>, _, line| {
         if line.error.is_some() {
             return Ok(());
@@ -122,33 +121,58 @@ pub fn verify(
     Ok(verified)
 }
 
-/// Looks at tars as wholes, one after the other: that they are there, and end where the last member's line
-/// says.
+/// Looks at tars as wholes, one after the other: that they are there, that names which fit no plain header are
+/// in the extended ones, and that they end where the last member's line says.
 struct Tars<'a> {
     sink: &'a FilesSink,
-    /// The tar of the last line, and where its members end so far.
-    last: Option<(String, u64)>,
-    found: Vec<(String, &'static str, String)>,
+    members: Members,
+    /// The tar of the last line, where it can be read.
+    file: Option<File>,
+    found: Vec<Difference>,
 }
 
 impl Tars<'_> {
-    fn add(&mut self, line: &Line) -> Result<(), Error> {
-        let (Some(at), Some(len)) = (line.offset, line.bytes) else { return Ok(()) };
-        let end = at.saturating_add(len).saturating_add(member_padding(len));
-        match &mut self.last {
-            Some((name, last)) if *name == *line.name => *last = end,
-            _ => {
-                self.look()?;
-                self.last = Some((line.name.to_string(), end));
-            }
+    fn add(&mut self, folder: &Path, line: &Line) -> Result<(), Error> {
+        if line.offset.is_none() {
+            return Ok(());
+        }
+        if self.members.last.as_ref().is_none_or(|(name, _)| *name != *line.name) {
+            self.look(folder)?;
+            self.file = self.sink.open(&line.name).ok().flatten();
+        }
+        // That it follows the last one was seen before.
+        let head = self.members.follow(line).unwrap_or_default();
+        let (Some(head), Some(member), Some(file)) = (head, &line.member, &self.file) else {
+            return Ok(());
+        };
+        if head == TAR_BLOCK as u64 {
+            return Ok(()); // it is looked at with its file
+        }
+        let (mut due, len) = (Vec::new(), line.bytes.unwrap_or_default());
+        write_member_head(member, len, head, &mut due);
+        let mut is = vec![0; due.len()];
+        let begin = line.offset.unwrap_or_default() - head;
+        let failed = |source| Error::Open { path: folder.join(&*line.name), source };
+        let read = read_at(file, &mut is, begin).map_err(failed)?;
+        let before = due.len() - TAR_BLOCK.min(due.len());
+        // What is not there, and the last block, are told with the member.
+        if read == is.len() && is[..before] != due[..before] {
+            self.found.push(Difference {
+                file: folder.join(&*line.name),
+                page: None,
+                member: Some(member.to_string()),
+                what: "member",
+                problem: "its extended header in the tar is not what it must be".to_owned(),
+            });
         }
         Ok(())
     }
 
     /// Looks at the last one.
-    fn look(&mut self) -> Result<(), Error> {
-        let Some((name, end)) = self.last.take() else { return Ok(()) };
-        let failed = |source| Error::Open { path: PathBuf::from(&name), source };
+    fn look(&mut self, folder: &Path) -> Result<(), Error> {
+        let Some((name, end)) = self.members.last.take() else { return Ok(()) };
+        let path = folder.join(&name);
+        let failed = |source| Error::Open { path: path.clone(), source };
         let (what, problem) = match self.sink.open(&name) {
             Ok(None) => ("file", MISSING.to_owned()),
             Err(error) => ("file", error.to_string()),
@@ -166,7 +190,8 @@ impl Tars<'_> {
                 }
             }
         };
-        self.found.push((name, what, problem));
+        let file = path.clone();
+        self.found.push(Difference { file, page: None, member: None, what, problem });
         Ok(())
     }
 }

@@ -42,13 +42,16 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
     let is_one = options.tar.as_ref().is_some_and(|tar| tar.size().is_none());
     let is_streamed = options.tar.as_ref().is_some_and(Tar::is_streamed);
     if options.stack != Stack::None || is_one {
-        signals::begins_again(is_streamed);
+        signals::begins_again(is_streamed || is_one);
     } else if args.overwrite || args.skip_existing {
         signals::resume_in_place_of(if args.overwrite { "--overwrite" } else { "--skip-existing" });
     }
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options { watch: Some(progress.clone()), ..options };
     options.warnings().iter().for_each(|warning| progress.note(warning));
+    if target.is_stream() && is_nowhere() {
+        progress.note("standard output is closed, or the null device: the tar goes nowhere");
+    }
     signals::cancel_on_signal(Arc::clone(&options.cancel)).context("listening for signals")?;
     let result = convert(source, sink, &options).map_err(|error| work.named(error));
     progress.finish();
@@ -91,6 +94,23 @@ fn stdout() -> io::Result<impl io::Write + Send> {
     Ok(io::stdout())
 }
 
+/// Whether what is written to standard output is nowhere: the null device, which the start of a program also
+/// puts in the place of one that is closed.
+#[cfg(unix)]
+fn is_nowhere() -> bool {
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map(std::fs::File::from);
+    let Ok(is) = stdout.and_then(|stdout| stdout.metadata()) else { return true };
+    let null = std::fs::metadata("/dev/null");
+    is.file_type().is_char_device() && null.is_ok_and(|null| null.rdev() == is.rdev())
+}
+
+#[cfg(not(unix))]
+fn is_nowhere() -> bool {
+    false
+}
+
 /// Where images go.
 struct Target {
     folder: PathBuf,
@@ -103,9 +123,13 @@ impl Target {
         if path.as_os_str() == STREAM {
             return Target::stream(args);
         }
-        let whole = path.as_os_str().to_str().unwrap_or_default();
+        let bytes = path.as_os_str().as_encoded_bytes();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_folder = whole.ends_with('/') || path.is_dir();
+        let is_folder = bytes.ends_with(b"/") || path.is_dir();
+        if !is_folder && name.is_empty() && bytes.ends_with(b".tar") {
+            let path = shown_path(path);
+            return Err(Error::Usage(format!("-o {path}: a tar's name is text, in UTF-8")));
+        }
         let lower = name.to_ascii_lowercase();
         if !is_folder
             && [".tar.gz", ".tgz", ".tar.zst", ".tar.xz"].iter().any(|end| lower.ends_with(end))
@@ -155,6 +179,15 @@ impl Target {
         let tar = tar.map_err(|problem| Error::Usage(format!("--manifest {problem}")))?;
         let parent = manifest.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty());
         let folder = parent.unwrap_or(Path::new(".")).to_owned();
+        if let Some(manifest) = manifest.filter(|_| !folder.is_dir()) {
+            let source = io::Error::new(io::ErrorKind::NotFound, "there is no such folder");
+            return Err(Error::Write { path: manifest.to_owned(), source });
+        }
+        if manifest.is_some() && is_nowhere() {
+            let problem = "-o - --manifest: standard output is closed, or the null device, and there will be no tar \
+                           that a manifest could be of";
+            return Err(Error::Usage(problem.to_owned()));
+        }
         Ok(Target { folder, tar: Some(tar.streamed()) })
     }
 
@@ -174,7 +207,7 @@ impl Target {
     fn manifest(&self) -> Manifest {
         match &self.tar {
             None => Manifest::Folder,
-            Some(tar) => Manifest::At(self.folder.join(format!("{}.manifest.jsonl", tar.stem()))),
+            Some(tar) => Manifest::At(self.folder.join(tar.manifest())),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::source::{Layout, Reading, Source};
 /// What of it a record has beside axes and images.
 const COMPLEX: &str = "complex";
 const STACK: &str = "stack";
-const TAR: &str = "tar";
+pub(super) const TAR: &str = "tar";
 
 /// How a run read its dumps, and its options that decide names and bytes.
 #[derive(Debug, Clone)]

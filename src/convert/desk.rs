@@ -294,6 +294,7 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             }
         } else {
             tars::end(&*whole.pending, run.plan.tar_file(page.stack as u64).len)?;
+            run.recorder.as_ref().map_or(Ok(()), Recorder::replaces_tar)?;
         }
         whole.pending.commit()?;
         let is_tar = run.stacks.file(page.stack).is_none();

@@ -479,6 +479,30 @@ mod tests {
         }
     }
 
+    /// Nothing is written that says of a tar that it is there, once a device is known to be wrong.
+    #[test]
+    fn a_tar_is_not_said_to_be_there_where_a_device_is_wrong() {
+        let source = MemorySource::new("m").with("a", Dtype::U8, &[2, 2, 2], vec![0; 8]).unwrap();
+        let options = Options::default();
+        let plan = crate::convert::planned(&source, &options).unwrap();
+        let sink = MemorySink::default();
+        let begun = crate::convert::recorder::Begun::empty();
+        let run = Run::new(&source, &sink, &options, &plan, 1, begun);
+        let done = std::cell::Cell::new(0);
+        let work = || {
+            done.set(done.get() + 1);
+            Ok(())
+        };
+        run.unless_in_doubt(work).unwrap();
+        run.begin_to_doubt();
+        run.unless_in_doubt(work).unwrap();
+        assert_eq!(done.get(), 1);
+        let spans = run.spans();
+        run.begin_again(Queue::new(options.rule, spans, 8, 1, |_| true));
+        run.unless_in_doubt(work).unwrap();
+        assert_eq!(done.get(), 2);
+    }
+
     /// What others finish, or fail to, while it is taken back: nothing of it counts, and what failed
     /// has failed.
     #[test]

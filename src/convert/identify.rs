@@ -12,7 +12,7 @@ use crate::tensor;
 
 /// Names and bytes of images are part of what a plan's hash stands for: this is raised when the
 /// program makes others of the same input.
-const OUTPUT: u64 = 2;
+const OUTPUT: u64 = 3;
 
 /// Options that decide which files there are, beside the shapes of tensors.
 const NAMING: [&str; 7] = ["tensor-regex", "select", "every", "sample", "seed", "limit", "stack"];
@@ -21,10 +21,9 @@ const NAMING: [&str; 7] = ["tensor-regex", "select", "every", "sample", "seed", 
 pub(super) fn names_hash(source: &dyn Source, options: &Options, plan: &Plan) -> Hash {
     let mut hasher = Hasher::default();
     if let Some(tar) = &options.tar {
-        // Whatever is in it: a run replaces another one's.
+        // Whatever is in it: a run replaces another one's, and numbered ones have the manifest of one.
         hasher.text("tar");
         hasher.text(&tar.to_string());
-        hasher.number(u64::from(tar.size().is_some()));
         return Hash(hasher.finish());
     }
     hash_naming(&mut hasher, &options.naming);

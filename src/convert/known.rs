@@ -146,10 +146,12 @@ impl Made<'_> {
             }
         }
         if known.is_nothing() && !self.is_shard && self.plan.tar().is_none() {
-            // A journal of the same dumps under other names: other options.
+            // A journal of the same dumps under other names: other options. Of a tar it is no business of
+            // others.
             for path in record::journals(folder)? {
                 if let Some(identity) = record::whose(&path)?
                     && identity.dumps == self.identity.dumps
+                    && !identity.options.more.contains_key(super::asked::TAR)
                 {
                     self.must_be_same(&path, &identity)?;
                 }

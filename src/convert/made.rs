@@ -151,6 +151,17 @@ impl<'a> Made<'a> {
         }
     }
 
+    /// Takes away the manifest of tars that are made anew, where it is and where it may have been before: it
+    /// says where members lay that were others.
+    pub(super) fn forget_of_tar(&self) -> Result<(), Error> {
+        let Some(tar) = self.plan.tar() else { return Ok(()) };
+        let beside = self.record.folder.join(tar.manifest());
+        for path in self.manifest_path()?.into_iter().chain([beside]) {
+            record::forget_at(&path, self.names)?;
+        }
+        Ok(())
+    }
+
     /// The manifest's first line.
     pub(super) fn head(&self, failed: u64) -> Head {
         let metadata = (0..self.source.dumps().len()).map(|dump| self.source.metadata(dump));
@@ -294,6 +305,21 @@ fn check_manifest(record: &Record, plan: &Plan, names: Hash) -> Result<(), Error
         }
         _ => Ok(()),
     }
+}
+
+/// Fails where numbered tars are there that this run does not make: who reads all of them would take them for
+/// its own.
+pub(super) fn check_surplus(record: &Record, plan: &Plan) -> Result<(), Error> {
+    let Some(tar) = plan.tar().filter(|tar| tar.size().is_some()) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(&record.folder) else { return Ok(()) };
+    let is_surplus = |name: &str| tar.number(name).is_some_and(|number| number >= plan.tars());
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let Some(first) = names.filter(|name| is_surplus(name)).min() else { return Ok(()) };
+    Err(Error::InTheWay {
+        path: record.folder.join(first),
+        problem: "this run makes fewer tars, and who reads all would take it for one of them; move it or \
+                  delete it",
+    })
 }
 
 /// As much of an error as a journal holds.

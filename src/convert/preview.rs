@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::made::Made;
+use super::made::{Made, check_surplus};
 use super::recorder::{existing, names_but};
 use super::space::Need;
 use super::{Options, Resume, planned, stacks, workers};
@@ -134,6 +134,7 @@ impl Preview {
         if let Some(record) = options.record.as_ref().filter(|_| plan.images() > 0) {
             let made = Made::new(source, options, plan, record, threads)?;
             let known = made.known(sink, options)?;
+            check_surplus(record, plan)?;
             resumed = !known.is_nothing() && record.resume != Resume::No;
             done = known.done;
             explained = Box::new(move |error| made.explained(error));

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::known::Known;
-use super::made::{Made, failure};
+use super::made::{Made, check_surplus, failure};
 use super::space::Need;
 use super::tars::tar_files;
 use super::{Options, Resume};
@@ -89,6 +89,7 @@ pub(super) fn begin<'a>(
             false => (known.done.clone(), there),
         };
         let resumed = !known.is_nothing() && record.resume != Resume::No;
+        check_surplus(record, plan)?;
         let is_alone = lock.as_ref().is_none_or(|lock| made.is_alone(lock));
         match prepare(source, sink, options, plan, done.as_ref(), (resumed, is_alone)) {
             // Somebody else may have begun the same shard meanwhile.
@@ -291,6 +292,9 @@ impl Made<'_> {
         } else if !known.has_whole() {
             record::forget(folder, self.names)?;
             record::forget_parts(folder, self.names)?;
+            if self.plan.tar().is_some_and(|tar| tar.size().is_some()) {
+                self.forget_of_tar()?;
+            }
         }
         Ok(journal)
     }
@@ -320,6 +324,24 @@ impl Recorder<'_> {
     /// Says that an image failed.
     pub(super) fn failed(&self, image: u64, error: &Error) -> Result<(), Error> {
         self.write(image, &self.bytes(image, Entry::Failed(failure(error))))
+    }
+
+    /// The one tar is about to take the place of another: what is said of that goes.
+    pub(super) fn replaces_tar(&self) -> Result<(), Error> {
+        match self.made.plan.tar() {
+            Some(tar) if tar.size().is_none() => self.made.forget_of_tar(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The run ends before its end: a journal that no run can go on with goes.
+    pub(super) fn give_up(self) {
+        let Recorder { made, journal, .. } = self;
+        let is_one = made.plan.tar().is_some_and(|tar| tar.size().is_none());
+        if is_one || made.plan.stack() != Stack::None {
+            // Why the run ends is told.
+            let _ = journal.remove();
+        }
     }
 
     /// All images are made or have failed: the manifest takes the journals' place. A shard's

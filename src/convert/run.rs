@@ -353,6 +353,10 @@ impl<'a> Run<'a> {
         let stopped = match (stopped, self.recorder) {
             (None, Some(recorder)) => recorder.finish(self.sink, report.failed).err(),
             (None, None) if !report.finished => self.sink.finish().err(),
+            (Some(cause), Some(recorder)) => {
+                recorder.give_up();
+                Some(cause)
+            }
             (stopped, _) => stopped,
         };
         report.elapsed = started.elapsed();

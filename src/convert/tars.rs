@@ -6,7 +6,7 @@ use super::{Options, most_of_file, stacks::Open};
 use crate::encode::{TAR_BLOCK, TAR_END, member_head, member_padding, write_member_head};
 use crate::error::Error;
 use crate::plan::{Naming, Plan, Tar, TarFile};
-use crate::sink::Stored;
+use crate::sink::{Sink, Stored};
 use crate::source::Source;
 
 /// Files up to this many bytes are put together with what belongs to them, and written at once.
@@ -121,6 +121,13 @@ pub(super) fn end(tar: &dyn crate::sink::Pending, len: u64) -> Result<(), Error>
     tar.write_at(len - END, &[0; TAR_END])
 }
 
+/// Writes a tar without members.
+pub(super) fn write_empty(sink: &dyn Sink) -> Result<(), Error> {
+    let pending = sink.begin("empty.tar", Some(END))?;
+    end(&*pending, END)?;
+    pending.commit()
+}
+
 /// Bytes that every tar ends with.
 pub(super) const END: u64 = TAR_END as u64;
 
@@ -219,13 +226,6 @@ impl Options {
     /// Fails where tars cannot be what else is asked for.
     pub(super) fn check_tar(&self) -> Result<(), Error> {
         let Some(tar) = &self.tar else { return Ok(()) };
-        let resumes = self.record.as_ref().is_some_and(|record| record.resume != super::Resume::No);
-        if resumes && tar.size().is_none() {
-            return Err(Error::Usage(format!(
-                "{tar}: a tar is one file, whole or absent, and no --resume goes on with it; numbered ones \
-                 (--tar-size) are gone on with one by one"
-            )));
-        }
         if tar.is_streamed() {
             self.check_stream(tar)?;
         }
@@ -236,6 +236,13 @@ impl Options {
         ];
         if let Some((_, option)) = option.into_iter().find(|(is_given, _)| *is_given) {
             return Err(self.no_tar(tar, option));
+        }
+        let resumes = self.record.as_ref().is_some_and(|record| record.resume != super::Resume::No);
+        if resumes && tar.size().is_none() {
+            return Err(Error::Usage(format!(
+                "{tar}: a tar is one file, whole or absent, and no --resume goes on with it; numbered ones \
+                 (--tar-size) are gone on with one by one"
+            )));
         }
         if self.encoding.is_packed() || self.encoding.profile == crate::encode::Profile::Gis {
             return Err(Error::Usage(format!(

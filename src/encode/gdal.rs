@@ -45,6 +45,8 @@ pub(super) fn write(
         _ => None,
     };
     if let Some([min, max]) = ends.filter(|ends| !is_filled && ends.iter().all(|x| x.is_finite())) {
+        // As GDAL computes them: in f64.
+        let [min, max] = [min, max].map(f64::from);
         item("STATISTICS_MINIMUM", "", format!("{min:?}"));
         item("STATISTICS_MAXIMUM", "", format!("{max:?}"));
     }
@@ -111,6 +113,11 @@ mod tests {
         assert!(both.iter().all(|item| close.contains(item)), "{close}");
         let none = text(&Norm::None.into(), Scope::Image, Some((-2.0, 6.0)), [0, 0]);
         assert!(!none.contains("SCALE") && none.contains("STATISTICS_MAXIMUM"), "{none}");
+        let large =
+            text(&Norm::None.into(), Scope::Image, Some((-1_000_003_300_000.0, 0.1)), [0, 0]);
+        for pixel in ["-1000003272704.0", "0.10000000149011612"] {
+            assert!(large.contains(&format!(">{pixel}<")), "{large}");
+        }
     }
 
     #[test]
@@ -118,5 +125,7 @@ mod tests {
         let long = -1.234_567_890_123_456_7e-300;
         text(&Rule::default(), Scope::Image, Some((long, -long)), [u64::MAX, 7]);
         text(&Rule::default(), Scope::Image, Some((f64::MIN, f64::MAX)), [0, 0]);
+        let f32s = [f32::MIN, -f32::MIN_POSITIVE].map(f64::from);
+        text(&Norm::None.into(), Scope::Image, Some((f32s[0], f32s[1])), [0, 0]);
     }
 }

@@ -24,6 +24,8 @@ pub struct Tar {
 }
 
 const EXTENSION: &str = ".tar";
+/// What the name of its manifest ends with, where none other is given.
+const MANIFEST: &str = ".manifest.jsonl";
 
 impl Tar {
     /// The tar called `name` in the sink's place; with a size the tars `NAME-000000.tar` and so on, none of
@@ -41,6 +43,10 @@ impl Tar {
         }
         if let Err(problem) = super::check_path(name) {
             return wrong(problem);
+        }
+        let longest = stem.len() + MANIFEST.len().max("-18446744073709551615.tar".len());
+        if longest > super::LONGEST_PART {
+            return wrong("it is too long: its manifest's name is longer");
         }
         if size == Some(0) {
             return wrong("a tar of 0 bytes has no image");
@@ -107,10 +113,10 @@ impl Tar {
         Tar::new(name, size)
     }
 
-    /// Its name without the extension.
+    /// What its manifest is called that lies beside it.
     #[must_use]
-    pub fn stem(&self) -> &str {
-        &self.stem
+    pub fn manifest(&self) -> String {
+        format!("{}{MANIFEST}", self.stem)
     }
 }
 
@@ -319,6 +325,15 @@ impl Plan {
         let leaf = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
         let mut extension = None;
         for name in names {
+            // What `WebDataset` leaves out as a tar's own.
+            let is_meta = name.strip_prefix("__").and_then(|rest| rest.split_once('/'));
+            if is_meta.is_some_and(|(folder, _)| folder.ends_with("__")) {
+                return Err(Error::Usage(format!(
+                    "an image would be called {}: in a tar no name begins with a folder like __this__, which \
+                     WebDataset leaves out; another --name helps",
+                    shown(&name)
+                )));
+            }
             let leaf = leaf(&name);
             let Some((key, own)) = leaf.split_once('.') else { continue };
             if own.contains('.') || key.is_empty() {
@@ -407,5 +422,7 @@ mod tests {
             assert!(Tar::new(wrong, None).is_err(), "{wrong}");
         }
         assert!(Tar::new("a.tar", Some(0)).is_err());
+        let long = |len: usize| Tar::new(&format!("{}.tar", "x".repeat(len)), None);
+        assert!(long(231).is_ok() && long(232).is_err());
     }
 }

@@ -112,6 +112,19 @@ pub fn forget(folder: &Path, names: Hash) -> Result<(), Error> {
     files::remove(&path).map_err(|source| Error::Write { path, source })
 }
 
+/// Takes away the manifest at a path, if it is of the run with these names.
+///
+/// # Errors
+/// [`Error::InTheWay`], [`Error::Open`] where it cannot be read, [`Error::Write`] where it cannot be taken away.
+pub fn forget_at(path: &Path, names: Hash) -> Result<(), Error> {
+    match Manifest::open(path)? {
+        Some(found) if found.head().names == names => {
+            files::remove(path).map_err(|source| Error::Write { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Takes away journals and the manifest in a folder of runs with these names that are of something
 /// else, as of the same dumps before they were changed.
 ///

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use super::{Pending, Sink};
 use crate::error::Error;
 
 /// Bytes that are written at once, where pieces are small.
 const BUFFER: usize = 1 << 20;
+
+/// How long somebody waits who finds a pipe full that does not block.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Writes one file from its begin to its end. Pieces that come too early are held in memory: who hands
 /// them over is to come nearly in order, as a run does whose [`Tar`](crate::Tar) is
@@ -51,13 +56,34 @@ impl<W: Write + Send> StreamSink<W> {
     }
 }
 
+/// Does it again and again while a pipe that does not block is full.
+fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match work() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PATIENCE),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match patiently(|| out.write(bytes))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
+}
+
 impl<W: Write> State<W> {
     /// Writes a piece that is due, at least in part.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         // A unit that another device was lost with comes again, and is the same.
         let known = usize::try_from(self.next - offset).unwrap_or(usize::MAX);
         let new = bytes.get(known..).unwrap_or_default();
-        self.out.write_all(new)?;
+        write_all(&mut self.out, new)?;
         self.next += new.len() as u64;
         Ok(())
     }
@@ -142,7 +168,7 @@ impl<W: Write + Send> Pending for Streaming<'_, W> {
         let outcome = state.check().and_then(|()| {
             let is_whole = state.early.is_empty() && self.len.is_none_or(|len| len == state.next);
             let outcome = match is_whole {
-                true => state.out.flush(),
+                true => patiently(|| state.out.flush()),
                 false => {
                     let problem = format!("only {} bytes could be written in order", state.next);
                     Err(io::Error::new(io::ErrorKind::InvalidData, problem))
@@ -197,6 +223,40 @@ mod tests {
                 assert_eq!(out, b"abcdefgh", "{order:?}");
             }
         }
+    }
+
+    /// Takes little at a time, and every other time nothing.
+    #[derive(Default)]
+    struct Full(Vec<u8>, bool);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let most = bytes.len().min(1 << 19);
+            self.0.extend(&bytes[..most]);
+            Ok(most)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.write(&[]).map(drop)
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_does_not_block_is_waited_for() {
+        let mut out = Full::default();
+        let bytes: Vec<u8> = (0..3 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+        let sink = StreamSink::new("out", &mut out);
+        let pending = sink.begin("x", Some(bytes.len() as u64)).unwrap();
+        for (number, piece) in bytes.chunks(777_777).enumerate() {
+            pending.write_at(777_777 * number as u64, piece).unwrap();
+        }
+        pending.commit().unwrap();
+        drop(sink);
+        assert!(out.0 == bytes);
     }
 
     #[test]
