@@ -874,6 +874,15 @@ mod cli {
             assert_eq!(code, Some(5), "{byte}: {found}");
             assert!(found.contains(&format!("{member}{against}")), "{byte}: {found}");
         }
+        // Of two members each is told.
+        let mut damaged = bytes.clone();
+        let ends = [&found[7], &found[9]].map(|(_, file, at)| *at as usize + file.len());
+        ends.iter().for_each(|end| damaged[end - 5] ^= 1);
+        fs::write(&path, &damaged).unwrap();
+        let (_, told) = verify(&["--against"]);
+        for (name, ..) in [&found[7], &found[9]] {
+            assert!(told.contains(&format!("member {name}: samples: 1 of 1024")), "{told}");
+        }
         for (what, damaged, told) in [
             (
                 "end",
