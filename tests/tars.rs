@@ -142,9 +142,11 @@ fn long_names_and_names_of_a_list_are_kept() {
     assert!(names[4].len() > 400 && names[4].ends_with("/1.tif"), "{names:?}");
     assert_eq!(files["out.tar"].len() as u64, report.bytes_out);
 
-    let list = ["b.tif", &format!("c/{}", "y".repeat(240)), "d/e", "f", "g/h/i.tif"];
+    // One of which the extended header has several blocks.
+    let deep = format!("{}z", "folder/".repeat(200));
+    let list = ["b.tif", &format!("c/{}", "y".repeat(240)), "d/e", &deep, "g/h/i.tif"];
     let naming = Naming::List(list.iter().map(|&name| name.to_owned()).collect());
-    for size in [None, Some(6000)] {
+    for size in [None, Some(8000)] {
         let (files, _) =
             made(&source(), &Options { naming: naming.clone(), tar: tar(size), ..cpu() });
         let names: Vec<String> = all_members(&files).into_iter().map(|(name, _)| name).collect();

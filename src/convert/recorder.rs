@@ -73,7 +73,7 @@ pub(super) fn begin<'a>(
         let there = known.there(&made);
         let is_all = there == made.images.end - made.images.start;
         if is_all && (made.is_shard || known.is_manifest_alone()) {
-            let is_alone = lock.as_ref().is_none_or(|lock| made.is_alone(lock));
+            let is_alone = made.is_alone(lock.as_ref())?;
             if !made.is_shard && is_alone {
                 // A run that was killed before it had a journal may have left one.
                 record::forget_temporary(&record.folder)?;
@@ -90,7 +90,7 @@ pub(super) fn begin<'a>(
         };
         let resumed = !known.is_nothing() && record.resume != Resume::No;
         check_surplus(record, plan)?;
-        let is_alone = lock.as_ref().is_none_or(|lock| made.is_alone(lock));
+        let is_alone = made.is_alone(lock.as_ref())?;
         match prepare(source, sink, options, plan, done.as_ref(), (resumed, is_alone)) {
             // Somebody else may have begun the same shard meanwhile.
             Err(Error::Exists { .. }) if made.is_shard && !resumed => {
@@ -248,8 +248,11 @@ impl Made<'_> {
     }
 
     /// Whether nobody else is at work in the folder, so that what lies about there is nobody's.
-    fn is_alone(&self, lock: &Lock) -> bool {
-        self.plan.tar().is_none() || lock.is_alone()
+    fn is_alone(&self, lock: Option<&Lock>) -> Result<bool, Error> {
+        match lock.filter(|_| self.plan.tar().is_some()) {
+            Some(lock) => lock.is_alone(&self.record.folder),
+            None => Ok(true),
+        }
     }
 
     /// The journal to go on with, or a new one that says what is known from elsewhere, and which

@@ -78,13 +78,16 @@ fn extended(name: &str, len: u64) -> Vec<u8> {
     };
     let path = ("path", name.as_bytes());
     let least = made(&[path]);
-    let more = usize::try_from(len).unwrap_or(0).saturating_sub(least.len());
-    if more == 0 {
+    let len = usize::try_from(len).unwrap_or(0);
+    if len <= least.len() {
         return least;
     }
-    // `N comment=…\n`, whose N counts itself, where the path's record ends anywhere in its last block.
-    let comment = " ".repeat(more - "1000000 comment=\n".len());
-    made(&[path, ("comment", comment.as_bytes())])
+    let records = Header::from_byte_slice(&least[..TAR_BLOCK]).entry_size();
+    let records = usize::try_from(records.expect("it was made as one")).unwrap_or(0);
+    // `N comment=…\n`, whose N counts itself, fills the last block to its end.
+    let record = len - TAR_BLOCK - records;
+    let besides = record.to_string().len() + " comment=\n".len();
+    made(&[path, ("comment", " ".repeat(record - besides).as_bytes())])
 }
 
 #[cfg(test)]

@@ -72,9 +72,16 @@ impl Lock {
     }
 
     /// Whether nobody shares the folder now. Nobody does then until [`share`](Lock::share).
-    #[must_use]
-    pub fn is_alone(&self) -> bool {
-        self.folder.as_ref().is_none_or(|folder| folder.try_lock().is_ok())
+    ///
+    /// # Errors
+    /// As there.
+    pub fn is_alone(&self, path: &Path) -> Result<bool, Error> {
+        let is_shared = |folder: &File| matches!(folder.try_lock(), Err(TryLockError::WouldBlock));
+        if !self.folder.as_ref().is_some_and(is_shared) {
+            return Ok(true);
+        }
+        // What was held is gone where it could not become more.
+        self.share(path).map(|()| false)
     }
 
     /// Shares the folder again.
@@ -129,14 +136,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         let one = Lock::named(path, Hash(1)).unwrap();
-        assert!(one.is_alone());
+        assert!(one.is_alone(path).unwrap());
         // Nobody else comes in while that is so.
         assert!(matches!(Lock::named(path, Hash(2)), Err(Error::Busy { .. })));
         one.share(path).unwrap();
         assert!(matches!(Lock::named(path, Hash(1)), Err(Error::Busy { .. })));
         let other = Lock::named(path, Hash(2)).unwrap();
-        assert!(!one.is_alone() && !other.is_alone());
-        one.share(path).unwrap();
+        assert!(!one.is_alone(path).unwrap() && !other.is_alone(path).unwrap());
         assert!(matches!(Lock::new(path, false), Err(Error::Busy { .. })));
         drop(one);
         let again = Lock::named(path, Hash(1)).unwrap();
