@@ -42,7 +42,7 @@ impl Begun<'_> {
 pub(super) struct Recorder<'a> {
     made: Made<'a>,
     journal: Journal,
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// Prepares the sink, and finds out what need not be done.
@@ -121,7 +121,7 @@ pub(super) fn begin<'a>(
     if plan.tar().is_some() {
         lock.share(&record.folder)?;
     }
-    let recorder = Recorder { made, journal, _lock: lock };
+    let recorder = Recorder { made, journal, lock };
     Ok(Begun { recorder: Some(recorder), done, there, finished: false })
 }
 
@@ -162,7 +162,7 @@ pub(super) fn merge(
     if failed > 0 {
         made.import(&known, &journal, true)?;
     }
-    Recorder { made, journal, _lock: lock }.finish(sink, failed)?;
+    Recorder { made, journal, lock }.finish(sink, failed)?;
     Ok((failed, false))
 }
 
@@ -350,7 +350,7 @@ impl Recorder<'_> {
     /// All images are made or have failed: the manifest takes the journals' place. A shard's
     /// journal stays until then.
     pub(super) fn finish(self, sink: &dyn Sink, failed: u64) -> Result<(), Error> {
-        let Recorder { made, journal, _lock } = self;
+        let Recorder { made, journal, lock } = self;
         let folder = &made.record.folder;
         sink.finish()?;
         let sync = made.record.sync;
@@ -372,7 +372,10 @@ impl Recorder<'_> {
             record::forget_parts(folder, made.names)?;
             journal.remove()?;
         }
-        if sync { sync_folder(folder) } else { Ok(()) }
+        if sync {
+            sync_folder(folder)?;
+        }
+        lock.release()
     }
 }
 

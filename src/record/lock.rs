@@ -100,6 +100,18 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Lets go of it.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where its file cannot be taken away.
+    pub fn release(mut self) -> Result<(), Error> {
+        // The file is held until it is gone.
+        let Some((_file, path)) = self.file.take() else { return Ok(()) };
+        files::remove(&path).map_err(|source| Error::Write { path, source })
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         if let Some((_, path)) = &self.file {
