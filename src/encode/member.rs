@@ -8,7 +8,7 @@
 //! have an extended header of POSIX (pax) before theirs, of one length: where members lie depends on rows
 //! alone.
 
-use ::tar::{Builder, EntryType, Header};
+use tar::{Builder, EntryType, Header};
 
 /// What members begin at a multiple of, in bytes.
 pub const TAR_BLOCK: usize = 512;

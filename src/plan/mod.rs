@@ -12,7 +12,7 @@ mod row;
 mod scope;
 mod select;
 mod stack;
-mod tar;
+mod tars;
 mod template;
 
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ pub use row::Row;
 pub use scope::{Part, Scopes};
 pub use select::{Filter, Selected, Selection, SkipReason, Skipped};
 pub use stack::{Page, Stack};
-pub use tar::{Tar, TarFile};
+pub use tars::{Tar, TarFile};
 
 use crate::error::{Error, shown};
 use crate::tensor::{Dump, TensorInfo, Unsupported};
@@ -63,7 +63,7 @@ pub struct Plan {
     names: Names,
     stack: Stack,
     /// There where images are members of tars.
-    cut: Option<tar::Cut>,
+    cut: Option<tars::Cut>,
 }
 
 #[derive(Debug)]

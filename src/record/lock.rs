@@ -62,7 +62,11 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::Busy { path: folder.to_owned() });
                 }
-                Err(TryLockError::Error(_)) => break None,
+                // Files cannot be locked here.
+                Err(TryLockError::Error(_)) => {
+                    files::remove(&path).map_err(failed)?;
+                    break None;
+                }
                 // Somebody may have taken it away between the two.
                 Ok(()) if is_at(&file, &path).map_err(failed)? => break Some((file, path)),
                 Ok(()) => {}
