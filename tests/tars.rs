@@ -617,6 +617,15 @@ fn what_comes_too_early_is_little() {
     }
 }
 
+/// Sets what somebody waits for, at its end.
+struct Opens<'a>(&'a AtomicBool);
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Runs to other tars share a folder, and leave each other's files alone; to the same tar, or to the folder
 /// itself, nobody goes meanwhile.
 #[test]
@@ -643,6 +652,8 @@ fn runs_to_other_tars_share_a_folder() {
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| run(&SlowFirst(&ten(), &wait), "a", Resume::No, true));
         until(&begun);
+        // Whatever fails here, nobody waits for ever.
+        let opened = Opens(&go);
         // As another run has it where it replaces a file.
         let temporary = dir.path().join(".tensortiff-1-1.tmp");
         fs::write(&temporary, "x").unwrap();
@@ -657,7 +668,7 @@ fn runs_to_other_tars_share_a_folder() {
             let error = run(&ten(), name, Resume::No, tars).unwrap_err();
             assert!(matches!(error, Error::Busy { .. }), "{error}");
         }
-        go.store(true, Ordering::SeqCst);
+        drop(opened);
         assert_eq!(slow.join().unwrap().unwrap().images, 10);
         // Alone, a run tidies up.
         fs::remove_file(dir.path().join("a-000000.tar")).unwrap();
