@@ -683,8 +683,8 @@ fn start<'scope>(scope: &'scope thread::Scope<'scope, '_>, work: impl Fn() + Sen
     }
 }
 
-/// Most samples in a block of an image that is packed, or of a stream, unless a strip has more: packing takes longer than
-/// all else, and all threads are to have a part in it.
+/// Most samples in a block of an image that is packed, or of a stream, unless a strip has more: packing takes
+/// longer than all else, and all threads are to have a part in it.
 const PACKED_BLOCK: u64 = 1 << 20;
 
 /// Most samples in a buffer.
@@ -710,8 +710,8 @@ pub(super) fn cut(options: &Options, row: &Row) -> Cut {
     Cut { width, strip: 4 * strip, image: 4 * row.samples(), tile }
 }
 
-/// Bytes that packing takes each thread, or what comes too early for a stream: what it packs and has packed, strips that wait for others, and the
-/// codec's tables.
+/// Bytes that packing takes each thread, or what comes too early for a stream: what it packs and has packed,
+/// strips that wait for others, and the codec's tables.
 pub(super) fn packing(options: &Options, plan: &Plan) -> u64 {
     if options.is_streamed() {
         // What waits for its turn, and what may be handed out behind that.

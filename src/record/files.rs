@@ -26,6 +26,15 @@ pub(super) fn open_regular(path: &Path, writable: bool) -> Result<Option<File>, 
     if is_same(&found, &opened) { Ok(Some(file)) } else { Err(in_the_way()) }
 }
 
+/// Whether a file is still what its path leads to.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(is_same(&found, &file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(unix)]
 fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;

@@ -56,8 +56,14 @@ impl Lock {
         let path = folder.join(format!("{HIDDEN}{}.lock", String::from(name)));
         let failed = |source| Error::Write { path: path.clone(), source };
         lock.file = loop {
-            let mut open = OpenOptions::new();
-            let file = open.write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+            let file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    files::open_regular(&path, true)?
+                }
+                file => Some(file.map_err(failed)?),
+            };
+            // Somebody may have taken it away meanwhile.
+            let Some(file) = file else { continue };
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::Busy { path: folder.to_owned() });
@@ -67,8 +73,7 @@ impl Lock {
                     files::remove(&path).map_err(failed)?;
                     break None;
                 }
-                // Somebody may have taken it away between the two.
-                Ok(()) if is_at(&file, &path).map_err(failed)? => break Some((file, path)),
+                Ok(()) if files::is_at(&file, &path).map_err(failed)? => break Some((file, path)),
                 Ok(()) => {}
             }
         };
@@ -102,9 +107,7 @@ impl Lock {
         }
         Err(Error::Busy { path: path.to_owned() })
     }
-}
 
-impl Lock {
     /// Lets go of it.
     ///
     /// # Errors
@@ -123,24 +126,6 @@ impl Drop for Lock {
             let _ = files::remove(path);
         }
     }
-}
-
-/// Whether a file is what its path leads to.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    let of = |found: std::fs::Metadata| (found.dev(), found.ino());
-    match std::fs::symlink_metadata(path) {
-        Ok(found) => Ok(of(found) == of(file.metadata()?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Elsewhere a file that is open keeps its name.
-#[cfg(not(unix))]
-fn is_at(_file: &File, _path: &Path) -> io::Result<bool> {
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -169,6 +154,26 @@ mod tests {
         assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
     }
 
+    /// A link would lead elsewhere, and a pipe be waited for.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".tensortiff-0000000000000003.lock");
+        let outside = dir.path().join("outside");
+        std::os::unix::fs::symlink(&outside, &path).unwrap();
+        assert!(matches!(Lock::named(dir.path(), Hash(3)), Err(Error::InTheWay { .. })));
+        assert!(!outside.exists());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(Lock::named(dir.path(), Hash(3)), Err(Error::InTheWay { .. })));
+        std::fs::remove_dir(&path).unwrap();
+        // What a run left that was killed.
+        std::fs::write(&path, "").unwrap();
+        drop(Lock::named(dir.path(), Hash(3)).unwrap());
+        assert!(!path.exists());
+    }
+
     /// Many threads at one name: one has it at a time, though each takes its file away.
     #[test]
     fn nobody_has_a_name_twice() {
@@ -178,8 +183,14 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    for _ in 0..300 {
-                        let Ok(lock) = Lock::named(dir.path(), Hash(7)) else { continue };
+                    // Whoever finds it taken tries again, until each had it so often.
+                    for _ in 0..40 {
+                        let lock = loop {
+                            match Lock::named(dir.path(), Hash(7)) {
+                                Ok(lock) => break lock,
+                                Err(_) => std::thread::yield_now(),
+                            }
+                        };
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         times.fetch_add(1, Ordering::SeqCst);
                         std::thread::yield_now();
@@ -189,6 +200,6 @@ mod tests {
                 });
             }
         });
-        assert!(times.into_inner() > 100);
+        assert_eq!(times.into_inner(), 8 * 40);
     }
 }
