@@ -16,6 +16,10 @@ FIRST, FIRST_NOT = 0.020, ["LARGE"]
 AGAIN = "floor-again"
 # Time as a multiple of it.
 WIDE = 1.1
+# Compressed files: their floor is the codec (benches/packing.py), not a copy.
+PACKED = "tensortiff-deflate"
+# Programs that have no target here.
+UNJUDGED = ["tensortiff-percentile", PACKED]
 # Floors that a program can reach which must know an image's extent before it writes.
 FLOORS = ["floor-whole", "floor-vector", "floor-twice"]
 # And those that it can reach where it need not.
@@ -53,8 +57,8 @@ def verdicts(name, figures, *, memory, threads, image):
         if any("threads" in row for row in figures[program]):
             continue  # of the scaling, which has no target
         mine = figures[program]
-        if program == "tensortiff-percentile":
-            continue  # it has no target
+        if program in UNJUDGED:
+            continue
         if program == "tensortiff-wide":
             if AGAIN in figures and memory:
                 add(f"{program} / {AGAIN}", median(ratios(figures, program, AGAIN)), WIDE)
