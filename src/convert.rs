@@ -4,19 +4,23 @@
 mod asked;
 mod desk;
 mod doubt;
+mod headers;
 mod identify;
 mod known;
 mod limits;
 mod made;
 mod packing;
+mod planned;
 mod preview;
 mod ranges;
 mod recorder;
 mod run;
 mod shards;
 mod space;
+mod spans;
 mod stacks;
 mod stats;
+mod tally;
 mod tars;
 mod workers;
 
@@ -29,24 +33,27 @@ use std::time::Instant;
 
 use crate::backend::choose::Devices;
 use crate::backend::cpu::Cpu;
-use crate::encode::{Encoding, Header, Profile, Subject};
-use crate::error::nearest::no_match;
-use crate::error::{Error, shown};
+use crate::encode::{Encoding, Profile};
+use crate::error::Error;
 use crate::normalize::{Rule, Scope, Undo};
-use crate::plan::{Filter, Naming, Plan, Scopes, Selection, SkipReason, Stack, Tar};
+use crate::plan::{Naming, Plan, Scopes, Selection, Stack, Tar};
 use crate::record::identity::Identity;
 use crate::report::Report;
 use crate::sink::Sink;
 use crate::source::Source;
 pub use asked::Recorded;
 pub use doubt::VerifySample;
+use headers::{header, most_of_file, subject, too_large};
+use planned::planned;
+#[cfg(feature = "cli")]
+pub(crate) use planned::unsupported;
 pub use preview::{Preview, preview};
 use recorder::Begun;
 use run::Run;
-#[cfg(feature = "cli")]
-pub(crate) use run::span;
 pub use shards::{ShardState, divide, merge, shard_states};
 pub use space::Need;
+#[cfg(feature = "cli")]
+pub(crate) use spans::span;
 pub use stats::{ScopeStats, stats};
 pub(crate) use tars::{Place, Places};
 #[cfg(feature = "cli")]
@@ -297,8 +304,6 @@ const DRIVER: u64 = 512 << 20;
 
 /// Bytes that a range takes which is known before the images are made.
 const RANGE: u64 = 64;
-/// Most of them: a dump that is a hole can have any number.
-const MOST_RANGES: u64 = 1 << 24;
 
 /// How many ranges are known before the images are made.
 fn ranges(plan: &Plan, options: &Options) -> u64 {
@@ -314,7 +319,7 @@ fn cpu(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Cpu, Error
     let cpu = Cpu::new(options.threads);
     let (unpacking, ranges) = (source.memory(), ranges(plan, options));
     let others = unpacking.saturating_add(ranges.saturating_mul(RANGE));
-    let packing = run::packing(options, plan);
+    let packing = spans::packing(options, plan);
     let cpu = cpu.with_desks(packing);
     let cpu = match limits::open_files() {
         None => cpu,
@@ -340,167 +345,6 @@ fn cpu(source: &dyn Source, plan: &Plan, options: &Options) -> Result<Cpu, Error
         }
         Some(bytes) => Ok(cpu.within(bytes - OWN_MEMORY - others)),
     }
-}
-
-/// The images of a run, of which each can be made.
-fn planned(source: &dyn Source, options: &Options) -> Result<Plan, Error> {
-    options.rule.check().map_err(Error::Usage)?;
-    let refused = unsupported(source, &options.selection)?;
-    if !refused.is_empty() {
-        return Err(Error::of_all(refused));
-    }
-    match (options.scope, &options.selection.group_by) {
-        (Scope::Group, None) => {
-            let problem =
-                "--scope group needs --group-by, as '{layer}' by a group of --tensor-regex";
-            return Err(Error::Usage(problem.to_owned()));
-        }
-        (Scope::Group, Some(_)) | (_, None) => {}
-        (_, Some(_)) => {
-            return Err(Error::Usage("--group-by goes with --scope group".to_owned()));
-        }
-    }
-    options.check_stack()?;
-    options.check_tar()?;
-    if options.shard.is_some() && options.skip_existing {
-        let problem = "the images of a shard cannot be skipped: others may be making them";
-        return Err(Error::Usage(problem.to_owned()));
-    }
-    let (tensors, unsupported) = (source.tensors(), source.unsupported());
-    let others = unsupported.iter().map(|tensor| tensor.tensor.as_str());
-    let names = tensors.iter().map(|tensor| tensor.name.as_str()).chain(others);
-    if let Some(pattern) = source.layout().unmatched(names.clone()) {
-        return Err(no_match("--layout", pattern, names));
-    }
-    let (selection, naming) = (&options.selection, &options.naming);
-    let dumps = source.dumps();
-    let plan = match &options.tar {
-        None => Plan::stacked(dumps, tensors, unsupported, selection, naming, options.stack)?,
-        Some(_) => Plan::keyed(dumps, tensors, unsupported, selection, naming)?,
-    };
-    check_fits(source, &plan)?;
-    let plan = match &options.tar {
-        None => plan,
-        Some(tar) => tars::in_tars(source, plan, options, tar)?,
-    };
-    if let Some(shard) = &options.shard
-        && (shard.start > shard.end || shard.end > plan.images())
-    {
-        let (Range { start, end }, images) = (shard, plan.images());
-        return Err(Error::Usage(format!(
-            "a shard of the images {start} to {end}, and there are {images}"
-        )));
-    }
-    let resumes = options.record.as_ref().is_some_and(|record| record.resume != Resume::No);
-    if resumes || options.skip_existing || options.shard.is_some() {
-        options.check_marks(plan.images())?;
-    }
-    let ranges = ranges(&plan, options);
-    if ranges > MOST_RANGES {
-        return Err(Error::Usage(format!(
-            "{ranges} ranges are too many ({MOST_RANGES} are the most); --tensor takes some tensors, \
-             and a wider --scope has fewer"
-        )));
-    }
-    check_headers(source, &plan, options)?;
-    Ok(plan)
-}
-
-/// Errors for tensors that are selected and cannot be converted: leaving them out would be a silent
-/// loss. Of many, the first of each dump.
-///
-/// # Errors
-/// [`Error::Usage`] for patterns that are none.
-pub(crate) fn unsupported(source: &dyn Source, selection: &Selection) -> Result<Vec<Error>, Error> {
-    let filter = Filter::new(selection)?;
-    let mut errors = Vec::new();
-    let mut last = None;
-    for tensor in source.unsupported().iter().filter(|tensor| filter.takes(&tensor.tensor)) {
-        if last.replace(tensor.dump) != Some(tensor.dump) {
-            errors.push(Error::Dtype {
-                dump: source.dumps()[tensor.dump].label.clone(),
-                tensor: tensor.tensor.clone(),
-                dtype: tensor.dtype.clone(),
-            });
-        }
-    }
-    Ok(errors)
-}
-
-/// Of a plan without images: fails if an option that says what images are fits no tensor. Most likely it is
-/// a slip.
-fn check_fits(source: &dyn Source, plan: &Plan) -> Result<(), Error> {
-    let is_asked = |reason| matches!(reason, SkipReason::NoChannels | SkipReason::Misfit(_));
-    let first = plan.skipped().iter().find(|skipped| is_asked(skipped.reason));
-    let Some(first) = first.filter(|_| plan.rows().is_empty()) else { return Ok(()) };
-    let (name, reason) = (shown(&source.tensors()[first.tensor].name), first.reason);
-    Err(Error::Usage(match plan.skipped().len() - 1 {
-        0 => format!("tensor {name}: {reason}"),
-        more => format!("no tensor is as the options say: {name} ({reason}), and {more} more"),
-    }))
-}
-
-/// Fails if any image does not fit the format.
-fn check_headers(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
-    stacks::stack_files(source, plan, options)?;
-    (0..plan.rows().len()).try_for_each(|row| most_of_file(source, plan, options, row).map(drop))
-}
-
-fn header(
-    source: &dyn Source,
-    plan: &Plan,
-    options: &Options,
-    row: usize,
-) -> Result<Header, Error> {
-    with_header(source, plan, options, row, Header::new)
-}
-
-/// Most bytes of a file of a row, and all of them where strips are not packed; as if its images were files
-/// of their own.
-fn most_of_file(
-    source: &dyn Source,
-    plan: &Plan,
-    options: &Options,
-    row: usize,
-) -> Result<u64, Error> {
-    with_header(source, plan, options, row, Header::most_of)
-}
-
-fn with_header<T>(
-    source: &dyn Source,
-    plan: &Plan,
-    options: &Options,
-    row: usize,
-    of: fn(&Subject<'_>) -> Result<T, String>,
-) -> Result<T, Error> {
-    let axes = plan.rows()[row].index_axes();
-    let found = of(&subject(source, plan, options, row, &axes));
-    found.map_err(|problem| too_large(source, plan, row, problem))
-}
-
-/// What the images of a row are.
-fn subject<'s>(
-    source: &'s dyn Source,
-    plan: &Plan,
-    options: &'s Options,
-    row: usize,
-    axes: &'s [u64],
-) -> Subject<'s> {
-    let row = &plan.rows()[row];
-    Subject {
-        size: (row.width, row.height),
-        tensor: &source.tensors()[row.tensor].name,
-        axes,
-        dtype: row.dtype,
-        how: (&options.rule, options.scope),
-        encoding: &options.encoding,
-    }
-}
-
-fn too_large(source: &dyn Source, plan: &Plan, row: usize, problem: String) -> Error {
-    let tensor = &source.tensors()[plan.rows()[row].tensor];
-    let dump = source.dumps()[tensor.dump].label.clone();
-    Error::TooLarge { dump, tensor: tensor.name.clone(), problem }
 }
 
 impl std::fmt::Debug for Options {

@@ -5,7 +5,7 @@
 #![cfg(all(feature = "cli", target_os = "linux"))]
 
 use std::fs::{self, File};
-use std::io::{Cursor, Seek as _, SeekFrom, Write as _};
+use std::io::{BufRead as _, BufReader, Cursor, Seek as _, SeekFrom, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tiff::decoder::Decoder;
 use tiff::tags::Tag;
 
-use tensortiff::{DumpFiles, Error, NullSink, Options, Pending, Sink, Source as _};
+use tensortiff::{DumpFiles, Error, NullSink, Options, Pending, Record, Sink, Source as _};
 
 /// A dump of one f32 tensor whose samples are zeros that take no room on disk.
 fn sparse_dump(path: &Path, shape: [u64; 3]) {
@@ -507,6 +507,18 @@ fn the_child() {
     let images = source.tensors()[0].shape[0];
     let report = match what {
         "many" => tensortiff::convert(&source, &NullSink, &options),
+        "recorded" => {
+            let folder = Path::new(dump).with_file_name("out");
+            fs::create_dir(&folder).unwrap();
+            let record = Some(Record { hash: true, ..Record::new(&folder) });
+            let report = tensortiff::convert(&source, &NullSink, &Options { record, ..options });
+            // A line each, and the head.
+            let manifest = fs::File::open(folder.join("manifest.jsonl")).unwrap();
+            let lines = BufReader::new(manifest).split(b'\n').map(Result::unwrap);
+            assert_eq!(lines.filter(|line| line.ends_with(b"}")).count() as u64, images + 1);
+            fs::remove_dir_all(folder).unwrap();
+            report
+        }
         "giant" => tensortiff::convert(&source, &head, &options),
         _ => tensortiff::convert(&source, &Slow(AtomicU64::new(0)), &options),
     };
@@ -531,9 +543,15 @@ fn sparse_bytes(path: &Path, shape: [u64; 3]) {
 fn memory_grows_neither_with_images_nor_with_a_slow_disk_nor_with_their_size() {
     let dir = tempfile::tempdir().unwrap();
     let dump = dir.path().join("d.safetensors");
-    for (what, shape) in
-        [("many", [10_000_000, 1, 1]), ("slow", [3000, 128, 128]), ("giant", [1, 40_000, 30_000])]
-    {
+    // A journal and a manifest of ten million are 4 GB of disk, and a minute.
+    let is_long = std::env::var_os("TENSORTIFF_LONG").is_some();
+    let recorded = if is_long { 10_000_000 } else { 300_000 };
+    for (what, shape) in [
+        ("many", [10_000_000, 1, 1]),
+        ("recorded", [recorded, 1, 1]),
+        ("slow", [3000, 128, 128]),
+        ("giant", [1, 40_000, 30_000]),
+    ] {
         sparse_bytes(&dump, shape);
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["the_child", "--exact", "--ignored", "--quiet"])

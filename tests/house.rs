@@ -173,3 +173,33 @@ fn a_device_is_told_what_to_do_in_one_place() {
     }
     assert!(seen >= 6, "{seen} of these calls are left in {recording:?}");
 }
+
+/// Samples are copied once by the CPU on their way to a device, into the mapping, which is write-only; pixels are
+/// handed over where the device put them. (Beside it only a batch's orders are copied.)
+#[test]
+fn on_the_way_through_a_device_samples_are_copied_once() {
+    let copies = [
+        "copy_from_slice(",
+        "clone_from_slice(",
+        "copy_within(",
+        "copy_nonoverlapping(",
+        "extend_from_slice(",
+        "to_vec(",
+        ".concat(",
+        "Bytes::copy_from",
+    ];
+    let way = ["mod", "device", "pipe", "reader", "recording", "ring", "slot", "writer"];
+    let mut seen = 0;
+    for (path, text) in sources() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if !path.starts_with("backend/gpu") || !way.contains(&name) {
+            continue;
+        }
+        seen += 1;
+        let code = code(&text);
+        let times: usize = copies.iter().map(|copy| code.matches(copy).count()).sum();
+        let due = if name == "reader" { 2 } else { 0 };
+        assert_eq!(times, due, "src/{}: bytes are copied in another place", path.display());
+    }
+    assert_eq!(seen, way.len());
+}

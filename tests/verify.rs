@@ -164,6 +164,20 @@ fn pages_of_stacks_are_looked_at_one_by_one() {
         assert!(differences.contains(against), "{at}: {differences}");
         fs::write(&stack, &whole).unwrap();
     }
+    // Two pages that changed places: readers of directories see no difference, ImageJ does.
+    let place = |page: usize| u32::try_from(pixels + 4 * 77 * page).unwrap().to_le_bytes();
+    let of_page = |page: usize| whole.windows(4).position(|part| part == place(page)).unwrap();
+    change(Path::new(&stack), |file| {
+        for (page, other) in [(100, 101), (101, 100)] {
+            file[of_page(page)..][..4].copy_from_slice(&place(other));
+        }
+    });
+    let (differences, _) = ends_with(5, &["verify", &out]);
+    for page in [100, 101] {
+        let told = format!("a.tif, page {page}: tags: its pixels begin at ");
+        assert!(differences.contains(&told), "{differences}");
+    }
+    fs::write(&stack, &whole).unwrap();
     // A file of one page is none of 150.
     let (single, _) = (at("single"), ());
     convert(&[&path], &single, &["--limit", "1", "--norm", "none"]);
@@ -182,7 +196,7 @@ fn each_difference_is_named() {
     const FILE: &str = "minilm/sentence_embedding.tif";
     let flip: Damage = |path| change(path, |file| *file.last_mut().unwrap() ^= 1);
     // Without hash, with, against the dump; what it is called.
-    let cases: [(Damage, [&str; 3]); 15] = [
+    let cases: [(Damage, [&str; 3]); 18] = [
         (flip, ["", "pixels: their XXH3 is", "samples: 1 of 1536 pixels"]),
         (|path| fs::remove_file(path).unwrap(), ["file: it is missing"; 3]),
         (
@@ -205,6 +219,22 @@ fn each_difference_is_named() {
         (|path| set_tag(path, 339, 1), ["file: its pixels are no 32-bit floats"; 3]),
         (|path| set_tag(path, 256, 8), ["pixels take"; 3]),
         (|path| set_tag(path, 262, 0), ["photometric interpretation 0"; 3]),
+        (|path| set_tag(path, 278, 9), ["tags: RowsPerStrip (278) is 9, and ought to be 4"; 3]),
+        (
+            |path| replace(path, "tensortiff\0", "tensorTIFF\0"),
+            ["tags: Software (305) is \"tensorTIFF\", and ought to be \"tensortiff\""; 3],
+        ),
+        (
+            // Readers take the type for a LONG.
+            |path| {
+                change(path, |file| {
+                    let entry = (0..14).map(|at| 10 + 12 * at);
+                    let at = entry.into_iter().find(|&at| file[at..at + 2] == [1, 1]).unwrap();
+                    file[at + 2] = 3;
+                })
+            },
+            ["tags: ImageLength (257) has 1 of type SHORT, and ought to have 1 of type LONG"; 3],
+        ),
         (|path| replace(path, "\"norm\"", "\"morn\""), ["tags: the description's norm is null"; 3]),
         (|path| replace(path, "max=1.0", "max=2.0"), ["in the description 0.0 to 2.0"; 3]),
         (|path| set_tag(path, 341, 7), ["tags: the display range is"; 3]),

@@ -2,10 +2,10 @@
 """Holds images that a program wrote for a dump against NumPy's: of each tensor the first two, one in the
 middle, the last, and some hundred more of the whole dump by a seed.
 
-    compare.py DUMP OUT tensortiff|other minmax|none|wide|percentile
+    compare.py DUMP OUT tensortiff|floor|other minmax|none|wide|percentile
 
 Those of tensortiff must be the same bit for bit, those of others within 1e-6, as divisions may be
-ordered otherwise.
+ordered otherwise. What the floor wrote behind its headers must be what it was to read.
 """
 import functools
 import math
@@ -47,11 +47,29 @@ def wanted(norm, image, every):
     return image
 
 
+def copied(dump, out):
+    """Whether the floor's files have an image's bytes behind their headers; of samples that become longer,
+    what a step begins with. Its folders count the tensors by their names."""
+    names = sorted({name for name, *_ in tensors(dump, every=True)})
+    for name, dtype, shape, begin in tensors(dump):
+        number, count = math.prod(shape[:-2]), math.prod(shape[-2:])
+        for index in sorted({0, number // 3, number - 1}):
+            path = Path(out, str(names.index(name)), f"{index}.tif")
+            size = count * SIZE[dtype]
+            size = size if SIZE[dtype] == 4 else min(size, 1 << 17)
+            written = path.read_bytes()[-4 * count:][:size]
+            read = np.fromfile(dump, "u1", size, offset=begin + index * count * SIZE[dtype]).tobytes()
+            if written != read:
+                sys.exit(f"{path} holds other bytes than {dump} at image {index} of {name}")
+
+
 def main():
     """See above."""
     if len(sys.argv) != 5:
         sys.exit(__doc__)
     dump, out, program, norm = sys.argv[1:]
+    if program == "floor":
+        return copied(dump, out)
     seen, draw = 0, random.Random(1)
     tensors_in = sum(1 for _ in tensors(dump))
     for name, dtype, shape, begin in tensors(dump):

@@ -71,8 +71,9 @@ def make_sample(sample, path, megabytes):
             file.write(data)
 
 
-def tensors(dump):
-    """Name, dtype, shape (the image's axes last) and place of each tensor of two axes or more."""
+def tensors(dump, every=False):
+    """Name, dtype, shape (the image's axes last) and place of each tensor of two axes or more; of `every`
+    one where that is asked for."""
     with open(dump, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -81,7 +82,7 @@ def tensors(dump):
         shape = entry["shape"]
         if Path(dump).stem == NHWC:
             shape = [shape[0], shape[3], *shape[1:3]]
-        if len(shape) >= 2:
+        if every or len(shape) >= 2:
             yield name, entry["dtype"], shape, 8 + length + entry["data_offsets"][0]
 
 
@@ -95,6 +96,16 @@ def images(dump):
         pixels = 4 * shape[-2] * shape[-1]
         counts[pixels] = counts.get(pixels, 0) + count
     return counts
+
+
+def stored(dump):
+    """Bytes of an image of each tensor, as they are read."""
+    return [SIZE[dtype] * shape[-2] * shape[-1] for _, dtype, shape, _ in tensors(dump)]
+
+
+def is_widened(dump):
+    """Whether every sample has fewer bytes than its pixel."""
+    return all(SIZE[dtype] < 4 for _, dtype, _, _ in tensors(dump))
 
 
 def pixels(dump):

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ VENV = CACHE / "tensortiff-floor/venv"
 RIVALS = ["numpy", "torch", "script"]
 # Slow ones run in fewer rounds; the table says so.
 ROUNDS = {"py-script": 1, "py-torch": 3, "py-numpy": 3}
+# Bytes that the floor reads at once, unless told otherwise.
+STEP = 256 << 10
 # No program's header is longer, but for lists of strips, which are less than this share of the pixels.
 HEADER, STRIPS = 4096, 1 / 256
 
@@ -54,6 +57,8 @@ GUARD_SETS = {
     "MEDIUM": [("t", "F32", [384, 512, 512])],
     "BF16": [("t", "BF16", [1024, 256, 256])],
     "LARGE": [("t", "F32", [6, 4096, 4096])],
+    "F16": [("t", "F16", [64, 64, 112, 112])],
+    "MIXED": dumps.smaller(dumps.MADE["MIXED"], 2),
     "TINY": [("t", "F32", [30_000, 28, 28])],
 }
 
@@ -106,14 +111,18 @@ RULES = {
     PACKED: ("minmax", ["--compress", "deflate:1"]),
 }
 
-# What runs where nothing else is asked for. `vector` was never faster than `whole`, and without a
-# card there is nothing to measure on a GPU alone.
-USUAL = ["floor-whole", "floor-twice", "floor-steps", "floor-again", "tensortiff-cpu",
+# What runs where nothing else is asked for. Without a card there is nothing to measure on a GPU alone.
+USUAL = ["floor-whole", "floor-vector", "floor-twice", "floor-steps", "floor-again", "tensortiff-cpu",
          "tensortiff-auto", "tensortiff-none", "tensortiff-wide", "tensortiff-percentile", PACKED, "plain"]
 
 
 def fitting(dump, commands):
-    """The programs that can convert a set, with the options that it needs."""
+    """The programs that can convert a set, with the options that it needs; of floors that do the same
+    to it, one: the fastest of some runs of one program would be no floor."""
+    if 2 * max(dumps.stored(dump)) <= STEP:
+        same = ["floor-twice", "floor-steps"]
+        same += ["floor-vector"] if dumps.is_widened(dump) else []
+        commands = {name: command for name, command in commands.items() if name not in same}
     if dump.stem != dumps.NHWC:
         return commands
     return {program: [*command, "--layout", dump.stem] for program, command in commands.items()
@@ -172,7 +181,8 @@ def look(program, dump, out, row):
 def compare(program, dump, out):
     """Holds some images against NumPy, bit for bit where tensortiff wrote them."""
     norm = RULES[program][0] if program in RULES else "minmax"
-    family = "tensortiff" if program.startswith("tensortiff") else "other"
+    family = program.split("-")[0]
+    family = family if family in ["floor", "tensortiff"] else "other"
     command = [VENV / "bin/python", HERE / "compare.py", dump, out, family, norm]
     if subprocess.run(command).returncode != 0:
         sys.exit(f"{program} wrote wrong pixels for {dump.name}")
@@ -180,15 +190,13 @@ def compare(program, dump, out):
 
 def measure(place, dump, commands, rounds, *, checked=False, fewer=ROUNDS):
     """Figures of all programs on one dump. Each round runs every program once, but for those that
-    have `fewer`, and each begins with another one, so that what else the machine does meets all of
-    them alike."""
+    have `fewer`, in another order (by a seed), so that what else the machine does, and what runs before
+    left behind, meets all of them alike."""
     figures = {name: [] for name in commands}
-    names = list(commands)
     needed = dumps.pixels(dump) + HEADER * sum(dumps.images(dump).values())
     for number in range(rounds):
         sizes = {}
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in random.Random(number).sample(list(commands), len(commands)):
             if number >= fewer.get(name, rounds):
                 continue
             out = place.folder / f"{dump.stem}-{name}-{number}"
@@ -196,7 +204,7 @@ def measure(place, dump, commands, rounds, *, checked=False, fewer=ROUNDS):
             row = place.starter.run(commands[name], dump, out)
             figures[name].append(row)
             sizes[name] = look(name, dump, out, row)
-            if checked and number == 0 and not name.startswith("floor"):
+            if checked and number == 0:
                 compare(name, dump, out)
             place.after(out)
         for name in sizes:
@@ -229,11 +237,14 @@ def guard(place, options):
     there processor time, which hardly changes, shows a loss that time hides.
     """
     names = ["floor-whole", "floor-twice", "tensortiff-cpu"]
-    commands = {name: programs(options.threads)[name] for name in names}
+    all_commands = {name: programs(options.threads)[name] for name in names}
     failed = False
+    print(f"guard: {options.threads} threads on {place.named}"
+          f" ({'memory' if place.memory else 'disk'})", flush=True)
     for name, tensors in GUARD_SETS.items():
         dump = place.folder / f"{name}.safetensors"
         dumps.make(BUILT / "make", dump, tensors)
+        commands = fitting(dump, all_commands)
         for _ in range(3):
             figures = measure(place, dump, commands, GUARD_ROUNDS)
             pairs = {}
@@ -302,6 +313,12 @@ def arguments():
                         help="write there what a record needs: machine, command, tables")
     parser.add_argument("--guard", action="store_true", help="hold the CPU path to its ratio")
     options = parser.parse_args()
+    if options.guard:
+        mine = ["sets", "programs", "rivals", "rounds", "even", "scaling", "all", "quick", "unchecked",
+                "json", "markdown"]
+        for name in mine:
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f"--guard has sets, programs and rounds of its own: no --{name}")
     options.sets = listed(options.sets, dumps.NAMES, parser, "--sets")
     known = list(programs(1))
     chosen = listed(options.programs, known, parser, "--programs")

@@ -9,8 +9,8 @@ PLAIN, PLAIN_MEMORY = 1.0, {"TINY": 1.1, "MIXED": 1.1}
 AUTO, ALONE = 1.05, ["tensortiff-cpu", "tensortiff-gpu"]
 # Peak memory: this, and two images for each thread.
 MEMORY = 64 << 20
-# Seconds from the start to the first file. Large images are not done reading by then.
-FIRST, FIRST_NOT = 0.020, ["LARGE"]
+# Seconds from the start to the first file.
+FIRST = 0.020
 
 # That of a program whose images share a range: everything is read once before.
 AGAIN = "floor-again"
@@ -54,8 +54,6 @@ def verdicts(name, figures, *, memory, threads, image):
 
     floors = {"floor": best(figures, FREE_FLOORS), "extent floor": best(figures, FLOORS)}
     for program in [p for p in figures if p.startswith("tensortiff")]:
-        if any("threads" in row for row in figures[program]):
-            continue  # of the scaling, which has no target
         mine = figures[program]
         if program in UNJUDGED:
             continue
@@ -81,7 +79,7 @@ def verdicts(name, figures, *, memory, threads, image):
         peak = max(row["rss_kib"] for row in mine) / 1024
         if program == "tensortiff-cpu":
             add(f"{program}, peak memory", peak, (MEMORY + 2 * threads * image) / 2**20, "MiB")
-        if name not in FIRST_NOT and not none:
+        if not none:
             first = median(row["first"] for row in mine)
             add(f"{program}, first file", 1000 * first, 1000 * FIRST, "ms")
     alone = [program for program in ALONE if program in figures]

@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::lines::{Line, bytes};
-use crate::encode::{Decoded, Pages, TAR_BLOCK, last_block, member_padding};
+use crate::convert::Options;
+use crate::encode::{Decoded, Pages, TAR_BLOCK, Tags, last_block, member_padding};
 use crate::error::shown;
 use crate::normalize::{Norm, Rule, Scope, Undo};
 use crate::record::{Hasher, identity::Asked, identity::Hash};
@@ -24,6 +25,9 @@ pub(super) struct Check<'a> {
     pub(super) rule: Rule,
     pub(super) scope: Scope,
     asked: &'a Asked,
+    tags: Tags,
+    /// Of the last stack: where the pixels of its first page begin.
+    first: Mutex<Option<(String, u64)>>,
     /// Where readers of stacks are, by their names.
     pages: Mutex<Vec<(String, Pages)>>,
 }
@@ -60,8 +64,10 @@ enum Expected {
 }
 
 impl<'a> Check<'a> {
-    pub(super) fn new(asked: &'a Asked, rule: Rule, scope: Scope) -> Check<'a> {
-        Check { rule, scope, asked, pages: Mutex::default() }
+    pub(super) fn new(asked: &'a Asked, options: &Options) -> Check<'a> {
+        let Options { rule, scope, encoding, .. } = *options;
+        let tags = Tags::new(rule, scope, encoding);
+        Check { rule, scope, asked, tags, first: Mutex::default(), pages: Mutex::default() }
     }
 
     /// Opens an image's file, and holds its size and tags against its line; `None` if it cannot be read.
@@ -120,7 +126,38 @@ impl<'a> Check<'a> {
             return None;
         }
         self.description(&mut image, line, tell);
+        let len = line.bytes.filter(|_| line.page.is_none());
+        let counts = (line.nan.unwrap_or(0), line.inf.unwrap_or(0));
+        match self.tags.differences(&mut image, (numbers(line), counts.0, counts.1), len) {
+            Ok(problems) => problems.into_iter().for_each(|problem| tell(("tags", problem))),
+            Err(problem) => tell(("tags", problem)),
+        }
+        if let (Some(page), Some(at)) = (line.page, image.pixels_at())
+            && let Some(due) = self.page_pixels(sink, line, page)
+            && at != due
+        {
+            tell(("tags", format!("its pixels begin at {at}, and those before make it {due}")));
+        }
         Some(image)
+    }
+
+    /// Where the pixels of a page are to begin: ImageJ reads no directory but the first, and takes them to follow
+    /// each other. `None` if the first page cannot be read, of which is told by itself.
+    fn page_pixels(&self, sink: &FilesSink, line: &Line, page: u64) -> Option<u64> {
+        let lock = || self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().as_ref().filter(|(name, _)| *name == *line.name).map(|(_, at)| *at);
+        let first = match known {
+            Some(first) => first,
+            None => {
+                let part = whole(sink.open(&line.name).ok()??).ok()?;
+                let first = self.page(part, &line.name, 0).ok()?.pixels_at()?;
+                *lock() = Some((line.name.to_string(), first));
+                first
+            }
+        };
+        let [height, width] = line.shape;
+        let each = height.checked_mul(width)?.checked_mul(4)?;
+        page.checked_mul(each)?.checked_add(first)
     }
 
     /// A page of a stack, from where somebody is who came nearest.

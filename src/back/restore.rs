@@ -83,8 +83,8 @@ pub fn restore(
 ) -> Result<Restored, Error> {
     let head = output.open()?.head().clone();
     let asked = &head.identity.options;
-    let Options { rule, scope, .. } = output.asked(&head, false)?.options;
-    let check = Check::new(asked, rule, scope);
+    let options = output.asked(&head, false)?.options;
+    let (check, rule) = (Check::new(asked, &options), options.rule);
     let usage = |problem: String| {
         Error::Usage(format!("{}: {problem}", crate::error::shown_path(&output.manifest)))
     };
@@ -319,7 +319,7 @@ pub fn errors_of(
         let path = crate::error::shown_path(&output.manifest);
         return Err(Error::Usage(format!("{path}: the run was not of this dump: {problem}")));
     }
-    let check = Check::new(&head.identity.options, recorded.options.rule, recorded.options.scope);
+    let check = Check::new(&head.identity.options, &recorded.options);
     let mut of_images = recorded.options;
     let is_stacked = of_images.stack != Stack::None || of_images.tar.is_some();
     if is_stacked {

@@ -76,8 +76,7 @@ pub fn verify(
         told.fetch_add(1, Ordering::Relaxed);
         tell(difference);
     };
-    let (rule, scope) = (recorded.options.rule, recorded.options.scope);
-    let check = Check::new(&head.identity.options, rule, scope);
+    let check = Check::new(&head.identity.options, &recorded.options);
     of_tars.into_iter().for_each(tell);
     output.each(looking, &|buffer: &mut Vec<u8>, _, line| {
         if line.error.is_some() {

@@ -13,16 +13,22 @@
 //! A taken unit is held as a [`Lease`]. Dropping a lease without [`Lease::done`] puts the unit
 //! back, so that a device that fails, or a thread that panics, loses nothing.
 
+mod lease;
+mod member;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::done::Done;
 use super::giant::{Giant, cut};
 use super::order::Order;
 use super::{Finding, ImageId, Span};
-use crate::normalize::{Extent, Range as ValueRange, Rule};
+use crate::normalize::{Range as ValueRange, Rule};
+
+pub use lease::Lease;
+pub use member::Member;
 
 /// Fewest samples in a block, unless a buffer holds fewer: 4 MiB of f32, so that an image little
 /// larger than a buffer still occupies every core.
@@ -31,18 +37,8 @@ const LEAST_BLOCK: u64 = 1 << 20;
 /// Largest buffer of pixels: images above it are done block by block.
 pub const BLOCK_BYTES: u64 = 64 << 20;
 
-/// Samples that a member is given before anything is known of its speed: 1 MiB of f32, or one
-/// image.
-const PROBE: u64 = 256 << 10;
-
-/// How long others may take to begin, before who came first takes a large image of few.
-const OTHERS_COME: Duration = Duration::from_millis(20);
-
 /// Blocks for each puller that giants may have under way which are packed; each may have one in any case.
 pub const WINDOW: u64 = 2;
-
-/// How often a member that was given nothing looks again.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// Which pass over a giant a block belongs to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -589,111 +585,6 @@ impl Unit {
     }
 }
 
-/// See [`Queue::join`].
-#[derive(Debug)]
-pub struct Member<'q> {
-    queue: &'q Queue,
-    who: usize,
-    /// Whether there is nobody else.
-    alone: bool,
-    since: Instant,
-}
-
-impl<'q> Member<'q> {
-    /// The next unit, and how many samples more this member may take now. Waits while there is none
-    /// for it, like [`Queue::take`].
-    pub fn take(&self, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
-        let mut state = self.queue.lock();
-        loop {
-            if let Some(taken) = self.next(&mut state, appetite) {
-                return Some(taken);
-            }
-            let others_may_come = self.others_may_come() && state.has_more();
-            if state.stopped || (state.leased == 0 && !others_may_come) {
-                return None;
-            }
-            let waited = self.queue.changed.wait_timeout(state, LOOK);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// The same, if there is one now.
-    pub fn try_take(&self, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
-        self.next(&mut self.queue.lock(), appetite)
-    }
-
-    /// Another unit beside one that was just taken, of at most `appetite.samples`.
-    pub fn more(&self, appetite: &Appetite) -> Option<Lease<'q>> {
-        let mut state = self.queue.lock();
-        if state.stopped {
-            return None;
-        }
-        let unit = self.queue.next(&mut state, appetite, Some(appetite.samples))?;
-        Some(self.queue.lease(&mut state, self.who, unit))
-    }
-
-    /// How many samples this member may take now.
-    #[must_use]
-    pub fn allowance(&self, appetite: &Appetite) -> u64 {
-        self.allowed(&self.queue.lock(), appetite)[0]
-    }
-
-    /// Whether those who are not at work may not have begun yet.
-    fn others_may_come(&self) -> bool {
-        !self.alone && self.since.elapsed() < OTHERS_COME
-    }
-
-    fn next(&self, state: &mut State, appetite: &Appetite) -> Option<(Lease<'q>, u64)> {
-        if state.stopped {
-            return None;
-        }
-        let [all, single] = self.allowed(state, appetite);
-        if all == 0 {
-            return None;
-        }
-        let appetite = Appetite { samples: appetite.samples.min(all), ..*appetite };
-        let unit = self.queue.next(state, &appetite, Some(single))?;
-        let lease = self.queue.lease(state, self.who, unit);
-        let more = all.saturating_sub(lease.samples);
-        Some((lease, more))
-    }
-
-    /// Most samples, and most of a single image.
-    ///
-    /// What this member has under way and what it takes on top should be done when the others have
-    /// done the rest. Of runs it gets half of that, because speeds change and what is left shrinks;
-    /// a single image, which cannot be cut, may be twice that.
-    /// While nobody else is at work it need not hold back.
-    fn allowed(&self, state: &State, appetite: &Appetite) -> [u64; 2] {
-        if self.alone {
-            return [u64::MAX; 2];
-        }
-        let own = &state.shares[self.who];
-        let others_at_work = state.leased > own.leases;
-        let left = self.queue.remaining(state);
-        let [run, single] = if own.done > 0 {
-            // What others have begun is half done: a core's block may take longer than this one
-            // has been at work.
-            let others_out: u64 = state.shares.iter().map(|share| share.out).sum::<u64>() - own.out;
-            let all = u128::from(state.done() - own.since) + u128::from(others_out / 2);
-            let mine = u128::from(left.saturating_add(own.out)) * u128::from(own.done) / all;
-            let mine = u64::try_from(mine).unwrap_or(u64::MAX).saturating_sub(own.out);
-            [mine / 2, mine.saturating_mul(2)]
-        } else if own.out == 0 {
-            // A large image only as long as there are many.
-            [PROBE, PROBE.max(left / (2 * self.queue.pullers))]
-        } else {
-            return [0; 2];
-        };
-        match (run >= appetite.least_samples, others_at_work) {
-            (true, true) => [run, single],
-            (false, true) => [0; 2],
-            (_, false) if own.done == 0 && self.others_may_come() => [run, single],
-            (_, false) => [run.max(appetite.least_samples).max(1), u64::MAX],
-        }
-    }
-}
-
 /// Ranges of images that are known before.
 struct Ranges(Box<dyn Fn(ImageId) -> Option<ValueRange> + Send + Sync>);
 
@@ -703,125 +594,13 @@ impl std::fmt::Debug for Ranges {
     }
 }
 
-/// A unit that somebody works on. Dropped unfinished, it goes back to the queue.
-#[derive(Debug)]
-pub struct Lease<'q> {
-    queue: &'q Queue,
-    /// Which of the shares it counts for, and how much.
-    who: usize,
-    samples: u64,
-    /// Taken out when the lease ends in another way than by being dropped.
-    unit: Option<Unit>,
-    /// Of a run of images, those that failed, in order.
-    failed: Vec<u64>,
-}
-
-impl Lease<'_> {
-    /// The unit.
-    #[must_use]
-    pub fn unit(&self) -> &Unit {
-        self.unit.as_ref().expect("a lease holds its unit until it is consumed")
-    }
-
-    /// Says that an image of the run, behind all of which that was said before, has failed, and that
-    /// the job knows: if the lease is dropped, the image does not go back to be tried once more.
-    pub fn failed(&mut self, index: u64) {
-        self.failed.push(index);
-    }
-
-    /// Ends a run of images, each of which was handed over or failed.
-    pub fn done(mut self) {
-        let unit = self.unit.take();
-        let mut state = self.queue.lock();
-        self.queue.end_run(&mut state, unit.as_ref());
-        self.queue.end_lease(&mut state, self.who, self.samples);
-    }
-
-    /// Ends a block: with its extent, which counts where its pass found one, and after its pixels
-    /// were handed over, where its pass made them. Answers with the finding when it was the giant's
-    /// last: the caller then says so to the job.
-    #[must_use]
-    pub fn done_block(mut self, extent: Extent) -> Option<Finding> {
-        let mut state = self.queue.lock();
-        let mut last = None;
-        if let Some(Unit::Block { image, samples, pass }) = self.unit.take()
-            && let Some(giant) = state.giant(image)
-        {
-            giant.under_way.retain(|&first| pass == Pass::Extent || first != samples.start);
-            if giant.strips.is_some() {
-                // Others may have waited for it.
-                self.queue.changed.notify_all();
-            }
-            let samples = samples.end - samples.start;
-            if !matches!(pass, Pass::Normalize(_)) {
-                giant.extent = giant.extent.merge(extent);
-            }
-            if pass == Pass::Extent {
-                giant.merged += samples;
-                if giant.merged == giant.samples {
-                    let wide = self.queue.spans[image.span].wide;
-                    let found = || Finding::of(&self.queue.rule, giant.extent, wide).range;
-                    giant.range = Some(self.queue.known(image).unwrap_or_else(found));
-                    self.queue.changed.notify_all();
-                }
-            } else {
-                giant.handed_over += samples;
-                if giant.handed_over == giant.samples {
-                    last = giant.range.map(|range| Finding { extent: giant.extent, range });
-                    state.giants.retain(|giant| giant.image != image);
-                }
-            }
-        }
-        self.queue.end_lease(&mut state, self.who, self.samples);
-        last
-    }
-
-    /// Ends a block whose giant cannot be made; no more of its blocks are handed out. `true` the
-    /// first time: the caller then says so to the job.
-    #[must_use]
-    pub fn fail_giant(mut self) -> bool {
-        let mut state = self.queue.lock();
-        let mut known = false;
-        if let Some(Unit::Block { image, .. }) = self.unit.take() {
-            known = state.giant(image).is_some();
-            state.giants.retain(|giant| giant.image != image);
-            state.returned.retain(
-                |unit| !matches!(unit, Unit::Block { image: other, .. } if *other == image),
-            );
-        }
-        self.queue.end_lease(&mut state, self.who, self.samples);
-        known
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let Some(unit) = self.unit.take() else { return };
-        let mut state = self.queue.lock();
-        self.queue.end_run(&mut state, Some(&unit));
-        match unit {
-            Unit::Images { span, images } => {
-                let mut first = images.start;
-                for end in self.failed.drain(..).chain([images.end]) {
-                    if first < end {
-                        state.returned.push(Unit::Images { span, images: first..end });
-                    }
-                    first = end + 1;
-                }
-            }
-            Unit::Block { image, .. } if state.giant(image).is_none() => {}
-            block @ Unit::Block { .. } => state.returned.push(block),
-        }
-        state.end_lease(self.who, self.samples);
-        self.queue.changed.notify_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::Strips;
     use super::*;
-    use crate::normalize::Norm;
+    use crate::normalize::{Extent, Norm};
     use crate::tensor::Dtype;
 
     const ALL: Appetite =

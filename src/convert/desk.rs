@@ -9,6 +9,7 @@ use super::known::{hash_part, hash_stored};
 use super::packing::Packing;
 use super::recorder::Recorder;
 use super::run::Run;
+use super::tally::Tally;
 use super::tars;
 use crate::backend::{Desk, DeviceIndex, Finding, ImageId};
 use crate::encode::{Header, Packed, Packer, Shown};
@@ -17,7 +18,7 @@ use crate::normalize::{Kept, Nonfinite, Range};
 use crate::plan::Page;
 use crate::record;
 use crate::record::entry::{Entry, Found, SIZE};
-use crate::report::{Report, SampleReport, Stages};
+use crate::report::SampleReport;
 
 /// A tally goes to the run's account when it has this many images or bytes, so that progress is
 /// told in time and threads seldom meet.
@@ -51,62 +52,6 @@ pub(super) struct RunDesk<'r, 'a> {
     /// Where the device is compared with the CPU: whether that was done before, and the images in
     /// which it had a part since the run was told.
     compared: Option<(bool, Vec<std::ops::Range<u64>>)>,
-}
-
-/// What a desk has done since the run was told.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Tally {
-    pub(super) images: u64,
-    /// Bytes of samples of those images.
-    pub(super) bytes_in: u64,
-    /// Bytes of samples that became pixels here, parts of images included.
-    pub(super) worked: u64,
-    pub(super) bytes_out: u64,
-    /// Bytes that count as progress: a giant's are read twice.
-    pub(super) progress: u64,
-    pub(super) samples: SampleReport,
-    /// Images or blocks that were compared with what the CPU makes.
-    pub(super) checked: u64,
-    pub(super) stages: Stages,
-}
-
-impl Tally {
-    /// Adds it to the account of a run, and of who did it.
-    pub(super) fn add_to(&self, report: &mut Report, by: DeviceIndex) {
-        report.images += self.images;
-        report.bytes_in += self.bytes_in;
-        report.bytes_out += self.bytes_out;
-        report.samples += self.samples;
-        let device = &mut report.devices[by];
-        device.images += self.images;
-        device.bytes_in += self.worked;
-        device.checked += self.checked;
-        device.stages += self.stages;
-    }
-
-    /// Takes the images back that it was added for; that they took time, and were compared, stays.
-    pub(super) fn take_from(&self, report: &mut Report, by: DeviceIndex) {
-        report.images -= self.images;
-        report.bytes_in -= self.bytes_in;
-        report.bytes_out -= self.bytes_out;
-        report.samples -= self.samples;
-        let device = &mut report.devices[by];
-        device.images -= self.images;
-        device.bytes_in -= self.worked;
-    }
-}
-
-impl std::ops::AddAssign<&Tally> for Tally {
-    fn add_assign(&mut self, other: &Tally) {
-        self.images += other.images;
-        self.bytes_in += other.bytes_in;
-        self.worked += other.worked;
-        self.bytes_out += other.bytes_out;
-        self.progress += other.progress;
-        self.samples += other.samples;
-        self.checked += other.checked;
-        self.stages += other.stages;
-    }
 }
 
 /// What a tar's end counts with its first member.

@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
-use super::desk::Tally;
 use super::run::{CPU, Run, State};
+use super::tally::Tally;
 use crate::backend::cpu::Cpu;
 use crate::backend::done::Done;
 use crate::backend::queue::Queue;

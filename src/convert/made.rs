@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use super::identify::{identity, names_hash};
 use super::packing::Cut;
-use super::run::cut;
+use super::spans::cut;
 use super::stacks::Files;
 use super::tars::Member;
 use super::{Manifest, Options, Record, Resume, header, most_of_file};

@@ -57,8 +57,8 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
         Ok(opened) => (opened, None),
         Err(error) => (Opened::default(), Some(error)),
     };
-    let spans: Vec<Span> = super::run::spans(options, &plan);
-    let block = super::run::block(options, &plan);
+    let spans: Vec<Span> = super::spans::spans(options, &plan);
+    let block = super::spans::block(options, &plan);
     let mut devices = Vec::new();
     let mut memory: u64 = source.memory();
     if options.devices.use_cpu() {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::recorder::Begun;
 use super::run::Run;
-use super::{Options, run};
+use super::{Options, spans};
 use crate::backend::Backend as _;
 use crate::backend::cpu::gather::{Gathered, Wanted};
 use crate::backend::cpu::survey::{Lookers, Stretch, Surveyed, survey};
@@ -41,7 +41,7 @@ impl Before {
     /// `None` where every range follows from its image's own samples, as they are read.
     pub(super) fn new(options: &Options, plan: &Plan) -> Option<Before> {
         let wanted = Wanted::of(options.rule.norm);
-        let block = run::block(options, plan);
+        let block = spans::block(options, plan);
         let scopes = match options.rule.norm {
             Norm::None | Norm::Fixed { .. } => return None,
             _ => Scopes::new(options.scope, plan.rows()),

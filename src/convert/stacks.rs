@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::desk::Tally;
+use super::tally::Tally;
 use super::tars::{self, Member};
 use super::{Options, subject};
 use crate::backend::{Finding, ImageId};

@@ -156,8 +156,8 @@ fn nothing_to_do(plan: &Plan, options: &Options) -> Option<String> {
     if options.devices.others().is_empty() || !options.devices.use_cpu() {
         return None;
     }
-    let spans = super::run::spans(options, plan);
-    let mut reasons = spans.iter().map(|span| super::run::cpu_only(&options.rule, span));
+    let spans = super::spans::spans(options, plan);
+    let mut reasons = spans.iter().map(|span| super::spans::cpu_only(&options.rule, span));
     let first = reasons.next()??;
     reasons.all(|reason| reason.is_some()).then_some(first)
 }
@@ -169,10 +169,10 @@ fn too_large(source: &dyn Source, plan: &Plan, options: &Options) -> Option<Stri
     if options.devices.others().is_empty() {
         return None;
     }
-    let spans = super::run::spans(options, plan);
-    let needed = crate::backend::gpu::memory(&spans, super::run::block(options, plan));
+    let spans = super::spans::spans(options, plan);
+    let needed = crate::backend::gpu::memory(&spans, super::spans::block(options, plan));
     let writers = Cpu::new(options.threads).threads() as u64;
-    let needed = needed.saturating_add(writers * super::run::packing(options, plan));
+    let needed = needed.saturating_add(writers * super::spans::packing(options, plan));
     (needed > most).then(|| {
         let least = options.max_memory.unwrap_or(0) - most + needed;
         format!("a GPU and its driver take more memory than --max-memory allows ({least} bytes)")
@@ -187,8 +187,8 @@ fn too_large(_: &dyn Source, _: &Plan, _: &Options) -> Option<String> {
 
 /// Fails for the first tensor that no GPU takes.
 fn refuse_cpu_only(source: &dyn Source, plan: &Plan, options: &Options) -> Result<(), Error> {
-    let spans = super::run::spans(options, plan);
-    let reason = |span: &Span| super::run::cpu_only(&options.rule, span);
+    let spans = super::spans::spans(options, plan);
+    let reason = |span: &Span| super::spans::cpu_only(&options.rule, span);
     match plan.rows().iter().zip(&spans).find_map(|(row, span)| Some((row, reason(span)?))) {
         None => Ok(()),
         Some((row, reason)) => {

@@ -26,6 +26,8 @@ const BLACK_IS_ZERO: u64 = 1;
 #[derive(Debug)]
 pub struct Decoded<R: Read + Seek> {
     decoder: Decoder<BufReader<Shown<R>>>,
+    /// Byte order and version.
+    start: [u8; 4],
     width: u64,
     height: u64,
     /// Rows of a strip or a tile, and columns of a tile.
@@ -57,7 +59,11 @@ impl<R: Read + Seek> Decoded<R> {
         Decoded::begin(Shown::page(file, pages, page)?, true)
     }
 
-    fn begin(file: Shown<R>, is_page: bool) -> Result<Decoded<R>, String> {
+    fn begin(mut file: Shown<R>, is_page: bool) -> Result<Decoded<R>, String> {
+        let mut start = [0; 4];
+        // Of what is shorter the decoder tells.
+        let read = file.read(&mut start).and_then(|_| file.rewind());
+        read.map_err(|error| told(error.into()))?;
         let decoder = Decoder::new(BufReader::with_capacity(BUFFER, file)).map_err(told)?;
         let mut limits = Limits::default();
         limits.decoding_buffer_size = most();
@@ -93,7 +99,16 @@ impl<R: Read + Seek> Decoded<R> {
             true => Some(plain(&mut decoder, 4 * width, height, rows)?),
         };
         let (chunk, pixels, tile_pixels) = Default::default();
-        Ok(Decoded { decoder, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
+        Ok(Decoded { decoder, start, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
+    }
+
+    pub(super) fn decoder(&mut self) -> &mut Decoder<BufReader<Shown<R>>> {
+        &mut self.decoder
+    }
+
+    /// The file's first four bytes: byte order and version.
+    pub(super) fn start(&self) -> &[u8; 4] {
+        &self.start
     }
 
     /// Where its pixels begin, where they are stored as they are in memory.
@@ -254,7 +269,7 @@ fn most() -> usize {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
-fn told(error: TiffError) -> String {
+pub(super) fn told(error: TiffError) -> String {
     match error {
         TiffError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             "it ends too early".to_owned()

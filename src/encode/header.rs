@@ -22,7 +22,7 @@ pub(super) const SMALL_ALIGN: u64 = 64;
 const PAGE_ALIGN: u64 = 16;
 const SOFTWARE: &[u8] = b"tensortiff\0";
 /// The tag of GDAL's metadata.
-const GDAL_METADATA: u16 = 42112;
+pub(super) const GDAL_METADATA: u16 = 42112;
 /// Values of tag 317.
 const NONE: u8 = 1;
 const FLOAT: u8 = 3;

@@ -22,6 +22,7 @@ mod pack;
 mod paged;
 mod stack;
 mod strips;
+mod tags;
 
 pub use decoded::Decoded;
 pub use description::Shown;
@@ -31,3 +32,4 @@ pub use member::{TAR_BLOCK, TAR_END, last_block, member_head, member_padding, wr
 pub use pack::Packer;
 pub use paged::Pages;
 pub use stack::StackFile;
+pub use tags::Tags;

@@ -311,6 +311,7 @@ fn both(mut file: File, header: &[u8], pixels: &[u8]) -> io::Result<()> {
 
 fn grow(buffer: &mut Vec<u8>, len: usize) {
     if buffer.len() < len {
-        *buffer = vec![0; len];
+        // Not zeros: those come from the system, and are all one page until something is written there.
+        *buffer = vec![1; len];
     }
 }
