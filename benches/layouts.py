@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times dumps whose images lie among each other (NHWC) against the same images one after the other (NCHW).
 
-    benches/layouts.py [--on DIR] [--rounds 9]
+    benches/layouts.py [--on DIR] [--rounds 9] [--quick]
 
 Whole processes of target/release/tensortiff on the CPU, into a fresh folder each, in turn; every file of the
 one is held against the other's, byte for byte. Needs NumPy. Prints medians with ranges, and the median and
@@ -53,11 +53,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--on", default="/dev/shm")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true",
+                        help="few images in one round: whether it works, no measurement")
     args = parser.parse_args()
     if not TOOL.exists():
         sys.exit("cargo build --release first")
     print("| images | NCHW s | NHWC s | ratio | ratio of processor time |\n|---|---|---|---|---|")
     for name, dtype, n, c, h, w in SETS:
+        n = 1 if args.quick else n
         with tempfile.TemporaryDirectory(dir=args.on) as folder:
             folder = Path(folder)
             values = np.random.default_rng(1).integers(0, 255, size=(n, h, w, c), dtype="u1").astype(dtype)
@@ -65,7 +68,7 @@ def main():
             np.save(dumps["NHWC"], values)
             np.save(dumps["NCHW"], np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
             times = {"NHWC": [], "NCHW": []}
-            for round_ in range(args.rounds + 1):
+            for round_ in range(2 if args.quick else args.rounds + 1):
                 order = list(dumps) if round_ % 2 else list(dumps)[::-1]
                 outs = {layout: folder / layout for layout in order}
                 for layout in order:

@@ -32,7 +32,8 @@ TOOL = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "re
 STRIP = 512 << 10
 # Smooth images with noise in their last bits, noise as weights have it, and what a ReLU leaves.
 KINDS = ["smooth", "weights", "sparse"]
-SHAPES = {"images": (256, 512, 512), "one": (1, 8192, 8192)}
+SHAPES = {"images": (64, 512, 512), "one": (1, 4096, 4096)}
+QUICK = {"images": (3, 128, 128), "one": (1, 512, 512)}
 CODECS = ["deflate:1", "deflate:6", "zstd:1", "zstd:3"]
 
 
@@ -138,7 +139,7 @@ def check(out, pixels):
 
 
 def one_case(folder, kind, shape, codec, predictor, options):
-    pixels = samples(kind, SHAPES[shape])
+    pixels = samples(kind, (QUICK if options.quick else SHAPES)[shape])
     dump = folder / "d.safetensors"
     write_dump(dump, pixels)
     # libvips of pip has no zstd.
@@ -170,7 +171,10 @@ def main():
     parser.add_argument("--on", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--codecs", default=",".join(CODECS))
+    parser.add_argument("--quick", action="store_true",
+                        help="small images in one round: whether it works, no measurement")
     options = parser.parse_args()
+    options.rounds = 1 if options.quick else options.rounds
     os.environ["VIPS_CONCURRENCY"] = "1"
     print(f"{options.threads} threads, {options.rounds} rounds; MB/s of pixels\n")
     print("| samples | shape | codec | predictor | size | " + " | ".join(PROGRAMS) + " | tensortiff / codec |")

@@ -33,7 +33,7 @@ use std::time::Instant;
 
 use crate::backend::choose::Devices;
 use crate::backend::cpu::Cpu;
-use crate::encode::{Encoding, Profile};
+use crate::encode::{BigTiff, Encoding, Profile};
 use crate::error::Error;
 use crate::normalize::{Rule, Scope, Undo};
 use crate::plan::{Naming, Plan, Scopes, Selection, Stack, Tar};
@@ -43,7 +43,7 @@ use crate::sink::Sink;
 use crate::source::Source;
 pub use asked::Recorded;
 pub use doubt::VerifySample;
-use headers::{header, most_of_file, subject, too_large};
+use headers::{header, most_of_file, note_of_large, subject, too_large};
 use planned::planned;
 #[cfg(feature = "cli")]
 pub(crate) use planned::unsupported;
@@ -239,6 +239,7 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     let run = run.with_files(stacks::Files::of(source, &plan, options)?);
     run.note_skipped();
     run.note_stacks();
+    note_of_large(source, &plan, options).into_iter().for_each(|text| run.note(text));
     run.work(workers);
     run.report(started)
 }
@@ -269,6 +270,10 @@ impl Options {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> =
             self.encoding.warnings().into_iter().map(str::to_owned).collect();
+        // Of stacks it is told by itself.
+        if self.encoding.bigtiff == BigTiff::Yes && self.stack == Stack::None {
+            warnings.push(format!("files are BigTIFFs, {NOT_IMAGEJ}"));
+        }
         if self.encoding.profile == Profile::Gis {
             const NONE: &str = "GDAL's tags have no scale and offset";
             let fills = self.rule.constant.fill().is_some() || self.rule.nonfinite.fill().is_some();
@@ -294,6 +299,9 @@ impl Options {
         self.max_memory.map(|bytes| bytes.saturating_sub(others))
     }
 }
+
+/// What is so of a BigTIFF.
+const NOT_IMAGEJ: &str = "which ImageJ's own File > Open does not open";
 
 /// Bytes that the program takes before it has a buffer: its code, the plan of a few thousand
 /// tensors, the lines of a manifest that are made at once.

@@ -186,6 +186,7 @@ fn who_has_trouble_with_files_is_told() {
     assert!(!said.contains("note"), "{said}");
     assert!(told(&["--compress", "deflate", "--predictor", "auto"]).contains("ImageJ shows noise"));
     assert!(told(&["--profile", "archive"]).contains("libvips shows zeros"));
+    assert!(told(&["--bigtiff", "yes"]).contains("files are BigTIFFs, which ImageJ's own File"));
     for silent in [&["--compress", "deflate"][..], &["--profile", "gis", "-q"], &[]] {
         assert!(!told(silent).contains("note"), "{silent:?}");
     }
@@ -196,6 +197,17 @@ fn who_has_trouble_with_files_is_told() {
     let (plan, notes) = dry(&["--compress", "zstd"]);
     assert!(plan.contains("written  at most") && notes.contains("zstd"), "{plan}{notes}");
     assert!(!dry(&[]).0.contains("written  at most"));
+    // Images that are too large for classic files, by those that are not there; and tiles that are too many.
+    let large = dir.path().join("large.safetensors");
+    tool::sparse_dump(&large, &[2, 40_000, 30_000]);
+    let large = |how: &[&str], code: i32| {
+        let convert = ["convert", large.to_str().unwrap(), "-o", out, "-d", "cpu", "-n", "--no-space-check"];
+        tool::ends_with(code, &[&convert[..], how].concat()).1
+    };
+    let told = large(&[], 0);
+    assert!(told.contains("the files of 2 images may pass 4 GiB and are BigTIFFs, which"), "{told}");
+    let told = large(&["--tile", "16"], 2);
+    assert!(told.contains("4687500 tiles of 16×16: there are 1048576 at most"), "{told}");
     let (json, _) = dry(&["--tile", "64", "--json"]);
     assert!(json.contains("\"packed\": true") && json.contains("does not open tiles"), "{json}");
     for (how, problem) in [

@@ -11,10 +11,10 @@ use tensortiff::backend::cpu::range::{DeviceExtent, DeviceRange};
 use tensortiff::backend::gpu::batch::MOST_IMAGES;
 use tensortiff::backend::gpu::hooks::Hooks;
 use tensortiff::backend::gpu::kernels::Kernel;
-use tensortiff::backend::gpu::layout::{Image, Params, TILE, Tile};
+use tensortiff::backend::gpu::layout::{BINS, GATHERED_WORDS, Image, Params, TILE, Tile};
 use tensortiff::backend::gpu::tuning::{Shape, Tuning};
 use tensortiff::backend::gpu::{Gpu, GpuStats, adapters};
-use tensortiff::{Device, Devices, Dtype, MemorySource, NullSink, Options, convert};
+use tensortiff::{Device, Devices, Dtype, MemorySource, Norm, NullSink, Options, convert};
 
 fn open(timed: bool) -> Arc<Gpu> {
     let all = adapters();
@@ -61,6 +61,8 @@ fn tiny_images_go_by_the_thousand() {
     assert_eq!(stats.submissions, stats.batches);
     // One kernel does all, in one dispatch a batch.
     assert_eq!(of(&stats, Kernel::Fused), stats.batches);
+    // Samples are read once, and pixels written once.
+    assert_eq!(stats.kernels[Kernel::Fused as usize].bytes, images * samples * 8);
     assert_eq!(stats.dispatches, stats.batches);
     // Parameters, images, tiles and samples up; pixels and extents down.
     assert_eq!(stats.copies, 6 * stats.batches);
@@ -91,6 +93,29 @@ fn larger_images_are_looked_at_and_made_once() {
     assert_eq!(moved(Kernel::Extent), images * samples * 4);
     assert_eq!(moved(Kernel::Normalize), images * samples * 8);
     assert_eq!(moved(Kernel::Range), images * (bytes::<DeviceExtent>() + bytes::<DeviceRange>()));
+}
+
+/// Percentiles are found by a look at all samples for each step of the search, a mebisample at once, and what is
+/// found is all that comes back.
+#[test]
+fn looks_at_samples_are_counted() {
+    let gpu = open(false);
+    let (images, side) = (3, 1100);
+    let samples = side * side;
+    let bytes: Vec<u8> = (0..2 * images * samples).map(|i| (i * i % 251) as u8).collect();
+    let shape = [images, side, side];
+    let source = MemorySource::new("m").with("t", Dtype::U16, &shape, bytes).unwrap();
+    let devices = Devices::List(vec![Device::Ready(gpu.clone())]);
+    let options = Options { devices, rule: Norm::Percentile { low: 1.0, high: 99.0 }.into(), ..Options::default() };
+    assert_eq!(convert(&source, &NullSink, &options).unwrap().images, images);
+    let looks = gpu.stats().kernels[Kernel::Gather as usize];
+    // Two pieces an image.
+    assert!(looks.dispatches >= 2 * images && looks.dispatches % (2 * images) == 0, "{looks:?}");
+    let times = looks.dispatches / (2 * images);
+    let found = looks.bytes - times * images * samples * 2;
+    // Of each step no more than the counts of the four samples that are sought.
+    let most = looks.dispatches * 4 * u64::from(GATHERED_WORDS + 4 * BINS);
+    assert!(found <= most, "{found} bytes were found, {looks:?}");
 }
 
 /// Raw codes go up as they are, and are decoded there.

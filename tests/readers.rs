@@ -11,11 +11,12 @@
 )]
 #![cfg(feature = "cli")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tensortiff::encode::{BigTiff, Compress, Encoding, EncodingText, Predictor, Profile};
 use tensortiff::normalize::{Extent, oracle};
 use tensortiff::{DumpFiles, Norm, Source as _, TensorInfo};
 
@@ -125,18 +126,16 @@ fn check(
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let is_tar = options == TAR;
-    let (target, options) = if is_tar {
-        (dir.path().join("out.tar"), &["--tar-size", "20K"][..])
-    } else {
-        (out.clone(), options)
-    };
+    let of_tar = options.strip_prefix(&TAR[..]);
+    let is_tar = of_tar.is_some();
+    let target = if is_tar { dir.path().join("out.tar") } else { out.clone() };
+    let options = of_tar.unwrap_or(options);
     let status = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
         .args(["convert", "-q", "--device", "cpu", "--norm", norm.name(), "-o"])
         .arg(&target)
         .arg(dump)
         .args(options)
-        .args(if is_tar { &[][..] } else { &["--no-manifest"] })
+        .args(if is_tar { ["--tar-size", "20K"].as_slice() } else { &["--no-manifest"] })
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
@@ -241,7 +240,7 @@ struct Variant {
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 27] = [
+const VARIANTS: [Variant; 33] = [
     Variant { name: "normalized", shape: &SMALL, sample: some, norm: Norm::MinMax, options: &[] },
     Variant { name: "`--norm none`", shape: &SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
@@ -413,11 +412,53 @@ const VARIANTS: [Variant; 27] = [
         options: &["--profile", "gis"],
     },
     Variant {
+        name: "`--profile gis --compress zstd --bigtiff yes`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--profile", "gis", "--compress", "zstd", "--bigtiff", "yes"],
+    },
+    Variant {
+        name: "`--profile gis --compress none`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--profile", "gis", "--compress", "none"],
+    },
+    Variant {
+        name: "`--profile gis --tile none`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--profile", "gis", "--tile", "none"],
+    },
+    Variant {
+        name: "`--profile archive --tile 64`",
+        shape: &PACKED,
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--profile", "archive", "--tile", "64"],
+    },
+    Variant {
+        name: "`--stack all --bigtiff yes`",
+        shape: &[7, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "all", "--name", "d/t.tif", "--bigtiff", "yes"],
+    },
+    Variant {
         name: "a member of `-o NAME.tar`, by its place in the manifest",
         shape: &[1, 37, 53],
         sample: some,
         norm: Norm::MinMax,
         options: &TAR,
+    },
+    Variant {
+        name: "a member of `-o NAME.tar --bigtiff yes`",
+        shape: &[1, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &[TAR[0], TAR[1], "--bigtiff", "yes"],
     },
 ];
 
@@ -522,6 +563,70 @@ fn readers_open_what_the_table_says_and_nothing_else() {
     assert_eq!(documented("README.md"), rows, "README.md shows the table of docs/readers.md");
     let broken = broken_promises(&VARIANTS, |_, _, cell| cell);
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// What readers may stumble over in a file, and how it is held: what is asked for may be had in other words.
+fn features(options: &[&str]) -> Option<Vec<String>> {
+    let (mut text, mut holder) = (EncodingText::default(), "file");
+    for option in options.chunks(2) {
+        match option {
+            ["--stack", "none"] | ["--name", _] => {}
+            ["--stack", "tensor"] => holder = "stack",
+            ["--stack", "all"] => holder = "stack of all",
+            option if option == TAR => holder = "tar",
+            [name, value] => assert!(text.set(name.strip_prefix("--")?, value), "{name}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let Encoding { profile, bigtiff, compress, predictor, tile } = text.read().ok()?;
+    let is_gdal = profile == Profile::Gis;
+    if holder != "file" && (compress != Compress::None || tile.is_some() || is_gdal) {
+        return None;
+    }
+    let codec = match compress {
+        Compress::None => "none",
+        Compress::Deflate(_) => "deflate",
+        Compress::Zstd(_) => "zstd",
+    };
+    let has_predictor = predictor != Predictor::None;
+    Some(vec![
+        holder.to_owned(),
+        format!("codec {codec}"),
+        format!("predictor {has_predictor}"),
+        format!("tiles {}", tile.is_some()),
+        format!("GDAL's tags {is_gdal}"),
+        format!("BigTIFF {}", bigtiff == BigTiff::Yes),
+    ])
+}
+
+/// Any two things that can be so of a file at once are so in some row.
+#[test]
+fn all_pairs_of_what_files_can_be_have_a_row() {
+    let pairs = |options: &[&str]| -> Vec<[String; 2]> {
+        let features = features(options).unwrap_or_default();
+        let pair = |(at, one): (usize, &String)| {
+            features[at + 1..].iter().map(|other| [one.clone(), other.clone()]).collect::<Vec<_>>()
+        };
+        features.iter().enumerate().flat_map(pair).collect()
+    };
+    let tried: BTreeSet<_> = VARIANTS.iter().flat_map(|variant| pairs(variant.options)).collect();
+    let words: [&[&[&str]]; 6] = [
+        &[&[], &["--stack", "tensor"], &["--stack", "all"], &TAR],
+        &[&[], &["--profile", "fiji"], &["--profile", "gis"], &["--profile", "archive"]],
+        &[&[], &["--compress", "none"], &["--compress", "deflate"], &["--compress", "zstd"]],
+        &[&[], &["--predictor", "none"], &["--predictor", "float"], &["--predictor", "auto"]],
+        &[&[], &["--tile", "none"], &["--tile", "64"]],
+        &[&[], &["--bigtiff", "yes"], &["--bigtiff", "no"]],
+    ];
+    let mut all: Vec<Vec<&str>> = vec![Vec::new()];
+    for words in words {
+        let with = |all: &Vec<&str>, more: &[&'static str]| [&all[..], more].concat();
+        all = all.iter().flat_map(|all| words.iter().map(|more| with(all, more))).collect();
+    }
+    let possible: BTreeSet<_> = all.iter().flat_map(|options| pairs(options)).collect();
+    assert!(possible.len() > 40, "{possible:?}");
+    let untried: Vec<_> = possible.difference(&tried).collect();
+    assert!(untried.is_empty(), "no row has {untried:?}");
 }
 
 /// A promise that is wrong is seen, whichever way.

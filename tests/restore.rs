@@ -212,6 +212,38 @@ fn the_file_is_there_whole_or_not_at_all() {
     assert!(fs::read(&file).unwrap() == first);
 }
 
+/// The samples of the dump that is asked for, and that 32-bit floats do not hold some of them.
+#[test]
+fn what_is_compared_is_told() {
+    let (dir, out) = folder();
+    let [a, b] = ["a", "b"].map(|name| dir.path().join(format!("{name}.safetensors")));
+    dump(&a, &[("t", "I32", &[2, 3, 5], 120)]);
+    let mut bytes = fs::read(&a).unwrap();
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&16_777_217_i32.to_le_bytes());
+    fs::write(&a, bytes).unwrap();
+    dump(&b, &[("u", "F32", &[3, 3, 5], 180)]);
+    let [a, b] = [&a, &b].map(|path| path.to_str().unwrap());
+    let file = dir.path().join("r.safetensors");
+    let file = file.to_str().unwrap();
+    for stack in ["none", "tensor"] {
+        convert(&[a, b], &out, &["--norm", "none", "--stack", stack, "--overwrite"]);
+        for (source, samples, is_rounded) in
+            [(&[][..], 75, true), (&["--source", a], 30, true), (&["--source", b], 45, false)]
+        {
+            let of = ["restore", "--overwrite", &out, "-o", file, "--against"];
+            let (told, _) = ends_with(0, &[&of[..], source].concat());
+            let due = format!("all {samples} samples are those of the dump, bit for bit");
+            assert!(told.starts_with(&due), "{told}");
+            assert_eq!(told.contains("as 32-bit floats"), is_rounded, "{told}");
+            let (told, _) = ends_with(0, &[&of[..], source, &["--json"]].concat());
+            let told: Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(told["against"]["samples"], samples, "{told}");
+            assert_eq!(told["against"]["rounded"], is_rounded, "{told}");
+        }
+    }
+}
+
 #[test]
 fn tensors_of_several_dumps_are_told_apart() {
     let (dir, out) = folder();

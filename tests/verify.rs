@@ -67,6 +67,8 @@ fn what_convert_wrote_is_right() {
             for against in [&["verify", &out][..], &["verify", &out, "--against"]] {
                 let (told, said) = ends_with(0, against);
                 assert!(told.is_empty() && said.contains("all right"), "{options:?}: {told}{said}");
+                let knows_pixels = options.contains(&"--hash") || against.contains(&"--against");
+                assert_eq!(said.contains("no --hash was given"), !knows_pixels, "{said}");
             }
         }
     }
@@ -371,6 +373,15 @@ fn images_that_failed_or_were_there_are_counted() {
     let (told, said) = ends_with(3, &["verify", &out]);
     assert!(told.is_empty() && said.contains("could not be made"), "{said}");
     ends_with(3, &["verify", &out, "--against"]);
+    let manifest = fs::read_to_string(format!("{out}/manifest.jsonl")).unwrap();
+    let lines = manifest.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let name = lines.filter(|line| line["error"].is_string()).map(|line| line["name"].clone()).next();
+    let name = Path::new(&out).join(name.unwrap().as_str().unwrap());
+    fs::create_dir_all(name.parent().unwrap()).unwrap();
+    fs::write(&name, "mine").unwrap();
+    let (told, _) = ends_with(5, &["verify", &out]);
+    let due = format!("{}: file: it is there, and the run could not make it\n", name.display());
+    assert_eq!(told, due);
     let own = dir.path().join("a.safetensors");
     dump(&own, &[("t", "U8", &[3, 2, 2], 12)]);
     let own = own.to_str().unwrap();

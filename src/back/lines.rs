@@ -27,6 +27,8 @@ pub(super) struct Sums {
     pub(super) images: u64,
     pub(super) failed: u64,
     pub(super) existed: u64,
+    /// Those whose pixels' hash is known.
+    pub(super) hashed: u64,
     /// Bytes of pixels.
     pub(super) bytes: u64,
 }
@@ -46,6 +48,7 @@ impl Output {
             sums.images += 1;
             sums.failed += u64::from(line.error.is_some());
             sums.existed += u64::from(line.existed);
+            sums.hashed += u64::from(line.xxh3.is_some());
             sums.bytes = sums.bytes.saturating_add(bytes(&line));
         }
         if manifest.next_line()?.is_some() {

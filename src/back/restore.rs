@@ -1,5 +1,6 @@
 //! Samples out of images: what the norm did is undone, and the tensors are put together.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +20,9 @@ use crate::normalize::{Norm, Rule, Scope, Undo, Undone};
 use crate::plan::{Naming, Stack};
 use crate::record::Hasher;
 use crate::record::identity::Hash;
-use crate::sink::{FilesSink, Pending, Section, Sink};
+use crate::sink::{FilesSink, NullSink, Pending, Section, Sink};
 use crate::source::{Source, safetensors_header};
+use crate::tensor::Dtype;
 
 /// Most images: a bit of each is held.
 const MOST: u64 = 1 << 33;
@@ -64,6 +66,9 @@ pub struct Samples {
     pub largest: f64,
     /// Those that are finite, or NaN, or infinite in only one of them.
     pub unlike: u64,
+    /// Whether the dump has types that 32-bit floats do not hold exactly: its samples are compared as they are
+    /// rounded, and what that lost is in no error.
+    pub rounded: bool,
 }
 
 /// Makes `file`, safetensors of f32, of the images of a manifest, or of those of one of its dumps, `only`.
@@ -303,14 +308,15 @@ impl Taken {
     }
 }
 
-/// Undoes the norm of all images again and compares the samples with those of the run's dump, widened or
-/// rounded to 32-bit floats as `--norm none` has them.
+/// Undoes the norm of all images again, or of those of one of its dumps, `only`, and compares the samples with
+/// those of the run's dump, widened or rounded to 32-bit floats as `--norm none` has them.
 ///
 /// # Errors
 /// As [`verify`](super::verify()) with a dump; [`Error::Format`] for images that cannot be undone.
 pub fn errors_of(
     output: &Output,
     source: &dyn Source,
+    only: Option<&str>,
     looking: &Looking,
 ) -> Result<Samples, Error> {
     let head = output.open()?.head().clone();
@@ -327,12 +333,22 @@ pub fn errors_of(
         (of_images.stack, of_images.tar) = (Stack::None, None);
         of_images.naming = Naming::List(output.pages()?);
     }
+    let (mut rounded, mut left_out) = (false, HashSet::new());
+    let _ = output.sums(&mut |line| {
+        if only.is_none_or(|only| only == line.source) {
+            rounded |= Dtype::from_name(&line.dtype).is_some_and(Dtype::is_wide);
+        } else {
+            left_out.insert(Output::page(line, is_stacked));
+        }
+        Ok(())
+    })?;
     let samples = Measured {
         check,
         is_stacked,
         rule: of_images.rule,
         stored: FilesSink::new(&output.folder, false),
         folder: &output.folder,
+        left_out,
         samples: Mutex::default(),
     };
     let options = Options {
@@ -346,7 +362,8 @@ pub fn errors_of(
     if let Some(failure) = report.failures.into_iter().next() {
         return Err(failure.error);
     }
-    Ok(samples.samples.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let samples = samples.samples.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Samples { rounded, ..samples })
 }
 
 /// A sink that compares samples with those that images are undone to.
@@ -357,6 +374,8 @@ struct Measured<'a> {
     rule: Rule,
     stored: FilesSink,
     folder: &'a Path,
+    /// Names of images of other dumps than the one that is asked for.
+    left_out: HashSet<String>,
     samples: Mutex<Samples>,
 }
 
@@ -425,12 +444,18 @@ impl Sink for Measured<'_> {
     }
 
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
+        if self.left_out.contains(name) {
+            return Ok(());
+        }
         let measuring = self.open(name, (header.len() + pixels.len()) as u64)?;
         measuring.write_at(header.len() as u64, pixels)?;
         Box::new(measuring).commit()
     }
 
     fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
+        if self.left_out.contains(name) {
+            return NullSink.begin(name, len);
+        }
         let len =
             len.ok_or_else(|| self.bad(name, "what is compared with it is packed".to_owned()))?;
         Ok(Box::new(self.open(name, len)?))

@@ -27,6 +27,8 @@ pub struct Verified {
     pub failed: u64,
     /// Those that were there before the run: that they are is all that is known.
     pub existed: u64,
+    /// Those of whose pixels the manifest has a hash; of others it has their range, and the counts of NaN and Inf.
+    pub hashed: u64,
     /// Bytes of pixels that were looked at.
     pub bytes: u64,
     /// How many differences were told.
@@ -80,6 +82,13 @@ pub fn verify(
     of_tars.into_iter().for_each(tell);
     output.each(looking, &|buffer: &mut Vec<u8>, _, line| {
         if line.error.is_some() {
+            // A page or a member that failed has no file of its own.
+            let is_own = line.page.is_none() && line.member.is_none();
+            if is_own && matches!(sink.open(&line.name), Ok(Some(_))) {
+                let file = output.folder.join(&*line.name);
+                let problem = "it is there, and the run could not make it".to_owned();
+                tell(Difference { file, page: None, member: None, what: "file", problem });
+            }
             return Ok(());
         }
         let mut tell = |(what, problem): Found| {
@@ -102,6 +111,7 @@ pub fn verify(
         images: sums.images,
         failed: sums.failed,
         existed: sums.existed,
+        hashed: sums.hashed,
         bytes: sums.bytes,
         ..Verified::default()
     };

@@ -56,6 +56,7 @@ struct Against {
     differing: u64,
     largest_error: f64,
     unlike: u64,
+    rounded: bool,
 }
 
 pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
@@ -67,7 +68,7 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<En
     let only = args.source.as_deref();
     let restored = restore(&output, only, &args.output, args.overwrite, &looking);
     let measured = match (&restored, &source) {
-        (Ok(_), Some(source)) => Some(errors_of(&output, source, &looking)),
+        (Ok(_), Some(source)) => Some(errors_of(&output, source, only, &looking)),
         _ => None,
     };
     progress.finish();
@@ -79,6 +80,7 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<En
             differing: samples.differing,
             largest_error: samples.largest,
             unlike: samples.unlike,
+            rounded: samples.rounded,
         });
         results(|out| {
             let told = Told { tensors, images, bytes: written, notes: &notes, against };
@@ -111,15 +113,16 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<En
 
 /// `317 samples are bit for bit those of the dump`
 fn told(samples: &Samples) -> String {
-    let Samples { samples: all, differing, largest, unlike } = *samples;
+    let Samples { samples: all, differing, largest, unlike, rounded } = *samples;
+    let rounded = if rounded { "; the dump's are compared as 32-bit floats, to which some are rounded" } else { "" };
     if differing == 0 {
-        return format!("all {all} samples are those of the dump, bit for bit");
+        return format!("all {all} samples are those of the dump, bit for bit{rounded}");
     }
     let unlike = match unlike {
         0 => String::new(),
         unlike => format!("; {unlike} are finite, NaN or infinite in only one of them"),
     };
     format!(
-        "the largest absolute error is {largest:e}; {differing} of {all} samples differ{unlike}"
+        "the largest absolute error is {largest:e}; {differing} of {all} samples differ{unlike}{rounded}"
     )
 }

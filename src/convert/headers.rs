@@ -1,9 +1,9 @@
 //! What the headers of a plan's images are of.
 
-use super::{Options, stacks};
-use crate::encode::{Header, Subject};
+use super::{NOT_IMAGEJ, Options, stacks};
+use crate::encode::{BigTiff, Header, Subject};
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::{Plan, Stack};
 use crate::source::Source;
 
 /// Fails if any image does not fit the format.
@@ -71,4 +71,20 @@ pub(super) fn too_large(source: &dyn Source, plan: &Plan, row: usize, problem: S
     let tensor = &source.tensors()[plan.rows()[row].tensor];
     let dump = source.dumps()[tensor.dump].label.clone();
     Error::TooLarge { dump, tensor: tensor.name.clone(), problem }
+}
+
+/// That some images are so large that their files are `BigTIFFs`, where nobody asked for that.
+pub(super) fn note_of_large(source: &dyn Source, plan: &Plan, options: &Options) -> Option<String> {
+    /// Less than half of a classic file: nothing before the pixels takes more.
+    const SAMPLES: u64 = 1 << 29;
+    if options.encoding.bigtiff != BigTiff::Auto || options.stack != Stack::None {
+        return None;
+    }
+    let rows = plan.rows().iter().enumerate().filter(|(_, row)| row.samples() > SAMPLES);
+    let is_big = |row| most_of_file(source, plan, options, row).is_ok_and(|most| u32::try_from(most).is_err());
+    let images: u64 = rows.filter(|(row, _)| is_big(*row)).map(|(_, row)| row.images).sum();
+    (images > 0).then(|| match images {
+        1 => format!("the file of 1 image may pass 4 GiB and is a BigTIFF, {NOT_IMAGEJ}"),
+        more => format!("the files of {more} images may pass 4 GiB and are BigTIFFs, {NOT_IMAGEJ}"),
+    })
 }

@@ -72,6 +72,7 @@ pub fn preview(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     let mut notes: Vec<String> = opened.problems().map(str::to_owned).collect();
     notes.extend(options.warnings());
     notes.extend(stacks::notes(&stacks::stack_files(source, &plan, options)?));
+    notes.extend(super::note_of_large(source, &plan, options));
     notes.extend(plan.notes().iter().cloned());
     notes.extend(plan.skipped().iter().map(|skipped| {
         let tensor = &source.tensors()[skipped.tensor];

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::tally::Tally;
 use super::tars::{self, Member};
-use super::{Options, subject};
+use super::{NOT_IMAGEJ, Options, subject};
 use crate::backend::{Finding, ImageId};
 use crate::encode::{Shown, StackFile};
 use crate::error::Error;
@@ -67,7 +67,7 @@ pub(super) fn notes(files: &[StackFile]) -> Option<String> {
     let of = files.len();
     (big > 0).then(|| {
         let are = if big == 1 { "is a BigTIFF" } else { "are BigTIFFs" };
-        format!("{big} of {of} stacks {are}, which ImageJ's own File > Open does not open")
+        format!("{big} of {of} stacks {are}, {NOT_IMAGEJ}")
     })
 }
 

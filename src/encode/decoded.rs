@@ -1,8 +1,12 @@
 //! A TIFF file read back as a reader would: by the `tiff` crate's decoder, and not by what this program
 //! knows of its own headers.
 //!
+//! The decoder reads tags, and says where strips lie; those that are stored as pixels are in memory are read from
+//! there, in pieces of any size, and all others by it. Pages are shown to it one by one, as it remembers
+//! all that it passes.
+//!
 //! What a file says may be anything: nothing is allocated by it beyond [`LARGEST_CHUNK`], and the lists of
-//! strips beyond what the decoder allows by itself (1 MiB, that is images of 2 TB).
+//! strips, which are in the file.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
@@ -88,11 +92,19 @@ impl<R: Read + Seek> Decoded<R> {
             return Err("it holds more than one image".to_owned());
         }
         let (width, height) = (u64::from(width), u64::from(height));
+        // Of what follows no product is larger.
+        let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(4));
+        if bytes.and_then(|bytes| i64::try_from(bytes).ok()).is_none() {
+            return Err(format!("no file holds {height}×{width} pixels"));
+        }
         let tile = match decoder.get_chunk_type() {
             ChunkType::Strip => None,
             ChunkType::Tile => Some(u64::from(decoder.chunk_dimensions().0)),
         };
         let rows = u64::from(decoder.chunk_dimensions().1).min(height);
+        if rows == 0 || width == 0 {
+            return Err("it has no pixels".to_owned());
+        }
         let as_in_memory = decoder.byte_order() == ByteOrder::LittleEndian && tile.is_none();
         let plain = match as_in_memory && (compression, predictor) == (NONE, NONE) {
             false => None,

@@ -11,6 +11,8 @@ const STRIP: u64 = 16 << 20;
 const PACKED_STRIP: u64 = 512 << 10;
 /// Where there were more, they are longer, up to the longest row: readers hold the list of them.
 const MOST_STRIPS: u64 = 1 << 16;
+/// The same of tiles, whose size is asked for.
+const MOST_TILES: u64 = 1 << 20;
 /// Longest row that is packed: a strip is never less than a row, and is packed in memory.
 const LONGEST_ROW: u64 = 64 << 20;
 
@@ -56,6 +58,12 @@ impl Strips {
                 )));
             }
             let count = width.div_ceil(across).checked_mul(height.div_ceil(rows)).ok_or(None)?;
+            if count > MOST_TILES {
+                return Err(Some(format!(
+                    "would have {count} tiles of {across}×{rows}: there are {MOST_TILES} at most, as readers \
+                     hold the list of them"
+                )));
+            }
             let each = 4 * across * rows;
             return Ok(Strips { rows, count, pixels, each, are_packed, tile: Some(tile) });
         }

@@ -14,7 +14,7 @@ use tiff::tags::{Tag, Type};
 
 use super::decoded::{Decoded, told};
 use super::description::{Display, Numbers};
-use super::encoding::{BigTiff, Encoding, Predictor};
+use super::encoding::{BigTiff, Compress, Encoding, Predictor};
 use super::gdal;
 use super::header::{GDAL_METADATA, Header, Subject};
 use super::strips::Strips;
@@ -101,7 +101,7 @@ impl Tags {
             }
         }
         if found.is_empty() {
-            found.extend(image.lists(&due, len)?);
+            found.extend(image.lists(&due, self.encoding.compress == Compress::None, len)?);
         }
         Ok(found)
     }
@@ -219,8 +219,9 @@ impl<R: Read + Seek> Decoded<R> {
         }))
     }
 
-    /// Whether strips do not lie one after the other up to the end.
-    fn lists(&mut self, due: &Due, len: Option<u64>) -> Result<Option<String>, String> {
+    /// Whether strips do not lie one after the other up to the end, or are not as long as their pixels where
+    /// they are to be.
+    fn lists(&mut self, due: &Due, are_as_long: bool, len: Option<u64>) -> Result<Option<String>, String> {
         let [offsets, lens] = match due.strips.tile {
             None => [Tag::StripOffsets, Tag::StripByteCounts],
             Some(_) => [Tag::TileOffsets, Tag::TileByteCounts],
@@ -231,7 +232,7 @@ impl<R: Read + Seek> Decoded<R> {
         let (places, sizes) = (list(offsets)?, list(lens)?);
         let mut end = places.first().copied().unwrap_or(0);
         for (strip, (&place, &size)) in (0..).zip(places.iter().zip(&sizes)) {
-            if !due.strips.are_packed && size != due.strips.len(strip) {
+            if are_as_long && size != due.strips.len(strip) {
                 let ought = due.strips.len(strip);
                 return Ok(Some(format!(
                     "{}: that of {strip} is {size}, and ought to be {ought}",
@@ -281,8 +282,8 @@ fn of_value(value: &Value) -> String {
         Value::Short(x) => x.to_string(),
         Value::Unsigned(x) => x.to_string(),
         Value::UnsignedBig(x) => x.to_string(),
-        Value::Ascii(text) => shown(&format!("{text:?}")).into(),
-        value => shown(&format!("{value:?}")).into(),
+        Value::Ascii(text) => shown(&format!("{text:?}")),
+        value => shown(&format!("{value:?}")),
     }
 }
 
@@ -292,7 +293,7 @@ mod tests {
     use crate::encode::{EncodingText, Packed};
 
     const SIZE: (u64, u64) = (19, 18);
-    const RULE: (Option<(f64, f64)>, u64, u64) = (Some((0.0, 341.0)), 0, 0);
+    const NUMBERS: Numbers = (Some((0.0, 341.0)), 0, 0);
 
     fn encoding(words: &[(&'static str, &'static str)]) -> Encoding {
         let mut text = EncodingText::default();
@@ -320,9 +321,14 @@ mod tests {
         file
     }
 
+    /// As `verify` looks at a file, but for its text.
     fn told(tags: &Tags, file: &[u8]) -> Result<Vec<String>, String> {
         let mut image = Decoded::open(Cursor::new(file))?;
-        let found = tags.differences(&mut image, RULE, Some(file.len() as u64))?;
+        let (width, height) = SIZE;
+        if image.shape() != [height, width] {
+            return Ok(vec![format!("{:?}", image.shape())]);
+        }
+        let found = tags.differences(&mut image, NUMBERS, Some(file.len() as u64))?;
         let _ = image.description()?;
         Ok(found)
     }
@@ -445,9 +451,12 @@ mod tests {
         let entry = |file: &[u8], tag: u16| {
             (0..20).map(|at| 10 + 12 * at).find(|&at| file[at..at + 2] == tag.to_le_bytes())
         };
-        let height = entry(&file, 257).unwrap() + 8;
-        file[height..height + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-        let found = told(&tags, &file);
-        assert!(format!("{found:?}").contains("values, and ought to have"), "{found:?}");
+        for tag in [257, 278] {
+            let value = entry(&file, tag).unwrap() + 8;
+            file[value..value + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        }
+        let mut image = Decoded::open(Cursor::new(&file)).unwrap();
+        let found = tags.differences(&mut image, NUMBERS, None).unwrap();
+        assert!(found[0].contains("(273) has 1 values, and ought to have"), "{found:?}");
     }
 }

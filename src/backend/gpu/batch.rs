@@ -300,7 +300,7 @@ impl Batch {
             Kernel::Range => all.range * (bytes::<DeviceExtent>() + bytes::<DeviceRange>()),
             Kernel::Normalize => all.normalize * (size + 4),
             Kernel::Fused => all.fused * (size + 4),
-            Kernel::Gather => 0,
+            Kernel::Gather => 0, // it is in no batch: see `look.rs`
         }
     }
 

@@ -111,7 +111,11 @@ impl Gpu {
         if bins > 0 {
             recording.copy(Way::Down, (&looking.bins, 0), (&looking.readback, WORDS), bins);
         }
-        recording.submit();
+        let (_, moved) = recording.submit();
+        let mut looks = lock(&self.looks);
+        looks.dispatches += moved.dispatches;
+        looks.bytes += raw.len() as u64 + moved.down;
+        drop(looks);
         self.suffer(fault, Fault::LostAfter);
         self.suffer(fault, Fault::Invalid);
         self.device.check()?;

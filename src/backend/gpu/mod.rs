@@ -46,7 +46,7 @@ pub use adapters::{Adapter, AdapterInfo, Kind, adapters};
 use batch::Sizes;
 use device::Device;
 use hooks::{Fault, Hooks};
-use kernels::Kernels;
+use kernels::{Kernel, Kernels};
 use look::Looking;
 pub use proof::Proof;
 use slot::Slot;
@@ -110,6 +110,8 @@ pub struct Gpu {
     /// Samples that were looked at before their pixels were made.
     looked: AtomicU64,
     stats: Mutex<GpuStats>,
+    /// The kernel that does so, since the device was proved.
+    looks: Mutex<KernelStats>,
     proof: Proof,
     /// To open it again.
     info: AdapterInfo,
@@ -156,12 +158,14 @@ impl Gpu {
             looking: Mutex::default(),
             looked: AtomicU64::new(0),
             stats: Mutex::default(),
+            looks: Mutex::default(),
             proof: Proof::default(),
             info: adapter.info.clone(),
             hooks: *hooks,
             submissions_left: AtomicU64::new(u64::MAX),
         };
         gpu.proof = proof::prove(&gpu)?;
+        gpu.looks = Mutex::default();
         gpu.submissions_left = AtomicU64::new(hooks.submissions);
         Ok(gpu)
     }
@@ -178,10 +182,12 @@ impl Gpu {
         Sizes::most_samples(self.device.inner.limits().max_storage_buffer_binding_size)
     }
 
-    /// What the last drain did.
+    /// What the last drain did; and of the kernel that looks at samples before any drain, all that it did.
     #[must_use]
     pub fn stats(&self) -> GpuStats {
-        *lock(&self.stats)
+        let mut stats = *lock(&self.stats);
+        stats.kernels[Kernel::Gather as usize] = *lock(&self.looks);
+        stats
     }
 
     /// Samples at which it looked before their pixels were made, for ranges that images share and for

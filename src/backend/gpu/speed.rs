@@ -95,4 +95,55 @@ impl Gpu {
             by_its_clock: timer.is_some(),
         })
     }
+
+    /// Seconds in which so many bytes go to the device and so many come back, both at once, and nothing else: from
+    /// and to mapped buffers, by the host's clock. Not for use beside a drain.
+    ///
+    /// # Errors
+    /// As those of [`speeds`](Gpu::speeds).
+    pub fn link(&self, up: u64, down: u64) -> Result<f64, Error> {
+        use wgpu::BufferUsages as U;
+        const EACH: u64 = 64 << 20;
+        let usages = [
+            (U::MAP_WRITE | U::COPY_SRC, up),
+            (U::COPY_DST, up),
+            (U::COPY_SRC, down),
+            (U::MAP_READ | U::COPY_DST, down),
+        ];
+        let [from, there, source, back] =
+            self.device.guarded("allocating buffers to measure the link with", |device| {
+                usages.map(|(usage, bytes)| {
+                    device.create_buffer(&wgpu::BufferDescriptor {
+                        label: Some("link"),
+                        size: bytes.clamp(16, EACH).next_multiple_of(16),
+                        usage,
+                        mapped_at_creation: false,
+                    })
+                })
+            })?;
+        let mut seconds = 0.0;
+        // The first round meets memory that nobody touched yet.
+        for _ in 0..2 {
+            let start = Instant::now();
+            let (mut up, mut down) = (up, down);
+            while up + down > 0 {
+                let mut recording = Recording::new(&self.device, "link");
+                let ways = [(Way::Up, &from, &there, &mut up), (Way::Down, &source, &back, &mut down)];
+                for (way, from, to, left) in ways {
+                    // Copies are of whole words.
+                    let bytes = (*left).min(EACH).next_multiple_of(4).min(from.size());
+                    if bytes > 0 {
+                        recording.copy(way, (from, 0), (to, 0), bytes);
+                    }
+                    *left -= bytes.min(*left);
+                }
+                let (index, _) = recording.submit();
+                if up + down == 0 {
+                    self.device.poll(Some((index, self.device.patience)))?;
+                }
+            }
+            seconds = start.elapsed().as_secs_f64();
+        }
+        Ok(seconds)
+    }
 }
