@@ -18,8 +18,8 @@ use tensortiff::backend::gpu::kernels::Kernel;
 use tensortiff::backend::gpu::tuning::{Shape, Tuning};
 use tensortiff::backend::gpu::{Adapter, Gpu, GpuStats, Speeds};
 use tensortiff::{
-    Device, Devices, Dtype, FilesSink, MemorySource, Norm, NullSink, Options, Record, Sink, Source as _,
-    convert,
+    Device, Devices, Dtype, FilesSink, MemorySource, Norm, NullSink, Options, Record, Sink,
+    Source as _, convert,
 };
 
 mod support;
@@ -114,7 +114,7 @@ impl Set {
     }
 
     /// Seconds of a conversion into files, recorded as `tensortiff convert` does.
-    fn into_files(&self, devices: &[Device], folder: &Path) -> Outcome<f64> {
+    fn to_files(&self, devices: &[Device], folder: &Path) -> Outcome<f64> {
         let folder = tempfile::tempdir_in(folder)?;
         let out = folder.path().join("out");
         self.run(devices, &FilesSink::new(&out, false), Some(Record::new(&out)))
@@ -135,7 +135,11 @@ impl Set {
                 if image >= self.images {
                     return Ok(());
                 }
-                self.source.read_at(0, image * bytes as u64, &mut buffer[HEADER..HEADER + bytes])?;
+                self.source.read_at(
+                    0,
+                    image * bytes as u64,
+                    &mut buffer[HEADER..HEADER + bytes],
+                )?;
                 std::fs::write(folder.path().join(format!("{image}.tif")), &buffer)?;
             }
         };
@@ -275,8 +279,12 @@ fn kernels(gpu: &Arc<Gpu>, sets: &[Set], speeds: &Speeds, args: &Args) -> Outcom
 /// Prints what a look at samples costs, which percentiles are found by: one piece at a time, there and back, so that
 /// it is told beside the bare link and has no aim.
 fn looks(gpu: &Arc<Gpu>, args: &Args) -> Outcome<()> {
-    println!("### Looks at samples\n\nPercentiles of the medium set, in ms; bytes that looks read and wrote.\n");
-    println!("| set | looks | MB | run without files | without percentiles |\n| --- | ---: | ---: | ---: | ---: |");
+    println!(
+        "### Looks at samples\n\nPercentiles of the medium set, in ms; bytes that looks read and wrote.\n"
+    );
+    println!(
+        "| set | looks | MB | run without files | without percentiles |\n| --- | ---: | ---: | ---: | ---: |"
+    );
     let plain = Set::made(SWEPT[1], args.pixels)?;
     let (without, _) = plain.on(gpu, args.rounds)?;
     let set = Set { norm: Norm::Percentile { low: 1.0, high: 99.0 }, ..plain };
@@ -315,7 +323,7 @@ fn whole(adapter: &Adapter, sets: &[Set], args: &Args) -> Outcome<()> {
         for _ in 0..args.rounds {
             for (number, devices) in fleets.iter().enumerate() {
                 times[number].push(1e3 * set.run(devices, &NullSink, None)?);
-                times[3 + number].push(1e3 * set.into_files(devices, &args.folder)?);
+                times[3 + number].push(1e3 * set.to_files(devices, &args.folder)?);
             }
             times[6].push(1e3 * gpu.link(stats.bytes_up, stats.bytes_down)?);
             times[7].push(1e3 * set.copied(&args.folder)?);

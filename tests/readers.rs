@@ -610,7 +610,7 @@ fn all_pairs_of_what_files_can_be_have_a_row() {
         features.iter().enumerate().flat_map(pair).collect()
     };
     let tried: BTreeSet<_> = VARIANTS.iter().flat_map(|variant| pairs(variant.options)).collect();
-    let words: [&[&[&str]]; 6] = [
+    let words: [&[&[&'static str]]; 6] = [
         &[&[], &["--stack", "tensor"], &["--stack", "all"], &TAR],
         &[&[], &["--profile", "fiji"], &["--profile", "gis"], &["--profile", "archive"]],
         &[&[], &["--compress", "none"], &["--compress", "deflate"], &["--compress", "zstd"]],
@@ -618,9 +618,9 @@ fn all_pairs_of_what_files_can_be_have_a_row() {
         &[&[], &["--tile", "none"], &["--tile", "64"]],
         &[&[], &["--bigtiff", "yes"], &["--bigtiff", "no"]],
     ];
-    let mut all: Vec<Vec<&str>> = vec![Vec::new()];
+    let mut all: Vec<Vec<&'static str>> = vec![Vec::new()];
     for words in words {
-        let with = |all: &Vec<&str>, more: &[&'static str]| [&all[..], more].concat();
+        let with = |all: &Vec<&'static str>, more: &[&'static str]| [&all[..], more].concat();
         all = all.iter().flat_map(|all| words.iter().map(|more| with(all, more))).collect();
     }
     let possible: BTreeSet<_> = all.iter().flat_map(|options| pairs(options)).collect();

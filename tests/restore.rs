@@ -215,7 +215,7 @@ fn the_file_is_there_whole_or_not_at_all() {
 /// The samples of the dump that is asked for, and that 32-bit floats do not hold some of them.
 #[test]
 fn what_is_compared_is_told() {
-    let (dir, out) = folder();
+    let (dir, _) = folder();
     let [a, b] = ["a", "b"].map(|name| dir.path().join(format!("{name}.safetensors")));
     dump(&a, &[("t", "I32", &[2, 3, 5], 120)]);
     let mut bytes = fs::read(&a).unwrap();
@@ -227,7 +227,8 @@ fn what_is_compared_is_told() {
     let file = dir.path().join("r.safetensors");
     let file = file.to_str().unwrap();
     for stack in ["none", "tensor"] {
-        convert(&[a, b], &out, &["--norm", "none", "--stack", stack, "--overwrite"]);
+        let (_dir, out) = folder();
+        convert(&[a, b], &out, &["--norm", "none", "--stack", stack]);
         for (source, samples, is_rounded) in
             [(&[][..], 75, true), (&["--source", a], 30, true), (&["--source", b], 45, false)]
         {

@@ -375,7 +375,8 @@ fn images_that_failed_or_were_there_are_counted() {
     ends_with(3, &["verify", &out, "--against"]);
     let manifest = fs::read_to_string(format!("{out}/manifest.jsonl")).unwrap();
     let lines = manifest.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let name = lines.filter(|line| line["error"].is_string()).map(|line| line["name"].clone()).next();
+    let name =
+        lines.filter(|line| line["error"].is_string()).map(|line| line["name"].clone()).next();
     let name = Path::new(&out).join(name.unwrap().as_str().unwrap());
     fs::create_dir_all(name.parent().unwrap()).unwrap();
     fs::write(&name, "mine").unwrap();

@@ -68,7 +68,7 @@ def of_place(place, rounds):
     yield f"## {kind.capitalize()} ({place['on']}, {place['filesystem']})"
     yield ""
     yield from rows(["s", *programs], [
-        [name, *[timed(figures[program], rounds) for program in programs]]
+        [name, *[timed(figures.get(program), rounds) for program in programs]]
         for name, figures in sets.items()
     ])
     yield ""
@@ -103,7 +103,9 @@ def rows(head, body):
 
 
 def timed(figures, rounds):
-    """Median and range of a program's times."""
+    """Median and range of a program's times; nothing of one that did not run on a set."""
+    if not figures:
+        return ""
     times = seconds(figures)
     few = f" [{len(times)}]" if len(times) < rounds else ""
     return f"{median(times):.3f} ({span(times, 3)}){few}"
@@ -111,5 +113,7 @@ def timed(figures, rounds):
 
 def compared(figures, program):
     """Ratios to both floors."""
+    if program not in figures:
+        return ""
     free, floor = (ratios(figures, program, best(figures, floors)) for floors in [FREE_FLOORS, FLOORS])
     return f"{median(free):.2f} ({span(free, 2)}), {median(floor):.2f}"

@@ -182,7 +182,9 @@ impl Output {
     fn pages(&self) -> Result<Vec<String>, Error> {
         let mut manifest = self.open()?;
         let images = manifest.head().identity.images;
-        (0..images).map(|_| self.line(&mut manifest).map(|line| Output::page(&line, true))).collect()
+        (0..images)
+            .map(|_| self.line(&mut manifest).map(|line| Output::page(&line, true)))
+            .collect()
     }
 
     /// What an image is called by itself, of a run whose images are pages or members, or files of their own.

@@ -841,8 +841,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        let cases =
-            [("64", 64), ("64k", 65_536), ("3M", 3 << 20), ("1GB", 1 << 30), ("2GiB", 2 << 30), ("1T", 1 << 40)];
+        let cases = [
+            ("64", 64),
+            ("64k", 65_536),
+            ("3M", 3 << 20),
+            ("1GB", 1 << 30),
+            ("2GiB", 2 << 30),
+            ("1T", 1 << 40),
+        ];
         for (text, bytes) in cases {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }

@@ -114,7 +114,11 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<En
 /// `317 samples are bit for bit those of the dump`
 fn told(samples: &Samples) -> String {
     let Samples { samples: all, differing, largest, unlike, rounded } = *samples;
-    let rounded = if rounded { "; the dump's are compared as 32-bit floats, to which some are rounded" } else { "" };
+    let rounded = if rounded {
+        "; the dump's are compared as 32-bit floats, to which some are rounded"
+    } else {
+        ""
+    };
     if differing == 0 {
         return format!("all {all} samples are those of the dump, bit for bit{rounded}");
     }

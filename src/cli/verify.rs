@@ -142,7 +142,8 @@ fn summary(sums: &Sums, seconds: f64) -> String {
         bytes(sums.bytes),
         match sums.different {
             0 if sums.hashed == 0 && sums.compared == 0 && sums.bytes > 0 =>
-                "all right, of pixels their ranges and counts (no --hash was given to the run)".to_owned(),
+                "all right, of pixels their ranges and counts (no --hash was given to the run)"
+                    .to_owned(),
             0 => "all right".to_owned(),
             more => counted(more, "difference"),
         }

@@ -81,7 +81,9 @@ pub(super) fn note_of_large(source: &dyn Source, plan: &Plan, options: &Options)
         return None;
     }
     let rows = plan.rows().iter().enumerate().filter(|(_, row)| row.samples() > SAMPLES);
-    let is_big = |row| most_of_file(source, plan, options, row).is_ok_and(|most| u32::try_from(most).is_err());
+    let is_big = |row| {
+        most_of_file(source, plan, options, row).is_ok_and(|most| u32::try_from(most).is_err())
+    };
     let images: u64 = rows.filter(|(row, _)| is_big(*row)).map(|(_, row)| row.images).sum();
     (images > 0).then(|| match images {
         1 => format!("the file of 1 image may pass 4 GiB and is a BigTIFF, {NOT_IMAGEJ}"),

@@ -4,7 +4,7 @@
 //!
 //! The text of tag 270 and the values of tags 340 and 341 are each image's own, and looked at elsewhere.
 
-use std::io::{Cursor, Read, Seek};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tiff::Directory;
@@ -83,6 +83,12 @@ impl Tags {
             return Ok(found);
         }
         let due = self.due((width, height), is_big, strips)?;
+        // Entries of unknown types are no tags to the decoder.
+        let entries = image.entries(is_big)?;
+        if entries != due.tags.len() as u64 {
+            let ought = due.tags.len();
+            found.push(format!("its directory has {entries} entries, and ought to have {ought}"));
+        }
         for (tag, type_, count, value) in &due.tags {
             let told = image.unlike(&directory, (*tag, *type_, *count));
             let told = match (tag, told?) {
@@ -190,6 +196,18 @@ impl<R: Read + Seek> Decoded<R> {
         read(self.decoder())
     }
 
+    /// How many entries the directory says that it has.
+    fn entries(&mut self, is_big: bool) -> Result<u64, String> {
+        let decoder = self.decoder();
+        let at = decoder.ifd_pointer().map_or(0, |at| at.0);
+        let (file, mut count) = (decoder.inner(), [0; 8]);
+        let width = if is_big { 8 } else { 2 };
+        let read = file.seek(SeekFrom::Start(at));
+        let read = read.and_then(|_| file.read_exact(&mut count[..width]));
+        read.map_err(|error| told(error.into()))?;
+        Ok(u64::from_le_bytes(count))
+    }
+
     fn value(&mut self, tag: Tag) -> Result<Value, String> {
         self.decoder().get_tag(tag).map_err(|error| format!("{}: {}", named(tag), told(error)))
     }
@@ -221,7 +239,12 @@ impl<R: Read + Seek> Decoded<R> {
 
     /// Whether strips do not lie one after the other up to the end, or are not as long as their pixels where
     /// they are to be.
-    fn lists(&mut self, due: &Due, are_as_long: bool, len: Option<u64>) -> Result<Option<String>, String> {
+    fn lists(
+        &mut self,
+        due: &Due,
+        are_as_long: bool,
+        len: Option<u64>,
+    ) -> Result<Option<String>, String> {
         let [offsets, lens] = match due.strips.tile {
             None => [Tag::StripOffsets, Tag::StripByteCounts],
             Some(_) => [Tag::TileOffsets, Tag::TileByteCounts],
@@ -313,12 +336,19 @@ mod tests {
         // What strips unpack to is not asked for here.
         let strips = header.strips().1;
         let each = Strips::new(SIZE, encoding).unwrap().each;
-        let lens: Vec<u64> =
-            (0..strips).map(|at| if encoding.is_packed() { 30 + at } else { each }).collect();
+        let lens: Vec<u64> = (0..strips)
+            .map(|at| if encoding.compress == Compress::None { each } else { 30 + at })
+            .collect();
         let end = file.len() as u64 + lens.iter().sum::<u64>();
         header.write_packed(&Packed { lens, is_predicted: true }, &mut file);
         file.resize(usize::try_from(end).unwrap(), 7);
         file
+    }
+
+    /// Where a tag's entry begins in a classic file.
+    fn entry(file: &[u8], tag: u16) -> usize {
+        let entries = (0..20).map(|at| 10 + 12 * at);
+        entries.into_iter().find(|&at| file[at..at + 2] == tag.to_le_bytes()).unwrap()
     }
 
     /// As `verify` looks at a file, but for its text.
@@ -407,28 +437,28 @@ mod tests {
     fn differences_are_in_words() {
         let default = encoding(&[]);
         let tags = Tags::new(Rule::default(), Scope::Image, default);
-        let change = |with: &dyn Fn(&mut Vec<u8>, &dyn Fn(u16) -> usize)| {
+        let change = |with: &dyn Fn(&mut Vec<u8>)| {
             let mut file = file(&default);
-            let entry = |tag: u16| {
-                let is = |at: &usize| file[*at..at + 2] == tag.to_le_bytes();
-                (0..14).map(|at| 10 + 12 * at).find(is).unwrap()
-            };
-            let mut changed = file.clone();
-            with(&mut changed, &entry);
-            file = changed;
+            with(&mut file);
             told(&tags, &file).unwrap().join("; ")
         };
         assert_eq!(
-            change(&|file, entry| file[entry(278) + 8] = 200),
+            change(&|file| {
+                let at = entry(file, 278);
+                file[at + 8] = 200;
+            }),
             "RowsPerStrip (278) is 200, and ought to be 18"
         );
         assert_eq!(
-            change(&|file, entry| file[entry(256) + 2] = 3),
+            change(&|file| {
+                let at = entry(file, 256);
+                file[at + 2] = 3;
+            }),
             "ImageWidth (256) has 1 of type SHORT, and ought to have 1 of type LONG"
         );
         assert_eq!(
-            change(&|file, entry| {
-                let at = entry(305);
+            change(&|file| {
+                let at = entry(file, 305);
                 file[at..at + 2].copy_from_slice(&315_u16.to_le_bytes());
             }),
             "Software (305) is missing; Artist (315) is there, which no image of the run has"
@@ -448,11 +478,8 @@ mod tests {
         let packed = encoding(&[("compress", "zstd")]);
         let tags = Tags::new(Rule::default(), Scope::Image, packed);
         let mut file = file(&packed);
-        let entry = |file: &[u8], tag: u16| {
-            (0..20).map(|at| 10 + 12 * at).find(|&at| file[at..at + 2] == tag.to_le_bytes())
-        };
         for tag in [257, 278] {
-            let value = entry(&file, tag).unwrap() + 8;
+            let value = entry(&file, tag) + 8;
             file[value..value + 4].copy_from_slice(&u32::MAX.to_le_bytes());
         }
         let mut image = Decoded::open(Cursor::new(&file)).unwrap();

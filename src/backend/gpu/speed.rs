@@ -128,7 +128,8 @@ impl Gpu {
             let (mut up, mut down) = (up, down);
             while up + down > 0 {
                 let mut recording = Recording::new(&self.device, "link");
-                let ways = [(Way::Up, &from, &there, &mut up), (Way::Down, &source, &back, &mut down)];
+                let ways =
+                    [(Way::Up, &from, &there, &mut up), (Way::Down, &source, &back, &mut down)];
                 for (way, from, to, left) in ways {
                     // Copies are of whole words.
                     let bytes = (*left).min(EACH).next_multiple_of(4).min(from.size());
