@@ -211,7 +211,7 @@ fn who_has_trouble_with_files_is_told() {
         "{told}"
     );
     let told = large(&["--tile", "16"], 1);
-    assert!(told.contains("4687500 tiles of 16×16: there are 1048576 at most"), "{told}");
+    assert!(told.contains("4687500 tiles of 16×16: there are 262144 at most"), "{told}");
     let (json, _) = dry(&["--tile", "64", "--json"]);
     assert!(json.contains("\"packed\": true") && json.contains("does not open tiles"), "{json}");
     for (how, problem) in [

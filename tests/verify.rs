@@ -68,7 +68,11 @@ fn what_convert_wrote_is_right() {
                 let (told, said) = ends_with(0, against);
                 assert!(told.is_empty() && said.contains("all right"), "{options:?}: {told}{said}");
                 let knows_pixels = options.contains(&"--hash") || against.contains(&"--against");
-                assert_eq!(said.contains("no --hash was given"), !knows_pixels, "{said}");
+                assert_eq!(
+                    said.contains("only ranges and counts are known (no --hash)"),
+                    !knows_pixels,
+                    "{said}"
+                );
             }
         }
     }
@@ -180,6 +184,49 @@ fn pages_of_stacks_are_looked_at_one_by_one() {
         assert!(differences.contains(&told), "{differences}");
     }
     fs::write(&stack, &whole).unwrap();
+    // What is so of all pages: ImageJ's lines, the end of directories, and where pixels lie.
+    let number = |at: usize, width: usize| {
+        let mut number = [0; 8];
+        number[..width].copy_from_slice(&whole[at..at + width]);
+        usize::try_from(u64::from_le_bytes(number)).unwrap()
+    };
+    let nexts = std::iter::successors(Some(4), |&at| match number(at, 4) {
+        0 => None,
+        directory => Some(directory + 2 + 12 * number(directory, 2)),
+    });
+    let nexts: Vec<usize> = nexts.collect();
+    assert_eq!(nexts.len(), 151);
+    let max = whole.windows(5).position(|part| part == b"\nmax=").unwrap();
+    type Change<'c> = &'c dyn Fn(&mut Vec<u8>);
+    let cases: [(Change<'_>, &str); 4] = [
+        (
+            &|file| {
+                for word in ["images=150", "slices=150"] {
+                    let at = file.windows(10).position(|part| part == word.as_bytes()).unwrap();
+                    file[at + 9] = b'1';
+                }
+            },
+            "the description says images=151, and there are 150 pages",
+        ),
+        (&|file| file[max + 5] = b'1', "the description has pages shown from "),
+        (&|file| file[nexts[150]] = 8, "directories do not end with that of page 149"),
+        (
+            &|file| {
+                for page in (0..150).rev() {
+                    let moved = u32::try_from(pixels + 4 * 77 * page - 4).unwrap().to_le_bytes();
+                    file[of_page(page)..][..4].copy_from_slice(&moved);
+                }
+            },
+            "150 pages of 308 bytes do not end where the file does",
+        ),
+    ];
+    for (damage, problem) in cases {
+        change(Path::new(&stack), damage);
+        let (differences, _) = ends_with(5, &["verify", &out]);
+        let told = differences.lines().find(|line| line.contains(problem)).expect(&differences);
+        assert!(told.contains("a.tif, page 0: tags: "), "{told}");
+        fs::write(&stack, &whole).unwrap();
+    }
     // A file of one page is none of 150.
     let (single, _) = (at("single"), ());
     convert(&[&path], &single, &["--limit", "1", "--norm", "none"]);
@@ -198,7 +245,7 @@ fn each_difference_is_named() {
     const FILE: &str = "minilm/sentence_embedding.tif";
     let flip: Damage = |path| change(path, |file| *file.last_mut().unwrap() ^= 1);
     // Without hash, with, against the dump; what it is called.
-    let cases: [(Damage, [&str; 3]); 18] = [
+    let cases: [(Damage, [&str; 3]); 19] = [
         (flip, ["", "pixels: their XXH3 is", "samples: 1 of 1536 pixels"]),
         (|path| fs::remove_file(path).unwrap(), ["file: it is missing"; 3]),
         (
@@ -221,6 +268,20 @@ fn each_difference_is_named() {
         (|path| set_tag(path, 339, 1), ["file: its pixels are no 32-bit floats"; 3]),
         (|path| set_tag(path, 256, 8), ["pixels take"; 3]),
         (|path| set_tag(path, 262, 0), ["photometric interpretation 0"; 3]),
+        (
+            // Behind the last line there are zeros.
+            |path| {
+                change(path, |file| {
+                    let end = file.windows(3).position(|part| part == b"}\n\0").unwrap() + 2;
+                    file[end..end + 6].copy_from_slice(b"max=9\n");
+                    let entry = (0..14).map(|at| 10 + 12 * at);
+                    let at = entry.into_iter().find(|&at| file[at..at + 2] == [14, 1]).unwrap();
+                    let count = u32::from(file[at + 4]) + 256 * u32::from(file[at + 5]) + 6;
+                    file[at + 4..at + 8].copy_from_slice(&count.to_le_bytes());
+                })
+            },
+            ["tags: the description is not worded as this program does it"; 3],
+        ),
         (|path| set_tag(path, 278, 9), ["tags: RowsPerStrip (278) is 9, and ought to be 4"; 3]),
         (
             |path| replace(path, "tensortiff\0", "tensorTIFF\0"),

@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::lines::{Line, bytes};
+use super::stacks::{PageSeen, Stacks};
 use crate::convert::Options;
-use crate::encode::{Decoded, Pages, TAR_BLOCK, Tags, last_block, member_padding};
+use crate::encode::{Decoded, Pages, Said, TAR_BLOCK, Tags, last_block, member_padding};
 use crate::error::shown;
 use crate::normalize::{Norm, Rule, Scope, Undo};
 use crate::record::{Hasher, identity::Asked, identity::Hash};
@@ -26,6 +27,8 @@ pub(super) struct Check<'a> {
     pub(super) scope: Scope,
     asked: &'a Asked,
     tags: Tags,
+    /// What was seen of stacks.
+    pub(super) stacks: Stacks,
     /// Of the last stack: where the pixels of its first page begin.
     first: Mutex<Option<(String, u64)>>,
     /// Where readers of stacks are, by their names.
@@ -67,7 +70,8 @@ impl<'a> Check<'a> {
     pub(super) fn new(asked: &'a Asked, options: &Options) -> Check<'a> {
         let Options { rule, scope, encoding, .. } = *options;
         let tags = Tags::new(rule, scope, encoding);
-        Check { rule, scope, asked, tags, first: Mutex::default(), pages: Mutex::default() }
+        let (stacks, first, pages) = Default::default();
+        Check { rule, scope, asked, tags, stacks, first, pages }
     }
 
     /// Opens an image's file, and holds its size and tags against its line; `None` if it cannot be read.
@@ -223,12 +227,39 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Keeps what is so of a page, for what is so of its stack.
+    pub(super) fn page_seen(&self, image: &mut Decoded<Part>, line: &Line) {
+        let (Some(page), Some(at), Some(len)) = (line.page, image.pixels_at(), line.bytes) else {
+            return;
+        };
+        // What cannot be read was told.
+        let (Ok(display), Ok(text)) = (image.display(), image.description()) else { return };
+        let value = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')))
+        };
+        let number = |key: &str| value(key).and_then(|text| text.parse().ok());
+        let shown = number("min").zip(number("max")).map(|(min, max)| [min, max]);
+        let images = value("images").and_then(|text| text.parse().ok());
+        let says = shown.filter(|_| page == 0).map(|shown| (images, shown));
+        let is_kept = match self.expected(line) {
+            Expected::Kept => Some(true),
+            Expected::Unit | Expected::Score => Some(false),
+            Expected::Either => None,
+        };
+        let [height, width] = image.shape();
+        let (bytes, is_last) = (4 * height * width, image.is_last());
+        let page = PageSeen { page, bytes, at, is_last, display, is_kept, says };
+        self.stacks.add(&line.name, len, page);
+    }
+
     /// The text, line by line and key by key.
     fn description(&self, image: &mut Decoded<Part>, line: &Line, tell: &mut dyn FnMut(Found)) {
         let text = match image.description() {
             Ok(text) => text,
             Err(problem) => return tell(("tags", format!("the description: {problem}"))),
         };
+        let mut pages = None;
         let mut lines = text.lines();
         let mut value = |key: &str| {
             let line = lines.next().unwrap_or_default();
@@ -241,6 +272,7 @@ impl<'a> Check<'a> {
         let is_first = line.page == Some(0) && text.contains("\nimages=");
         if is_first {
             let [images, slices, loops] = ["images", "slices", "loop"].map(&mut value);
+            pages = images.as_ref().and_then(|images| images.parse().ok());
             if images.is_none() || images != slices || loops.as_deref() != Some("false") {
                 tell(("tags", "the description has not ImageJ's lines of a stack".to_owned()));
             }
@@ -269,6 +301,7 @@ impl<'a> Check<'a> {
         };
         let due = self.about(line);
         let none = Value::Null;
+        let is_other = due != about;
         for key in due.keys().chain(about.keys().filter(|key| !due.contains_key(*key))) {
             let [is, ought] = [&about, &due].map(|map| map.get(key).unwrap_or(&none));
             if is != ought {
@@ -278,6 +311,20 @@ impl<'a> Check<'a> {
                     "tags",
                     format!("the description's {key} is {is}, and the manifest says {ought}"),
                 ));
+            }
+        }
+        if let ([Some(min), Some(max)], false) = (shown_range, is_other) {
+            let said = Said {
+                tensor: (&line.tensor, line.tensor_bytes.map(|bytes| bytes as u64)),
+                index: &line.index,
+                dtype: &line.dtype,
+                range: numbers(line),
+                counts: [line.nan.unwrap_or(0), line.inf.unwrap_or(0)],
+                display: [min, max],
+                pages,
+            };
+            if text != self.tags.text(&said) {
+                tell(("tags", "the description is not worded as this program does it".to_owned()));
             }
         }
     }

@@ -29,8 +29,9 @@ pub(super) struct Sums {
     pub(super) existed: u64,
     /// Those whose pixels' hash is known.
     pub(super) hashed: u64,
-    /// Bytes of pixels.
+    /// Bytes of pixels, and of those that the run made.
     pub(super) bytes: u64,
+    pub(super) looked_at: u64,
 }
 
 impl Output {
@@ -50,6 +51,9 @@ impl Output {
             sums.existed += u64::from(line.existed);
             sums.hashed += u64::from(line.xxh3.is_some());
             sums.bytes = sums.bytes.saturating_add(bytes(&line));
+            if line.error.is_none() && !line.existed {
+                sums.looked_at = sums.looked_at.saturating_add(bytes(&line));
+            }
         }
         if manifest.next_line()?.is_some() {
             let images = sums.images;

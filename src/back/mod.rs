@@ -10,6 +10,7 @@ mod check;
 mod compared;
 mod lines;
 mod restore;
+mod stacks;
 mod strays;
 mod verify;
 
@@ -181,19 +182,12 @@ impl Output {
     /// A name for each page or member: its number, or where it is and how long, and below that its file's.
     fn pages(&self) -> Result<Vec<String>, Error> {
         let mut manifest = self.open()?;
-        let images = manifest.head().identity.images;
-        (0..images)
-            .map(|_| self.line(&mut manifest).map(|line| Output::page(&line, true)))
-            .collect()
-    }
-
-    /// What an image is called by itself, of a run whose images are pages or members, or files of their own.
-    fn page(line: &lines::Line, is_stacked: bool) -> String {
-        match (line.page, line.offset) {
-            _ if !is_stacked => line.name.to_string(),
+        let name = |line: lines::Line| match (line.page, line.offset) {
             (None, Some(at)) => format!("{at}+{}/{}{OF_TAR}", line.bytes.unwrap_or(0), line.name),
             (page, _) => format!("{}/{}", page.unwrap_or(0), line.name),
-        }
+        };
+        let images = manifest.head().identity.images;
+        (0..images).map(|_| self.line(&mut manifest).map(name)).collect()
     }
 
     fn line(&self, manifest: &mut Manifest) -> Result<lines::Line, Error> {

@@ -1,7 +1,7 @@
 //! Samples out of images: what the norm did is undone, and the tensors are put together.
 
-use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::normalize::{Norm, Rule, Scope, Undo, Undone};
 use crate::plan::{Naming, Stack};
 use crate::record::Hasher;
 use crate::record::identity::Hash;
-use crate::sink::{FilesSink, NullSink, Pending, Section, Sink};
+use crate::sink::{FilesSink, Pending, Section, Sink};
 use crate::source::{Source, safetensors_header};
 use crate::tensor::Dtype;
 
@@ -333,13 +333,14 @@ pub fn errors_of(
         (of_images.stack, of_images.tar) = (Stack::None, None);
         of_images.naming = Naming::List(output.pages()?);
     }
-    let (mut rounded, mut left_out) = (false, HashSet::new());
+    let (mut rounded, mut number, mut of_one) = (false, 0, None::<Range<u64>>);
     let _ = output.sums(&mut |line| {
         if only.is_none_or(|only| only == line.source) {
             rounded |= Dtype::from_name(&line.dtype).is_some_and(Dtype::is_wide);
-        } else {
-            left_out.insert(Output::page(line, is_stacked));
+            // Images of a dump follow each other.
+            of_one = Some(of_one.as_ref().map_or(number, |of| of.start)..number + 1);
         }
+        number += 1;
         Ok(())
     })?;
     let samples = Measured {
@@ -348,7 +349,6 @@ pub fn errors_of(
         rule: of_images.rule,
         stored: FilesSink::new(&output.folder, false),
         folder: &output.folder,
-        left_out,
         samples: Mutex::default(),
     };
     let options = Options {
@@ -356,6 +356,7 @@ pub fn errors_of(
         scope: Scope::Image,
         encoding: Encoding::default(),
         fail_fast: true,
+        shard: only.and(of_one),
         ..again(of_images, looking)
     };
     let report = convert(source, &samples, &options).map_err(cause)?;
@@ -374,8 +375,6 @@ struct Measured<'a> {
     rule: Rule,
     stored: FilesSink,
     folder: &'a Path,
-    /// Names of images of other dumps than the one that is asked for.
-    left_out: HashSet<String>,
     samples: Mutex<Samples>,
 }
 
@@ -444,18 +443,12 @@ impl Sink for Measured<'_> {
     }
 
     fn put(&self, name: &str, header: &[u8], pixels: &[u8]) -> Result<(), Error> {
-        if self.left_out.contains(name) {
-            return Ok(());
-        }
         let measuring = self.open(name, (header.len() + pixels.len()) as u64)?;
         measuring.write_at(header.len() as u64, pixels)?;
         Box::new(measuring).commit()
     }
 
     fn begin(&self, name: &str, len: Option<u64>) -> Result<Box<dyn Pending + '_>, Error> {
-        if self.left_out.contains(name) {
-            return NullSink.begin(name, len);
-        }
         let len =
             len.ok_or_else(|| self.bad(name, "what is compared with it is packed".to_owned()))?;
         Ok(Box::new(self.open(name, len)?))

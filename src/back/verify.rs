@@ -29,7 +29,7 @@ pub struct Verified {
     pub existed: u64,
     /// Those of whose pixels the manifest has a hash; of others it has their range, and the counts of NaN and Inf.
     pub hashed: u64,
-    /// Bytes of pixels that were looked at.
+    /// Bytes of pixels that were to be looked at: of images that were made.
     pub bytes: u64,
     /// How many differences were told.
     pub differences: u64,
@@ -84,9 +84,13 @@ pub fn verify(
         if line.error.is_some() {
             // A page or a member that failed has no file of its own.
             let is_own = line.page.is_none() && line.member.is_none();
-            if is_own && matches!(sink.open(&line.name), Ok(Some(_))) {
+            let is = if is_own { sink.open(&line.name) } else { Ok(None) };
+            if !matches!(is, Ok(None)) {
                 let file = output.folder.join(&*line.name);
-                let problem = "it is there, and the run could not make it".to_owned();
+                let problem = match is {
+                    Err(error) => error.to_string(),
+                    Ok(_) => "it is there, and the run could not make it".to_owned(),
+                };
                 tell(Difference { file, page: None, member: None, what: "file", problem });
             }
             return Ok(());
@@ -104,15 +108,17 @@ pub fn verify(
         };
         if let Some(mut image) = check.open(&sink, line, &mut tell) {
             check.pixels(&mut image, line, buffer, &mut tell);
+            check.page_seen(&mut image, line);
         }
         Ok(())
     })?;
+    check.stacks.end(&output.folder, &mut |difference| tell(difference));
     let mut verified = Verified {
         images: sums.images,
         failed: sums.failed,
         existed: sums.existed,
         hashed: sums.hashed,
-        bytes: sums.bytes,
+        bytes: sums.looked_at,
         ..Verified::default()
     };
     if let Some(source) = against {

@@ -115,7 +115,7 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<En
 fn told(samples: &Samples) -> String {
     let Samples { samples: all, differing, largest, unlike, rounded } = *samples;
     let rounded = if rounded {
-        "; the dump's are compared as 32-bit floats, to which some are rounded"
+        "; the dump's are compared as 32-bit floats, to which they may be rounded"
     } else {
         ""
     };

@@ -141,14 +141,18 @@ fn summary(sums: &Sums, seconds: f64) -> String {
         counted(sums.images, "image"),
         bytes(sums.bytes),
         match sums.different {
-            0 if sums.hashed == 0 && sums.compared == 0 && sums.bytes > 0 =>
-                "all right, of pixels their ranges and counts (no --hash was given to the run)"
-                    .to_owned(),
             0 => "all right".to_owned(),
             more => counted(more, "difference"),
         }
     );
     let is_one = |count: u64| count == 1;
+    let made = sums.images.saturating_sub(sums.failed + sums.existed);
+    let known = made.saturating_sub(sums.hashed);
+    if sums.compared == 0 && known > 0 {
+        let without = counted(known, "image");
+        line +=
+            &format!("; of the pixels of {without} only ranges and counts are known (no --hash)");
+    }
     if sums.compared > 0 {
         let how = match (sums.different, is_one(sums.compared)) {
             (0, true) => "is",

@@ -287,10 +287,18 @@ impl<'r, 'a> RunDesk<'r, 'a> {
 
     fn put_part(&mut self, image: ImageId, first: u64, pixels: &[u8]) -> Result<bool, Error> {
         self.pack_first(image)?;
-        if self.run.begins_with_header(image) {
+        // With the blocks beside them, which the order of a stream knows to be under way: what is written later is
+        // missing while others go on.
+        let in_order = self.run.begins_with_header(image);
+        if in_order && first == 0 {
             self.begin_member(image)?;
         }
-        self.run.put_block(image, first, pixels, self.packing.as_mut())
+        let is_there = self.run.put_block(image, first, pixels, self.packing.as_mut())?;
+        let end = first + pixels.len() as u64 / 4;
+        if in_order && is_there && end == self.run.plan.rows()[image.span].samples() {
+            self.end_member(image)?;
+        }
+        Ok(is_there)
     }
 
     /// Writes what comes before the pixels of a member of a stream, with the first of its blocks.
@@ -312,6 +320,18 @@ impl<'r, 'a> RunDesk<'r, 'a> {
         run.plan.write_name(image.span, image.index, &mut self.name);
         let (file, place) = (run.open(image, page)?, (at, self.name.as_str()));
         member.begin(&file, place, &self.bytes, &mut self.member_bytes)
+    }
+
+    /// Writes what comes behind them, with the last of its blocks.
+    fn end_member(&self, image: ImageId) -> Result<(), Error> {
+        let run = self.run;
+        match (run.member(image), run.plan.page(image.span, image.index)) {
+            (Some((member, at)), Some(page)) => {
+                let file = run.open(image, page)?;
+                member.end(&file, at)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the run is to end; images that were begun are left.
@@ -377,18 +397,18 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             let Some(page) = self.run.plan.page(image.span, image.index) else { return Ok(None) };
             self.run.plan.write_name(image.span, image.index, &mut self.name);
             if let Some((member, at)) = self.run.member(image) {
-                let file = self.run.open(image, page)?;
                 if !self.run.begins_with_header(image) {
+                    let file = self.run.open(image, page)?;
                     self.make_header(image, finding)?;
                     let place = (at, self.name.as_str());
                     member.begin(&file, place, &self.bytes, &mut self.member_bytes)?;
+                    member.end(&file, at)?;
                 }
-                let bytes = member.end(&file, at)?;
                 if !self.hashes() && page.page > 0 {
                     self.record(image, finding, None, 0);
                 }
                 self.first_hash = None;
-                return Ok(Some(bytes + tar_end(page)));
+                return Ok(Some(member.bytes() + tar_end(page)));
             }
             let header = self.put_page(page, image, finding)?;
             if !self.hashes() {

@@ -56,7 +56,7 @@ pub(super) fn packing(options: &Options, plan: &Plan) -> u64 {
         let packed = options.encoding.packed_bytes(size).saturating_mul(strips * (1 + waiting));
         // A strip that is to be whole, and one that is read again; a tile, predicted, packed to try, read.
         let apart = 2 * 4 * strip + 4 * options.encoding.chunk_bytes(size);
-        packed.saturating_add(apart)
+        packed.saturating_add(apart).saturating_add(options.encoding.list_bytes(size))
     };
     let most = plan.rows().iter().map(of).max().unwrap_or(0);
     // What codecs make longer.

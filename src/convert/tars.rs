@@ -59,9 +59,9 @@ impl Member {
             tar.write_at(at, buffer)?;
             let pixels_at = at + buffer.len() as u64;
             tar.write_at(pixels_at, pixels)?;
-            self.pad(tar, at)?;
+            self.end(tar, at)?;
         }
-        Ok(self.head + self.len + self.padding())
+        Ok(self.bytes())
     }
 
     /// Writes what comes before a member's pixels.
@@ -78,10 +78,9 @@ impl Member {
         tar.write_at(at, buffer)
     }
 
-    /// Writes what comes after them, and says how many bytes all of it is.
-    pub(super) fn end(&self, tar: &Open<'_>, at: u64) -> Result<u64, Error> {
-        self.pad(tar, at)?;
-        Ok(self.head + self.len + self.padding())
+    /// Bytes of all of a member.
+    pub(super) fn bytes(&self) -> u64 {
+        self.head + self.len + self.padding()
     }
 
     /// Whether what is around the file of a member, that begins at byte `at` of a tar of `len` bytes, is as
@@ -107,7 +106,8 @@ impl Member {
         Ok(is == head && zeros_due && zeros.iter().all(|&byte| byte == 0))
     }
 
-    fn pad(&self, tar: &Open<'_>, at: u64) -> Result<(), Error> {
+    /// Writes what comes after a member's pixels.
+    pub(super) fn end(&self, tar: &Open<'_>, at: u64) -> Result<(), Error> {
         let padding = usize::try_from(self.padding()).expect("it is less than a block");
         if padding == 0 {
             return Ok(());

@@ -5,8 +5,8 @@
 //! there, in pieces of any size, and all others by it. Pages are shown to it one by one, as it remembers
 //! all that it passes.
 //!
-//! What a file says may be anything: nothing is allocated by it beyond [`LARGEST_CHUNK`], and the lists of
-//! strips, which are in the file.
+//! What a file says may be anything: nothing is allocated by it beyond [`LARGEST_CHUNK`], and the lists of strips, which
+//! are in the file, and of which there are no more than [`MOST_STRIPS`].
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
@@ -20,6 +20,8 @@ use crate::error::shown_problem;
 /// Most bytes that the decoder unpacks at once: a strip of the largest image that is written as one.
 /// What is stored as it is has no such limit, as it is read in pieces of any size.
 const LARGEST_CHUNK: u64 = 64 << 20;
+/// Most strips or tiles: the decoder holds the list of them, and more for a moment.
+const MOST_STRIPS: u64 = 1 << 20;
 /// A header fits, and reading pixels does not begin with much of what is read again.
 const BUFFER: usize = 4 << 10;
 const FLOAT: u64 = 3;
@@ -68,6 +70,14 @@ impl<R: Read + Seek> Decoded<R> {
         // Of what is shorter the decoder tells.
         let read = file.read(&mut start).and_then(|_| file.rewind());
         read.map_err(|error| told(error.into()))?;
+        if start.starts_with(b"MM") {
+            return Err("it is no little-endian TIFF".to_owned());
+        }
+        // Otherwise the decoder tells what it is not.
+        if let Ok(pages) = Pages::begin(&mut file) {
+            pages.check_counts(&mut file, MOST_STRIPS)?;
+        }
+        file.rewind().map_err(|error| told(error.into()))?;
         let decoder = Decoder::new(BufReader::with_capacity(BUFFER, file)).map_err(told)?;
         let mut limits = Limits::default();
         limits.decoding_buffer_size = most();
@@ -112,6 +122,12 @@ impl<R: Read + Seek> Decoded<R> {
         };
         let (chunk, pixels, tile_pixels) = Default::default();
         Ok(Decoded { decoder, start, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
+    }
+
+    /// Whether no other directory follows its own.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        !self.decoder.more_images()
     }
 
     pub(super) fn decoder(&mut self) -> &mut Decoder<BufReader<Shown<R>>> {

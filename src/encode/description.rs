@@ -21,7 +21,6 @@
 use std::fmt::Write as _;
 
 use crate::normalize::{Extent, Kept, Range, Rule, Scope};
-use crate::tensor::Dtype;
 
 /// Longest name that is written whole, in bytes; every image of a tensor carries it.
 const NAME: usize = 1000;
@@ -119,7 +118,11 @@ impl Display {
 }
 
 impl Description {
-    pub(super) fn new(tensor: &str, dtype: Dtype, (rule, scope): (&Rule, Scope)) -> Description {
+    pub(super) fn new(
+        tensor: &str,
+        dtype: impl std::fmt::Display,
+        (rule, scope): (&Rule, Scope),
+    ) -> Description {
         let besides =
             rule.texts(scope).into_iter().filter(|(name, _)| !["norm", "scope"].contains(name));
         let besides: String =
@@ -127,7 +130,7 @@ impl Description {
         let [one, other] = if rule.norm.is_score() { ["mean", "std"] } else { ["lo", "hi"] };
         let (norm, scope) = (rule.norm, scope.name());
         let texts = [
-            format!("tensortiff={{\"v\":1,\"tensor\":{},\"index\":[", named(tensor)),
+            start(&named(tensor)),
             format!("],\"dtype\":\"{dtype}\",\"norm\":\"{norm}\",\"scope\":\"{scope}\",\"{one}\":"),
             format!(",\"{other}\":"),
             format!("{besides}}}\n\0"),
@@ -135,6 +138,12 @@ impl Description {
         let unit = Display::unit(rule);
         let stack = String::new();
         Description { rule: *rule, unit: (unit, unit.lines(&stack)), stack, texts }
+    }
+
+    /// Of a tensor whose name, of so many bytes, was cut before.
+    pub(super) fn of_cut(mut self, tensor: &str, bytes: u64) -> Description {
+        self.texts[0] = start(&format!("{},\"tensor_bytes\":{bytes}", json_ascii(tensor)));
+        self
     }
 
     /// Of the first of so many pages: ImageJ takes the others to follow its pixels.
@@ -247,6 +256,11 @@ impl Text<'_> {
     }
 }
 
+/// The line of a tensor's name as JSON, up to the index.
+fn start(named: &str) -> String {
+    format!("tensortiff={{\"v\":1,\"tensor\":{named},\"index\":[")
+}
+
 /// A tensor's name as JSON; cut, with its length as one more entry.
 fn named(tensor: &str) -> String {
     if tensor.len() <= NAME {
@@ -277,6 +291,7 @@ fn json_ascii(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::normalize::Norm;
+    use crate::tensor::Dtype;
 
     fn text(norm: Norm, extent: Extent) -> String {
         let mut out = Vec::new();

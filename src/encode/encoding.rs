@@ -195,6 +195,17 @@ impl Encoding {
         }
     }
 
+    /// Bytes of the lists of an image's strips or tiles while it is packed: where each lies and how long it is, in a
+    /// header, in that of all images, and as they come.
+    #[must_use]
+    pub fn list_bytes(&self, size: (u64, u64)) -> u64 {
+        const EACH: u64 = 2 * 16 + 8;
+        let Some(rows) = self.packed_rows(size) else { return 0 };
+        let across =
+            self.tile_of(size).map_or(1, |[width, _]| size.0.div_ceil(width.max(1).into()));
+        size.1.div_ceil(rows.max(1)).saturating_mul(across).saturating_mul(EACH)
+    }
+
     /// Bytes of memory that a codec's tables take.
     #[must_use]
     pub fn memory(&self) -> u64 {

@@ -32,4 +32,4 @@ pub use member::{TAR_BLOCK, TAR_END, last_block, member_head, member_padding, wr
 pub use pack::Packer;
 pub use paged::Pages;
 pub use stack::StackFile;
-pub use tags::Tags;
+pub use tags::{Said, Tags};

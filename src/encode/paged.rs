@@ -1,7 +1,7 @@
 //! Pages of a file one by one. A decoder knows its file by the first directory: it is shown each page's in
 //! that place, so that it need not walk there from the first one again, nor keep what it has seen.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 /// How far somebody is who walks along the directories of a file.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +49,49 @@ impl Pages {
             0 => Err(format!("it has no page {page}")),
             at => Ok(at),
         }
+    }
+
+    /// Fails where a tag of the directory that it is at has more values than the file has bytes for, or than `most`
+    /// where it is a list of strips or tiles: a decoder would make room for them.
+    ///
+    /// # Errors
+    /// In one line.
+    pub(super) fn check_counts<R: Read + Seek>(
+        self,
+        file: &mut R,
+        most: u64,
+    ) -> Result<(), String> {
+        /// More than any directory that was ever seen.
+        const ENTRIES: u64 = 4096;
+        let len = file.seek(SeekFrom::End(0)).map_err(|error| told(&error))?;
+        let mut file = BufReader::with_capacity(1 << 10, file);
+        file.seek(SeekFrom::Start(self.at)).map_err(|error| told(&error))?;
+        let mut number = |width: usize| -> Result<u64, String> {
+            let mut number = [0; 8];
+            file.read_exact(&mut number[..width]).map_err(|error| told(&error))?;
+            Ok(u64::from_le_bytes(number))
+        };
+        let (counts, offsets) = if self.is_big { (8, 8) } else { (2, 4) };
+        let entries = number(counts)?;
+        if entries > ENTRIES {
+            return Err(format!("its directory has {entries} entries"));
+        }
+        for _ in 0..entries {
+            let (tag, type_, count) = (number(2)?, number(2)?, number(offsets)?);
+            number(offsets)?;
+            let size = match type_ {
+                3 | 8 => 2,
+                4 | 9 | 11 | 13 => 4,
+                5 | 10 | 12 | 16..=18 => 8,
+                _ => 1,
+            };
+            let is_list = matches!(tag, 273 | 279 | 324 | 325);
+            if count.checked_mul(size).is_none_or(|bytes| bytes > len) || (is_list && count > most)
+            {
+                return Err(format!("tag {tag} has {count} values, which are too many"));
+            }
+        }
+        Ok(())
     }
 
     /// Where the offset of the first directory stands.

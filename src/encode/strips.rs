@@ -12,7 +12,7 @@ const PACKED_STRIP: u64 = 512 << 10;
 /// Where there were more, they are longer, up to the longest row: readers hold the list of them.
 const MOST_STRIPS: u64 = 1 << 16;
 /// The same of tiles, whose size is asked for.
-const MOST_TILES: u64 = 1 << 20;
+const MOST_TILES: u64 = 1 << 18;
 /// Longest row that is packed: a strip is never less than a row, and is packed in memory.
 const LONGEST_ROW: u64 = 64 << 20;
 

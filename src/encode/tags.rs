@@ -13,7 +13,7 @@ use tiff::decoder::{Decoder, Limits};
 use tiff::tags::{Tag, Type};
 
 use super::decoded::{Decoded, told};
-use super::description::{Display, Numbers};
+use super::description::{Description, Display, Numbers};
 use super::encoding::{BigTiff, Compress, Encoding, Predictor};
 use super::gdal;
 use super::header::{GDAL_METADATA, Header, Subject};
@@ -32,6 +32,25 @@ pub struct Tags {
     last: Mutex<Option<Arc<Due>>>,
 }
 
+/// What the text of tag 270 says of an image.
+#[derive(Debug)]
+pub struct Said<'a> {
+    /// The tensor's name, and its bytes where it was cut.
+    pub tensor: (&'a str, Option<u64>),
+    /// The image's indices.
+    pub index: &'a [u64],
+    /// What the tensor is of.
+    pub dtype: &'a str,
+    /// The numbers of the image's range.
+    pub range: Option<(f64, f64)>,
+    /// How many of its samples are NaN, and infinite.
+    pub counts: [u64; 2],
+    /// Between what it is shown.
+    pub display: [f32; 2],
+    /// Of a stack's first page: how many pages there are.
+    pub pages: Option<u64>,
+}
+
 /// What is so of all images of one size, in one kind of file.
 #[derive(Debug)]
 struct Due {
@@ -46,6 +65,31 @@ impl Tags {
     #[must_use]
     pub fn new(rule: Rule, scope: Scope, encoding: Encoding) -> Tags {
         Tags { rule, scope, encoding, last: Mutex::default() }
+    }
+
+    /// The text of an image, without the NUL that ends it.
+    #[must_use]
+    pub fn text(&self, said: &Said<'_>) -> String {
+        let (tensor, cut) = said.tensor;
+        let description = Description::new(tensor, said.dtype, (&self.rule, self.scope));
+        let description = match cut {
+            Some(bytes) => description.of_cut(tensor, bytes),
+            None => description,
+        };
+        let description = match said.pages {
+            Some(pages) => description.of_first(pages),
+            None => description,
+        };
+        let ([min, max], [nan, inf]) = (said.display, said.counts);
+        let mut text = Vec::new();
+        description.write_numbers(
+            said.index,
+            Display { min, max },
+            (said.range, nan, inf),
+            &mut text,
+        );
+        text.pop();
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// What is otherwise in an image's file, each in one line; empty where nothing is. `range` are the numbers of
@@ -90,25 +134,23 @@ impl Tags {
             found.push(format!("its directory has {entries} entries, and ought to have {ought}"));
         }
         for (tag, type_, count, value) in &due.tags {
-            let told = image.unlike(&directory, (*tag, *type_, *count));
-            let told = match (tag, told?) {
-                (_, Some(problem)) => Some(problem),
-                (Tag::Unknown(GDAL_METADATA), None) => {
-                    let display = image.display()?;
-                    self.gdal(image, display, (range, nan, inf))?
+            let told = match (tag, image.unlike(&directory, (*tag, *type_, *count))) {
+                (Tag::Unknown(GDAL_METADATA), Ok(None)) => {
+                    let display = image.display();
+                    display.and_then(|display| self.gdal(image, display, (range, nan, inf)))
                 }
-                (tag, None) => self.value(image, *tag, value)?,
+                (tag, Ok(None)) => self.value(image, *tag, value),
+                (_, told) => told,
             };
-            found.extend(told);
+            found.extend(told.unwrap_or_else(Some));
         }
         for (tag, _) in directory.iter() {
             if !due.tags.iter().any(|(known, ..)| *known == tag) {
                 found.push(format!("{} is there, which no image of the run has", named(tag)));
             }
         }
-        if found.is_empty() {
-            found.extend(image.lists(&due, self.encoding.compress == Compress::None, len)?);
-        }
+        let are_as_long = self.encoding.compress == Compress::None;
+        found.extend(image.lists(&due, are_as_long, len).unwrap_or_else(Some));
         Ok(found)
     }
 
@@ -122,14 +164,9 @@ impl Tags {
         let encoding = &Encoding { bigtiff, ..self.encoding };
         let how = (&self.rule, self.scope);
         // Whose name and axes it is matters to the text alone, and to where pixels begin.
-        let header = Header::new(&Subject {
-            size,
-            tensor: "",
-            axes: &[],
-            dtype: Dtype::F32,
-            how,
-            encoding,
-        })?;
+        let (tensor, dtype) = ("", Dtype::F32);
+        let header = Header::new(&Subject { size, tensor, axes: &[], dtype, how, encoding });
+        let header = header.map_err(|_| "the run can have no such image".to_owned())?;
         let mut bytes = Vec::new();
         header.write(&[], &Extent::EMPTY, &Range::Keep(Kept::Asked), &mut bytes);
         let limits = Limits::unlimited(); // it is our own
