@@ -89,11 +89,14 @@ fn the_first_file_is_there_within_20_ms_whatever_the_driver_does() {
 fn most_memory(mut child: Child) -> u64 {
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0;
-    while child.try_wait().unwrap().is_none() {
+    loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         most = most.max(1024 * kib.unwrap_or(0));
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
     ends_well(child);
