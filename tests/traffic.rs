@@ -171,7 +171,8 @@ fn a_larger_image_costs_its_reads_and_a_handful_of_calls() {
         calls.retain(|call, times| match call.as_str() {
             "pread64" => !(3.9..4.2).contains(times),
             "close" | "linkat" | "openat" | "writev" => !(0.9..1.1).contains(times),
-            "pwrite64" => *times > 1.1,
+            // The few may have had theirs put together: at most one each of the more, by the difference.
+            "pwrite64" => *times > 1.5,
             // How much memory is taken and given back depends on who is first.
             "mmap" | "munmap" | "brk" | "madvise" | "mremap" => *times > 0.5,
             _ => true,

@@ -366,6 +366,35 @@ mod tests {
         assert!(told(two.into_inner()).contains("more than one"));
     }
 
+    /// Sides that no number of bytes holds, and lists that are longer than the file, are told before anything is made
+    /// of them.
+    #[test]
+    fn nothing_is_believed_that_no_file_holds() {
+        let set = |file: &mut [u8], tag: u16, at: usize, value: u32| {
+            let entries = u32::from_le_bytes(file[4..8].try_into().unwrap()) as usize;
+            let begin = (0..20).map(|entry| entries + 2 + 12 * entry);
+            let is = |entry: &usize| file[*entry..entry + 2] == tag.to_le_bytes();
+            let entry = begin.into_iter().find(is).unwrap();
+            // A LONG, whatever it was.
+            file[entry + 2..entry + 4].copy_from_slice(&4_u16.to_le_bytes());
+            file[entry + at..entry + at + 4].copy_from_slice(&value.to_le_bytes());
+        };
+        for compression in [Compression::Uncompressed, Compression::Packbits] {
+            let mut wide = file(2, compression);
+            for (tag, value) in [(256, 1 << 31), (257, 3 << 30), (278, 1 << 31)] {
+                set(&mut wide, tag, 8, value);
+            }
+            let told = Decoded::open(Cursor::new(wide)).unwrap_err();
+            assert!(told.contains("no file holds 3221225472×2147483648 pixels"), "{told}");
+            for tag in [273, 279, 258] {
+                let mut long = file(2, compression);
+                set(&mut long, tag, 4, 1 << 20);
+                let told = Decoded::open(Cursor::new(long)).unwrap_err();
+                assert_eq!(told, format!("tag {tag} has 1048576 values, which are too many"));
+            }
+        }
+    }
+
     /// A file of tiles of 16, of an image that is not much larger.
     fn tiled(compress: &str) -> (Vec<u8>, Vec<u8>) {
         use crate::encode::{EncodingText, Header, Packed, Packer, Subject};
