@@ -101,9 +101,10 @@ fn looks_at_samples_are_counted() {
     let gpu = open(false);
     let (images, side) = (3, 1100);
     let samples = side * side;
-    let bytes: Vec<u8> = (0..2 * images * samples).map(|i| (i * i % 251) as u8).collect();
+    let value = |i: u64| (i * i % 25_117) as f32;
+    let bytes: Vec<u8> = (0..images * samples).flat_map(|i| value(i).to_le_bytes()).collect();
     let shape = [images, side, side];
-    let source = MemorySource::new("m").with("t", Dtype::U16, &shape, bytes).unwrap();
+    let source = MemorySource::new("m").with("t", Dtype::F32, &shape, bytes).unwrap();
     let devices = Devices::List(vec![Device::Ready(gpu.clone())]);
     let options = Options {
         devices,
@@ -115,7 +116,7 @@ fn looks_at_samples_are_counted() {
     // Keys of 32 bits, of which a look settles 16; of each no more comes back than the counts of the four samples
     // that are sought.
     let found =
-        looks.bytes.checked_sub(2 * images * samples * 2).expect("two looks at each sample");
+        looks.bytes.checked_sub(2 * images * samples * 4).expect("two looks at each sample");
     let most = looks.dispatches * 4 * u64::from(GATHERED_WORDS + 4 * BINS);
     let least = looks.dispatches * 4 * u64::from(GATHERED_WORDS + BINS);
     assert!((least..=most).contains(&found) && looks.dispatches >= 2 * images, "{looks:?}");

@@ -392,6 +392,12 @@ mod tests {
                 let told = Decoded::open(Cursor::new(long)).unwrap_err();
                 assert_eq!(told, format!("tag {tag} has 1048576 values, which are too many"));
             }
+            // Of a list no more than the most either, however long the file.
+            let mut long = file(2, compression);
+            long.resize(8 << 20, 0);
+            set(&mut long, 279, 4, (1 << 20) + 1);
+            let told = Decoded::open(Cursor::new(long)).unwrap_err();
+            assert_eq!(told, "tag 279 has 1048577 values, which are too many");
         }
     }
 
