@@ -181,7 +181,6 @@ impl Header {
         self.end(out);
     }
 
-    /// Fills in GDAL's text, if that is there.
     /// The same of a stack's first page, of which ImageJ takes the display range for all.
     pub fn write_first(
         &self,
@@ -223,6 +222,7 @@ impl Header {
         &out[usize::try_from(begin).expect("a file's header is short")..]
     }
 
+    /// Fills in GDAL's text, if that is there.
     fn write_gdal(&self, numbers: Numbers, display: Display, out: &mut [u8]) {
         let Some(at) = self.gdal else { return };
         let mut text = Vec::with_capacity(gdal::LEN);
