@@ -88,7 +88,7 @@ type Place = fn(&[u64]) -> Vec<u64>;
 type Case = (&'static [(&'static str, &'static str)], &'static [u64], &'static [u64], Place);
 
 /// Options, the tensor's shape, the shape that is shown, and where what is shown lies.
-const CASES: [Case; 17] = [
+const CASES: [Case; 21] = [
     (&[("layout", "NHWC")], &[3, 5, 7, 4], &[3, 4, 5, 7], |i| vec![i[0], i[2], i[3], i[1]]),
     (&[("layout", "HWC")], &[5, 7, 11], &[11, 5, 7], |i| vec![i[1], i[2], i[0]]),
     (&[("layout", "WHC")], &[6, 9, 2], &[2, 9, 6], |i| vec![i[2], i[1], i[0]]),
@@ -117,6 +117,13 @@ const CASES: [Case; 17] = [
         |i| vec![i[0], 1 + 3 * (1 - i[2]) + i[3], i[1]],
     ),
     (&[("layout", "t=auto"), ("layout", "CHW")], &[2, 2, 3], &[2, 2, 3], |i| i.to_vec()),
+    // Two, three and four channels are put apart in a way of their own.
+    (&[("layout", "HWC")], &[5, 9, 2], &[2, 5, 9], |i| vec![i[1], i[2], i[0]]),
+    (&[("layout", "HWC")], &[5, 9, 3], &[3, 5, 9], |i| vec![i[1], i[2], i[0]]),
+    (&[("layout", "HWC"), ("select", "H=1:4,W=2:8")], &[5, 9, 4], &[4, 3, 6], |i| {
+        vec![1 + i[1], 2 + i[2], i[0]]
+    }),
+    (&[("transpose", ""), ("flip", "y")], &[2, 70, 3], &[2, 3, 70], |i| vec![i[0], i[2], 2 - i[1]]),
 ];
 
 #[test]
