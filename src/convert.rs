@@ -8,6 +8,7 @@ mod headers;
 mod identify;
 mod known;
 mod limits;
+mod listed;
 mod made;
 mod packing;
 mod planned;
@@ -44,8 +45,9 @@ use crate::source::Source;
 pub use asked::Recorded;
 pub use doubt::VerifySample;
 use headers::{header, most_of_file, note_of_large, subject, too_large};
-use planned::planned;
 #[cfg(feature = "cli")]
+pub(crate) use listed::Listed;
+use planned::planned;
 pub(crate) use planned::unsupported;
 pub use preview::{Preview, preview};
 use recorder::Begun;

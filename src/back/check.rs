@@ -449,9 +449,34 @@ impl<'a> Check<'a> {
         let due = match self.expected(line) {
             Expected::Unit => [least, most],
             // What it is of may be a scope that the line does not tell.
-            Expected::Score | Expected::Either => {
-                let covers = min < max && min.is_finite() && max.is_finite();
-                return (!covers).then(|| format!("the display range is {min:?} to {max:?}"));
+            Expected::Either => {
+                let is_range = min < max && min.is_finite() && max.is_finite();
+                return (!is_range).then(|| format!("the display range is {min:?} to {max:?}"));
+            }
+            Expected::Score => {
+                let (least, most) = (seen.min, seen.max);
+                // Pixels were computed in f32, and the range in f64.
+                let size = least.abs().max(most.abs());
+                let offset = line.mean.zip(line.std).map_or(0.0, |(mean, std)| (mean / std).abs());
+                let slack = ROUNDING * (size + offset as f32);
+                // Filled pixels are no samples', and what overflowed is no finite pixel.
+                let are_samples =
+                    self.rule.nonfinite.fill().is_none() && line.inf == Some(seen.inf);
+                let is_right = !are_samples
+                    || least > most
+                    || match self.scope {
+                        Scope::Image if least < most => {
+                            (min - least).abs() <= slack && (max - most).abs() <= slack
+                        }
+                        // Of one value, or of a wider scope.
+                        _ => min <= least + slack && most - slack <= max,
+                    };
+                let is_range = min < max && min.is_finite() && max.is_finite();
+                return (!is_range || !is_right).then(|| {
+                    format!(
+                        "the display range is {min:?} to {max:?}, and pixels are from {least:?} to {most:?}"
+                    )
+                });
             }
             Expected::Kept => match numbers(line) {
                 None => [least, most],

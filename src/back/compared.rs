@@ -216,6 +216,11 @@ fn told(
     let pages = Pages::begin(&mut cursor).ok();
     let image = pages.and_then(|mut pages| Decoded::open_page(cursor, &mut pages, 0).ok());
     let shape = image.as_ref().map(Decoded::shape);
+    if image.as_ref().and_then(Decoded::packed_at).is_some_and(|begin| at >= begin) {
+        let problem =
+            format!("what they are packed in is not what the dump gives from byte {at} on");
+        return ("samples", problem);
+    }
     let begin = image.and_then(|image| image.pixels_at()).unwrap_or(header.len() as u64);
     let pixel = at.checked_sub(begin).map(|bytes| bytes / 4);
     let pages = |pixels: u64| len.map_or(1, |len| len.saturating_sub(begin) / 4 / pixels.max(1));

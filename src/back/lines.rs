@@ -1,5 +1,6 @@
 //! The images of a manifest, for all threads.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -41,10 +42,18 @@ impl Output {
         each: &mut dyn FnMut(&Line) -> Result<(), Error>,
     ) -> Result<Sums, Error> {
         let mut manifest = self.open()?;
+        let head = manifest.head();
+        let failed = head.failed;
+        let dumps: HashSet<String> =
+            head.identity.dumps.iter().map(|dump| dump.path.clone()).collect();
         let (mut sums, mut members) = (Sums::default(), Members::default());
         for _ in 0..manifest.head().identity.images {
             let line = self.line(&mut manifest)?;
             members.follow(&line).map_err(|problem| self.wrong(problem))?;
+            if !dumps.contains(&*line.source) {
+                let source = shown(&line.source);
+                return Err(self.wrong(format!("{source} is no dump of its first line")));
+            }
             each(&line)?;
             sums.images += 1;
             sums.failed += u64::from(line.error.is_some());
@@ -58,6 +67,10 @@ impl Output {
         if manifest.next_line()?.is_some() {
             let images = sums.images;
             return Err(self.wrong(format!("it goes on after its {images} images")));
+        }
+        if sums.failed != failed {
+            let lines = sums.failed;
+            return Err(self.wrong(format!("it says that {failed} failed, and lines of {lines}")));
         }
         Ok(sums)
     }

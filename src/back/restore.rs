@@ -66,6 +66,8 @@ pub struct Samples {
     pub largest: f64,
     /// Those that are finite, or NaN, or infinite in only one of them.
     pub unlike: u64,
+    /// Those that differ by more than rounding does, or than what the norm cuts off.
+    pub beyond: u64,
     /// Whether the dump has types that 32-bit floats do not hold exactly: its samples are compared as they are
     /// rounded, and what that lost is in no error.
     pub rounded: bool,
@@ -469,7 +471,7 @@ impl Pending for Measuring<'_> {
             image.read_at(at, is).map_err(|problem| self.sink.bad(&self.name, problem))?;
             drop(image);
             undo_bytes(&self.undo, is);
-            found.add(is, due);
+            found.add(&self.undo, is, due);
             at += due.len() as u64;
         }
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).merge(found);
@@ -484,15 +486,16 @@ impl Pending for Measuring<'_> {
 }
 
 impl Samples {
-    fn add(&mut self, is: &[u8], due: &[u8]) {
+    fn add(&mut self, undo: &Undo, is: &[u8], due: &[u8]) {
         for (is, due) in is.chunks_exact(4).zip(due.chunks_exact(4)) {
             self.samples += 1;
             if is == due {
                 continue;
             }
             self.differing += 1;
-            let [is, due] =
-                [is, due].map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            let [is, due] = [is, due].map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            self.beyond += u64::from(!undo.may_round(due, is));
+            let [is, due] = [is, due].map(f64::from);
             if is.is_finite() && due.is_finite() {
                 self.largest = self.largest.max((is - due).abs());
             } else if is != due && !(is.is_nan() && due.is_nan()) {
@@ -506,5 +509,6 @@ impl Samples {
         self.differing += other.differing;
         self.largest = self.largest.max(other.largest);
         self.unlike += other.unlike;
+        self.beyond += other.beyond;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Output;
@@ -43,7 +44,12 @@ pub fn strays(outputs: &[Output], tell: &mut dyn FnMut(&Path)) -> Result<u64, Er
         let path = folder.join(&below);
         let failed = |source| Error::Open { path: path.clone(), source };
         let mut entries = Vec::new();
-        for entry in fs::read_dir(&path).map_err(failed)? {
+        let listed = match fs::read_dir(&path) {
+            // That all its images are missing was told.
+            Err(error) if below.is_empty() && error.kind() == io::ErrorKind::NotFound => break,
+            listed => listed.map_err(failed)?,
+        };
+        for entry in listed {
             let entry = entry.map_err(failed)?;
             let leaf = entry.file_name();
             let name = if below.is_empty() {

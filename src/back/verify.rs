@@ -1,5 +1,6 @@
 //! Whether images are what the manifest says, and what the dump gives.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +10,11 @@ use super::compared::Compared;
 use super::lines::{Line, Members};
 use super::{Difference, Looking, Output, Tell};
 use crate::backend::choose::{Device, Devices};
-use crate::convert::{Options, Places, convert};
+use crate::convert::{Listed, Options, Places, convert};
 use crate::encode::{TAR_BLOCK, TAR_END, write_member_head};
-use crate::error::Error;
-use crate::record::read_at;
+use crate::error::{Error, shown};
+use crate::record::identity::Identity;
+use crate::record::{manifest, read_at};
 use crate::report::Failure;
 use crate::sink::FilesSink;
 use crate::source::Source;
@@ -67,7 +69,20 @@ pub fn verify(
     let sink = FilesSink::new(&output.folder, false);
     let (members, found) = (Members::default(), Vec::new());
     let mut tars = Tars { sink: &sink, members, file: None, found };
-    let sums = output.sums(&mut |line| tars.add(&output.folder, line))?;
+    let mut listed = against.map(|source| Listed::new(source, &recorded.options)).transpose()?;
+    let (mut number, mut of_lines) = (0_u64, Vec::new());
+    let sums = output.sums(&mut |line| {
+        number += 1;
+        if let Some(listed) = &mut listed
+            && of_lines.len() < MOST_LINES
+            && let Some(problem) = other_line(line, listed.next_line(), &head.identity)
+        {
+            let problem = format!("line {}: {problem}", number + 1);
+            let file = output.manifest.clone();
+            of_lines.push(Difference { file, page: None, member: None, what: "line", problem });
+        }
+        tars.add(&output.folder, line)
+    })?;
     tars.look(&output.folder)?;
     let of_tars = tars.found;
     if let Some(watch) = &looking.watch {
@@ -79,7 +94,7 @@ pub fn verify(
         tell(difference);
     };
     let check = Check::new(&head.identity.options, &recorded.options);
-    of_tars.into_iter().for_each(tell);
+    of_lines.into_iter().chain(of_tars).for_each(tell);
     output.each(looking, &|buffer: &mut Vec<u8>, _, line| {
         if line.error.is_some() {
             // A page or a member that failed has no file of its own.
@@ -134,6 +149,39 @@ pub fn verify(
     }
     verified.differences = told.into_inner();
     Ok(verified)
+}
+
+/// Most lines of which is told that they are of other images: all are where one is missing at the begin.
+const MOST_LINES: usize = 100;
+
+/// What a line says of its image that the dump does not give; `None` if it is right.
+fn other_line(
+    is: &Line,
+    due: Option<(manifest::Line<'_>, usize)>,
+    run: &Identity,
+) -> Option<String> {
+    let (mut due, dump) = due?;
+    // The dump may lie elsewhere now.
+    due.source = Cow::from(&run.dumps.get(dump)?.path);
+    if (&is.name, &is.member) != (&due.name, &due.member) {
+        let name = |line: &manifest::Line<'_>| {
+            let member = line.member.as_ref().map(|member| format!(", member {}", shown(member)));
+            shown(&line.name) + &member.unwrap_or_default()
+        };
+        return Some(format!("it is of {}, and ought to be of {}", name(is), name(&due)));
+    }
+    let source =
+        (&is.source, &is.tensor, is.tensor_bytes) != (&due.source, &due.tensor, due.tensor_bytes);
+    let what = [
+        ("source or tensor", source),
+        ("page", is.page != due.page),
+        ("index", is.index != due.index),
+        ("element type", is.dtype != due.dtype),
+        ("shape", is.shape != due.shape),
+        ("norm", is.norm != due.norm),
+    ];
+    let (what, _) = what.into_iter().find(|(_, differs)| *differs)?;
+    Some(format!("{}: its {what} is not what the dump gives", shown(&is.name)))
 }
 
 /// Looks at tars as wholes, one after the other: that they are there, that names which fit no plain header are

@@ -126,6 +126,13 @@ impl Target {
         let bytes = path.as_os_str().as_encoded_bytes();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_folder = bytes.ends_with(b"/") || path.is_dir();
+        if path.is_dir() && bytes.ends_with(b".tar") {
+            return Err(Error::Usage(format!(
+                "-o {0}: a folder is there, and a name that ends in .tar is a tar's; -o {0}/ puts files \
+                 into the folder",
+                shown_path(path)
+            )));
+        }
         if !is_folder && name.is_empty() && bytes.ends_with(b".tar") {
             let path = shown_path(path);
             return Err(Error::Usage(format!("-o {path}: a tar's name is text, in UTF-8")));
@@ -164,6 +171,10 @@ impl Target {
             return Err(Error::Usage(format!(
                 "-o -: {option} is of what is there already, and of a stream nothing is"
             )));
+        }
+        if args.images.hash {
+            let problem = "-o -: --hash reads back what came in pieces, and nothing can be read back of a stream";
+            return Err(Error::Usage(problem.to_owned()));
         }
         if io::stdout().is_terminal() && !args.dry_run {
             let problem =

@@ -187,19 +187,13 @@ impl<'a> Made<'a> {
             let (at, row, index) = self.place(image);
             let (_, len, line) = match &mut begun {
                 Some(begun) if begun.0 == at => begun,
-                begun => begun.insert((at, self.len(image)?, self.line(row))),
+                begun => {
+                    let line = line_of(self.source, self.options, row);
+                    begun.insert((at, self.len(image)?, line))
+                }
             };
-            self.plan.write_name(at, index, line.name.to_mut());
-            line.page = None;
-            if let Some((member, tar, begin)) = self.member(image) {
-                line.offset = Some(begin + member.head);
-                let file = self.plan.tar().map(|of| Cow::from(of.file(tar)));
-                line.member = file.map(|file| std::mem::replace(&mut line.name, file));
-            } else {
-                line.page = self.plan.page(at, index).map(|page| page.page);
-            }
-            line.index.clear();
-            line.index.extend(row.places(index).map(|(place, _)| place));
+            place_line(self.plan, at, index, line);
+            line.offset = self.member(image).map(|(member, _, begin)| begin + member.head);
             (line.lo, line.hi, line.mean, line.std) = (None, None, None, None);
             (line.nan, line.inf, line.bytes, line.xxh3) = (None, None, None, None);
             (line.existed, line.error) = (false, None);
@@ -224,35 +218,48 @@ impl<'a> Made<'a> {
         }
         Ok(())
     }
+}
 
-    /// What lines say of all images of a row.
-    fn line<'s>(&'s self, row: &'s Row) -> Line<'s> {
-        let tensor = &self.source.tensors()[row.tensor];
-        let (name, tensor_bytes) = manifest::named(&tensor.name);
-        Line {
-            name: Cow::default(),
-            page: None,
-            member: None,
-            offset: None,
-            source: Cow::from(&self.source.dumps()[tensor.dump].label),
-            tensor: name,
-            tensor_bytes,
-            index: Vec::new(),
-            dtype: Cow::from(row.dtype.name()),
-            shape: [row.height, row.width],
-            lo: None,
-            hi: None,
-            norm: Cow::from(self.options.rule.norm.name()),
-            mean: None,
-            std: None,
-            nan: None,
-            inf: None,
-            bytes: None,
-            xxh3: None,
-            existed: false,
-            error: None,
-        }
+/// What lines say of all images of a row.
+pub(super) fn line_of<'s>(source: &'s dyn Source, options: &Options, row: &'s Row) -> Line<'s> {
+    let tensor = &source.tensors()[row.tensor];
+    let (name, tensor_bytes) = manifest::named(&tensor.name);
+    Line {
+        name: Cow::default(),
+        page: None,
+        member: None,
+        offset: None,
+        source: Cow::from(&source.dumps()[tensor.dump].label),
+        tensor: name,
+        tensor_bytes,
+        index: Vec::new(),
+        dtype: Cow::from(row.dtype.name()),
+        shape: [row.height, row.width],
+        lo: None,
+        hi: None,
+        norm: Cow::from(options.rule.norm.name()),
+        mean: None,
+        std: None,
+        nan: None,
+        inf: None,
+        bytes: None,
+        xxh3: None,
+        existed: false,
+        error: None,
     }
+}
+
+/// Has the line of a row say which of its images it is of: name, page or member, index.
+pub(super) fn place_line(plan: &Plan, at: usize, index: u64, line: &mut Line<'_>) {
+    plan.write_name(at, index, line.name.to_mut());
+    if let (Some(tar), Some((number, _))) = (plan.tar(), plan.in_tar(at, index)) {
+        let file = Cow::from(tar.file(number));
+        line.member = Some(std::mem::replace(&mut line.name, file));
+    } else {
+        line.page = plan.page(at, index).map(|page| page.page);
+    }
+    line.index.clear();
+    line.index.extend(plan.rows()[at].places(index).map(|(place, _)| place));
 }
 
 impl Record {

@@ -73,6 +73,7 @@ pub(super) fn begin<'a>(
         let there = known.there(&made);
         let is_all = there == made.images.end - made.images.start;
         if is_all && (made.is_shard || known.is_manifest_alone()) {
+            check_surplus(record, plan)?;
             let is_alone = made.is_alone(lock.as_ref())?;
             if !made.is_shard && is_alone {
                 // A run that was killed before it had a journal may have left one.

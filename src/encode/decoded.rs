@@ -15,6 +15,7 @@ use tiff::tags::{ByteOrder, Tag};
 use tiff::{ColorType, TiffError};
 
 use super::paged::{Pages, Shown};
+use super::streams::Streams;
 use crate::error::shown_problem;
 
 /// Most bytes that the decoder unpacks at once: a strip of the largest image that is written as one.
@@ -41,6 +42,8 @@ pub struct Decoded<R: Read + Seek> {
     tile: Option<u64>,
     /// Where the strips lie, if they are the pixels as they are in memory.
     plain: Option<Vec<u64>>,
+    /// What the pixels are packed in, where that is known.
+    streams: Option<Streams>,
     /// The strip, or the row of tiles, that was unpacked last.
     chunk: Option<u64>,
     pixels: Vec<u8>,
@@ -120,8 +123,21 @@ impl<R: Read + Seek> Decoded<R> {
             false => None,
             true => Some(plain(&mut decoder, 4 * width, height, rows)?),
         };
+        let streams = Streams::of(&mut decoder, compression, tile.is_some())?;
         let (chunk, pixels, tile_pixels) = Default::default();
-        Ok(Decoded { decoder, start, width, height, rows, tile, plain, chunk, pixels, tile_pixels })
+        Ok(Decoded {
+            decoder,
+            start,
+            width,
+            height,
+            rows,
+            tile,
+            plain,
+            streams,
+            chunk,
+            pixels,
+            tile_pixels,
+        })
     }
 
     /// Whether no other directory follows its own.
@@ -143,6 +159,12 @@ impl<R: Read + Seek> Decoded<R> {
     #[must_use]
     pub fn pixels_at(&self) -> Option<u64> {
         self.plain.as_ref().and_then(|places| places.first().copied())
+    }
+
+    /// Where what its pixels are packed in begins, where they are packed.
+    #[must_use]
+    pub fn packed_at(&self) -> Option<u64> {
+        self.streams.as_ref().and_then(Streams::begin)
     }
 
     /// Height and width in pixels.
@@ -228,7 +250,10 @@ impl<R: Read + Seek> Decoded<R> {
             self.chunk = None;
             self.pixels.resize(usize::try_from(bytes).expect("it is below the limit"), 0);
             match self.tile {
-                None => self.decoder.read_chunk_bytes(number, &mut self.pixels).map_err(told)?,
+                None => {
+                    self.decoder.read_chunk_bytes(number, &mut self.pixels).map_err(told)?;
+                    self.check_stream(number, bytes)?;
+                }
                 Some(columns) => self.read_tiles(chunk, rows, columns)?,
             }
             self.chunk = Some(chunk);
@@ -241,6 +266,16 @@ impl<R: Read + Seek> Decoded<R> {
 }
 
 impl<R: Read + Seek> Decoded<R> {
+    /// Fails where what was unpacked is not packed as a whole: the decoder has its pixels then, and looks no
+    /// further.
+    fn check_stream(&mut self, number: u32, bytes: u64) -> Result<(), String> {
+        let Some(streams) = &mut self.streams else { return Ok(()) };
+        // What the decoder has room for, at most a tile that it unpacks as well.
+        let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= most());
+        let bytes = bytes.ok_or_else(|| format!("a tile has more than {LARGEST_CHUNK} bytes"))?;
+        streams.check(self.decoder.inner(), number as usize, bytes)
+    }
+
     /// Unpacks a row of tiles, without what is beyond the image.
     fn read_tiles(&mut self, band: u64, rows: u64, columns: u64) -> Result<(), String> {
         let across = self.width.div_ceil(columns.max(1));
@@ -256,6 +291,8 @@ impl<R: Read + Seek> Decoded<R> {
             // At most the row of tiles, which is below the limit.
             self.tile_pixels.resize(usize::try_from(rows * 4 * width).unwrap_or(usize::MAX), 0);
             self.decoder.read_chunk_bytes(number, &mut self.tile_pixels).map_err(told)?;
+            let (columns, rows) = self.decoder.chunk_dimensions();
+            self.check_stream(number, 4 * u64::from(columns) * u64::from(rows))?;
             let [left, width, all] = [left, width, self.width].map(|x| 4 * narrow(x) as usize);
             let lines = self.pixels.chunks_mut(all).zip(self.tile_pixels.chunks(width));
             lines.for_each(|(line, part)| line[left..left + width].copy_from_slice(part));

@@ -21,6 +21,7 @@ mod member;
 mod pack;
 mod paged;
 mod stack;
+mod streams;
 mod strips;
 mod tags;
 

@@ -394,6 +394,11 @@ impl Rule {
         {
             return Err(format!("--out-range {a:?},{b:?}: 32-bit floats cannot hold its width"));
         }
+        if let Some([a, b]) = self.out
+            && narrow(a) == narrow(b)
+        {
+            return Err(format!("--out-range {a:?},{b:?}: all pixels would be the same"));
+        }
         let norm = self.norm;
         let unit = [
             ("gamma", self.gamma.is_some()),
@@ -486,6 +491,8 @@ mod tests {
             (&[("norm", "zscore"), ("gamma", "2")], "with --sigma K"),
             (&[("norm", "none"), ("out-range", "0,255")], "changes none"),
             (&[("out-range", "-3e38,3e38")], "cannot hold its width"),
+            (&[("out-range", "5,5")], "all pixels would be the same"),
+            (&[("out-range", "1,1.00000001")], "all pixels would be the same"),
             (&[("norm", "none"), ("scope", "tensor")], "takes no range"),
             (&[("norm", "none"), ("constant", "zero")], "changes none"),
             (&[("norm", "fixed"), ("range", "0,1"), ("constant", "zero")], "the range is given"),

@@ -168,6 +168,32 @@ impl Undo {
         }
         undone
     }
+
+    /// Whether `made`, which differs from a sample `x` of the dump, can have come from it by rounding alone, or by what
+    /// the norm cuts off. Pixels are the result of three operations in f32, or five with an output range, each of
+    /// which may be off by a part of 2^-24; what is allowed here is four times that.
+    #[must_use]
+    pub fn may_round(&self, x: f32, made: f32) -> bool {
+        const PART: f64 = 1.0 / (1_u64 << 20) as f64;
+        let (x, made) = (f64::from(x), f64::from(made));
+        if !(x.is_finite() && made.is_finite()) {
+            return x == made || (x.is_nan() && made.is_nan());
+        }
+        let (x, size) = match self.way {
+            Way::Keep => return false,
+            Way::Fill(sample) => return x == f64::from(narrow(sample)),
+            Way::Linear { lo, hi } if self.clamps => (x.clamp(lo, hi), hi / 2.0 - lo / 2.0),
+            Way::Linear { lo, hi } => (x, hi / 2.0 - lo / 2.0),
+            Way::Score { mean, .. } => (x, x.abs() + mean.abs()),
+        };
+        // A narrow output range far from 0 has few steps.
+        let steps = match self.out {
+            None => 1.0,
+            Some([a, b]) => 1.0 + (a.abs() + b.abs()) / (b - a).abs(),
+        };
+        let smallest = f64::from(f32::from_bits(1));
+        (made - x).abs() <= PART * (size * steps + x.abs()) + smallest
+    }
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
@@ -217,6 +243,9 @@ mod tests {
                 if was.is_finite() {
                     let error = (f64::from(*is) - f64::from(*was)).abs();
                     assert!(error <= 3e-7 * (numbers.1 - numbers.0), "{rule:?}: {was} {is}");
+                    let undo = Undo::of(&rule, Some(numbers), [0, 0]).unwrap();
+                    assert!(is == was || undo.may_round(*was, *is), "{rule:?}: {was} {is}");
+                    assert!(!undo.may_round(*was + 0.01, *is), "{rule:?}: {was} {is}");
                 } else {
                     assert_eq!(is.to_bits(), was.to_bits());
                 }

@@ -1,6 +1,7 @@
 //! What a run is, so that another can tell whether it is the same.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +157,16 @@ impl Identity {
             let of = |channel: Option<u64>| channel.map_or("none".to_owned(), |k| k.to_string());
             let [was, is] = [was, is].map(|options| of(options.channel));
             return Some(format!("--channel was {was}, and now is {is}"));
+        }
+        let name = |of: &Origin| Path::new(&of.path).file_name().map(std::ffi::OsStr::to_owned);
+        if let Some((was, is)) =
+            self.dumps.iter().zip(&now.dumps).find(|(was, is)| name(was) != name(is))
+        {
+            let [was, is] = [was, is].map(|of| shown(&of.path));
+            return Some(format!(
+                "the dump was {was}, and now is {is}, which images may have in their names; a copy that is called \
+                 the same may be anywhere"
+            ));
         }
         Some("the tensors, or this program's version, are others".to_owned())
     }

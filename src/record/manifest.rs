@@ -47,6 +47,7 @@ pub struct Head {
 
 /// The line of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Line<'a> {
     /// Path of its file below the output folder.
     pub name: Cow<'a, str>,
