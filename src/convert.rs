@@ -2,6 +2,7 @@
 //! [`workers`] starts the devices, [`run`] is what they see, [`desk`] what each of their threads sees.
 
 mod asked;
+mod clock;
 mod desk;
 mod doubt;
 mod headers;

@@ -38,6 +38,9 @@ pub struct Report {
     pub gpu_not_needed: bool,
     /// What was found in the samples.
     pub samples: SampleReport,
+    /// Where the time of the threads went that found ranges before the first image, if
+    /// [`Options::timings`](crate::Options::timings) asked for it.
+    pub ranges: Stages,
     /// Tensors that gave no image, and why; devices that were not used, and why.
     pub notes: Vec<String>,
 }

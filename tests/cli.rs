@@ -78,6 +78,89 @@ fn timings_say_where_the_time_went() {
     }
     assert!((sum - 100.0_f64).abs() < 0.3, "{line}");
     assert!(line.ends_with(" s of its threads"), "{line}");
+
+    // What came before the first image has a line of its own; packing is no writing.
+    let of = |options: &[&str]| -> (String, Vec<f64>) {
+        let (_dir, out) = folder();
+        let args =
+            ["convert", sample(), "-o", &out, "--device", "cpu", "-j", "2", "-q", "--timings"];
+        let (_, stderr) = ends_with(0, &join(&args, options));
+        let last = stderr.lines().last().unwrap();
+        let part = |part: &str| part.split(' ').rev().nth(1).unwrap().parse().unwrap();
+        let rest = last.strip_prefix("timings: cpu: ").unwrap();
+        (stderr.clone(), rest.split(", ").take(3).map(part).collect())
+    };
+    let (told, _) = of(&["--scope", "tensor", "--norm", "percentile"]);
+    let ranges = told.lines().next().unwrap();
+    assert!(ranges.starts_with("timings: ranges: read ") && told.lines().count() == 2, "{told}");
+    let computed = ranges.split(", ").nth(1).unwrap().split(' ').nth(1).unwrap();
+    assert!(computed.parse::<f64>().unwrap() > 10.0, "{told}");
+    let (told, shares) = of(&["--compress", "zstd:19"]);
+    assert!(shares[1] > shares[2] && !told.contains("ranges"), "{told}");
+}
+
+/// While the system's loader is at a driver, threads cannot begin: all that are needed are there before, and a
+/// signal ends the run.
+#[test]
+#[cfg(all(feature = "gpu", target_os = "linux"))]
+fn a_driver_that_loads_slowly_delays_nobody() {
+    let (dir, out) = folder();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [source, library, driver, mark, path] =
+        ["slow.c", "slow.so", "driver.json", "mark", "d.safetensors"].map(at);
+    let slow = r#"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+__attribute__((constructor)) static void load(void) {
+    close(open(getenv("MARK"), O_CREAT | O_WRONLY, 0600));
+    for (unsigned left = 30; left; left = sleep(left));
+}
+"#;
+    fs::write(&source, slow).unwrap();
+    // What links Rust programs compiles it.
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-o", &library, &source]).status();
+    assert!(made.unwrap().success());
+    let text = format!(
+        "{{\"file_format_version\":\"1.0.0\",\"ICD\":{{\"library_path\":\"{library}\",\"api_version\":\"1.3.0\"}}}}"
+    );
+    fs::write(&driver, text).unwrap();
+    sparse_dump(Path::new(&path), &[1500, 64, 64]);
+    let start = |options: &[&str]| {
+        drop((fs::remove_dir_all(&out), fs::remove_file(&mark)));
+        tool()
+            .args(["convert", "-q", &path, "-o", &out, "--device", "cpu,gpu", "-j", "2"])
+            .args(options)
+            .env("VK_DRIVER_FILES", &driver)
+            .env("MARK", &mark)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    // Ranges first, by threads of their own; a manifest of more images than one thread makes lines of.
+    for options in [
+        &["--compress", "zstd:12"][..],
+        &["--scope", "dump", "--norm", "percentile", "--compress", "zstd:12"],
+    ] {
+        let started = Instant::now();
+        let output = start(options).wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", tool::text(&output.stderr));
+        assert!(
+            started.elapsed() < Duration::from_secs(25),
+            "{options:?}: {:?}",
+            started.elapsed()
+        );
+        assert!(Path::new(&mark).exists(), "{options:?}: nobody asked for the driver");
+    }
+    let child = start(&["--compress", "zstd:19"]);
+    while !Path::new(&mark).exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let started = Instant::now();
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{}", tool::text(&output.stderr));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -240,7 +240,7 @@ struct Variant {
 }
 
 /// Every way that there is, a row each of the table.
-const VARIANTS: [Variant; 33] = [
+const VARIANTS: [Variant; 34] = [
     Variant { name: "normalized", shape: &SMALL, sample: some, norm: Norm::MinMax, options: &[] },
     Variant { name: "`--norm none`", shape: &SMALL, sample: some, norm: Norm::None, options: &[] },
     Variant {
@@ -344,6 +344,13 @@ const VARIANTS: [Variant; 33] = [
     Variant {
         name: "`--stack tensor`, 3 pages",
         shape: &[3, 37, 53],
+        sample: some,
+        norm: Norm::MinMax,
+        options: &["--stack", "tensor"],
+    },
+    Variant {
+        name: "`--stack tensor`, 4 pages",
+        shape: &[4, 37, 53],
         sample: some,
         norm: Norm::MinMax,
         options: &["--stack", "tensor"],
@@ -689,6 +696,21 @@ fn gdal_undoes_the_normalization_of_its_profile() {
     // What is wrong is seen.
     assert!(said(&["--norm", "symmetric"]).contains("AssertionError"));
     assert!(said(&["--tile", "128"]).contains("AssertionError"));
+    // As wide as f32 is.
+    of(|at| if at % 2 == 0 { f32::MAX } else { -f32::MAX + at as f32 * 1e30 });
+    assert_eq!(said(&[]), "");
+    // And of f64, far from 0, where f32 would have nothing of them.
+    let [height, width] = PACKED;
+    let json = format!(
+        "{{\"t\":{{\"dtype\":\"F64\",\"shape\":{PACKED:?},\"data_offsets\":[0,{}]}}}}",
+        8 * height * width
+    );
+    let all: Vec<u8> =
+        (0..height * width).flat_map(|at| (1e9 + f64::from(uneven(at))).to_le_bytes()).collect();
+    let file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &all].concat();
+    std::fs::write(&dump, file).unwrap();
+    std::fs::write(&samples, all).unwrap();
+    assert_eq!(said(&[]), "");
 }
 
 #[test]

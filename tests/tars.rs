@@ -771,6 +771,9 @@ mod cli {
         assert_eq!(names(&dir), ["again.safetensors", "out.manifest.jsonl", "out.tar"]);
         let (_, told) = ends_with(0, &["verify", &out, "--against"]);
         assert!(told.contains("all right"), "{told}");
+        // Of a stream no hash can be taken.
+        let (_, told) = ends_with(2, &["convert", sample(), "-o", "-", "--hash"]);
+        assert!(told.contains("--hash reads back"), "{told}");
         // A folder of that name is a folder.
         let folder = at(&dir, "folder.tar");
         fs::create_dir(&folder).unwrap();
@@ -1023,6 +1026,13 @@ mod cli {
             assert!(told.contains("n-000003.tar: this run makes fewer tars"), "{told}");
         }
         ends_with(0, &["verify", "-q", &numbered, "--against"]);
+        // Also where nothing is left to be made.
+        let old = at(&dir, "n-000099.tar");
+        fs::copy(at(&dir, "n-000000.tar"), &old).unwrap();
+        let (_, told) = ends_with(1, &join(&["convert", sample(), "--resume"], &sized));
+        assert!(told.contains("n-000099.tar: this run makes fewer tars"), "{told}");
+        fs::remove_file(&old).unwrap();
+        ends_with(0, &join(&["convert", sample(), "--resume"], &sized));
     }
 
     /// A tar that cannot be gone on with leaves no journal, and that of numbered ones is in nobody's way.

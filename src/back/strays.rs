@@ -20,6 +20,9 @@ use crate::record::{self, Hasher};
 /// [`Error::Open`] where a folder cannot be read, [`Error::Format`] for a damaged manifest.
 pub fn strays(outputs: &[Output], tell: &mut dyn FnMut(&Path)) -> Result<u64, Error> {
     let Some(Output { folder, .. }) = outputs.first() else { return Ok(0) };
+    if fs::metadata(folder).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(0); // that its images are missing is told of each
+    }
     let mut names = Vec::new();
     for output in outputs {
         output.sums(&mut |line| {
@@ -44,12 +47,7 @@ pub fn strays(outputs: &[Output], tell: &mut dyn FnMut(&Path)) -> Result<u64, Er
         let path = folder.join(&below);
         let failed = |source| Error::Open { path: path.clone(), source };
         let mut entries = Vec::new();
-        let listed = match fs::read_dir(&path) {
-            // That all its images are missing was told.
-            Err(error) if below.is_empty() && error.kind() == io::ErrorKind::NotFound => break,
-            listed => listed.map_err(failed)?,
-        };
-        for entry in listed {
+        for entry in fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let leaf = entry.file_name();
             let name = if below.is_empty() {

@@ -40,7 +40,7 @@ Examples:
       go on after an interruption, a full disk or a kill; safe to give always
 
 Exit codes: 0 done, 1 the run failed, 2 the call is wrong, 3 some images failed (the rest are
-there), 75 a shard may go right another time, 130/143 interrupted.";
+there), 75 a shard may go right another time, 129/130/143 interrupted.";
 
 const PLAN_EXAMPLES: &str = "\
 Examples:
@@ -495,9 +495,9 @@ pub(super) struct ConvertArgs {
     #[command(flatten)]
     pub(super) images: ImagesArgs,
 
-    /// The folder for the images; it is made if it does not exist. A name that ends in .tar is a tar of them,
-    /// uncompressed TIFFs of which each can be read by itself, as the manifest beside it
-    /// (NAME.manifest.jsonl) says where each begins and ends. Names have one dot behind the last `/` there,
+    /// The folder for the images; it is made if it does not exist. A name that ends in .tar, where no such
+    /// folder is, is a tar of them, uncompressed TIFFs of which each can be read by itself, as the manifest
+    /// beside it (NAME.manifest.jsonl) says where each begins and ends. Names have one dot behind the last `/` there,
     /// so that an image is a sample of WebDataset. A tar is whole or absent. - is a tar to standard output, to be
     /// read by a pipe; it has no manifest but for --manifest.
     #[arg(short, long, value_name = "DIR|TAR")]

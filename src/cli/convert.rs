@@ -17,7 +17,7 @@ use crate::convert::{
 use crate::error::{Error, shown, shown_path};
 use crate::normalize::{Constant, Nonfinite, Rule};
 use crate::plan::{Stack, Tar};
-use crate::report::{DeviceReport, Report};
+use crate::report::{Report, Stages};
 use crate::sink::{FilesSink, Sink, StreamSink};
 use crate::source::Source as _;
 
@@ -70,7 +70,10 @@ pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<En
         summary(&report, &options.rule, verbosity).iter().for_each(|line| say(line));
     }
     if args.timings {
-        report.devices.iter().for_each(|device| say(&timings(device)));
+        if report.ranges != Stages::default() {
+            say(&timings("ranges", &report.ranges));
+        }
+        report.devices.iter().for_each(|device| say(&timings(&device.name, &device.stages)));
     }
     Ok(match report.failed {
         0 => Ending::Done,
@@ -126,13 +129,6 @@ impl Target {
         let bytes = path.as_os_str().as_encoded_bytes();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_folder = bytes.ends_with(b"/") || path.is_dir();
-        if path.is_dir() && bytes.ends_with(b".tar") {
-            return Err(Error::Usage(format!(
-                "-o {0}: a folder is there, and a name that ends in .tar is a tar's; -o {0}/ puts files \
-                 into the folder",
-                shown_path(path)
-            )));
-        }
         if !is_folder && name.is_empty() && bytes.ends_with(b".tar") {
             let path = shown_path(path);
             return Err(Error::Usage(format!("-o {path}: a tar's name is text, in UTF-8")));
@@ -360,8 +356,7 @@ fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
 }
 
 /// `timings: cpu: read 30.1 %, compute 12.0 %, write 55.2 %, wait 2.7 % of 0.640 s of threads`
-fn timings(device: &DeviceReport) -> String {
-    let stages = &device.stages;
+fn timings(who: &str, stages: &Stages) -> String {
     let total = stages.total().as_secs_f64();
     let share = |(what, time): (&str, Duration)| {
         format!("{what} {:.1} %", 100.0 * time.as_secs_f64() / total.max(1e-9))
@@ -373,7 +368,7 @@ fn timings(device: &DeviceReport) -> String {
         ("wait", stages.wait),
     ];
     let shares = stages.map(share).join(", ");
-    format!("timings: {}: {shares} of {total:.3} s of its threads", shown(&device.name))
+    format!("timings: {}: {shares} of {total:.3} s of its threads", shown(who))
 }
 
 /// A byte count for people, in powers of 1000.

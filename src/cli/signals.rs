@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the run is asked to end, and if it has not after a while, ended. Either
+//! SIGINT, SIGTERM and SIGHUP: the run is asked to end, and if it has not after a while, ended. Either
 //! way no image is broken: a file gets its name only when it is whole. And a folder that was only made
 //! for a while goes with the process.
 
@@ -59,53 +59,67 @@ pub(super) fn let_writes_fail() {
 #[cfg(not(unix))]
 pub(super) fn let_writes_fail() {}
 
-/// Sets `cancel` at the first SIGINT or SIGTERM. After a second one, or 1.5 s, the process ends
+/// Sets `cancel` at the first SIGINT, SIGTERM or SIGHUP (unless it was started by `nohup`). After a second one, or 1.5 s, the process ends
 /// whatever it waits for.
 #[cfg(unix)]
 pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use std::{thread, time::Duration};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use std::{sync::mpsc, thread, time::Duration};
 
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    if !is_hangup_ignored() {
+        signals.add_signal(SIGHUP)?;
+    }
+    // Both threads are there before they are needed: none can begin while a driver is loaded.
+    let (ask, asked) = mpsc::channel();
+    let (say, to_say) = mpsc::channel();
+    let (said, is_said) = mpsc::channel();
+    let small = |name: &str| thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
+    let last_words = small("last words").spawn(move || {
+        for line in to_say {
+            let line: String = line;
+            super::say(&line);
+            // Nobody may wait any more.
+            let _ = said.send(());
+        }
+    });
+    let deadline = small("deadline").spawn(move || {
+        let Ok(signal) = asked.recv() else { return };
+        thread::sleep(Duration::from_millis(1500));
+        let more = if held_folder().is_some() {
+            String::new()
+        } else {
+            format!("; images written so far are whole; {}", going_on())
+        };
+        // No longer than it takes where somebody listens: stderr may be a pipe that is full.
+        if say.send(format!("tensortiff: interrupted{more}")).is_ok() {
+            let _ = is_said.recv_timeout(Duration::from_millis(100));
+        }
+        end(signal);
+    });
+    // Without them, what works ends it, or the second signal.
+    drop((last_words, deadline));
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
                 end(signal);
             }
             cancel.store(true, Ordering::Relaxed);
-            let after_a_while = move || {
-                thread::sleep(Duration::from_millis(1500));
-                let more = if held_folder().is_some() {
-                    String::new()
-                } else {
-                    format!("; images written so far are whole; {}", going_on())
-                };
-                let said = move || super::say(&format!("tensortiff: interrupted{more}"));
-                said_soon(said);
-                end(signal);
-            };
-            // Without a thread for it, what works ends it, or the second signal.
-            let _ = thread::Builder::new().spawn(after_a_while);
+            let _ = ask.send(signal);
         }
     })?;
     Ok(())
 }
 
-/// Says something, and waits for that no longer than it takes where somebody listens: stderr may be a
-/// pipe that is full.
+/// Whether the process was started so that a terminal may go, as `nohup` does; as if it was, where nobody
+/// tells.
 #[cfg(unix)]
-fn said_soon(say: impl FnOnce() + Send + 'static) {
-    use std::{sync::mpsc, thread, time::Duration};
-
-    let (done, is_done) = mpsc::channel();
-    let told = move || {
-        say();
-        // Nobody may wait any more.
-        let _ = done.send(());
-    };
-    if thread::Builder::new().spawn(told).is_ok() {
-        let _ = is_done.recv_timeout(Duration::from_millis(100));
-    }
+fn is_hangup_ignored() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Signal 1 is bit 0.
+    ignored.is_none_or(|mask| mask & 1 == 1)
 }
 
 /// Ends the process, and the folder with it.

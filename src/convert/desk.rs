@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::clock::{Clock, Stage};
 use super::known::{hash_part, hash_stored};
 use super::packing::Packing;
 use super::recorder::Recorder;
@@ -59,24 +60,8 @@ fn tar_end(page: Page) -> u64 {
     if page.page == 0 { tars::END } else { 0 }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Stage {
-    Read,
-    Compute,
-    Write,
-    Wait,
-}
-
-/// Which stage this thread is in, and since when.
-#[derive(Debug)]
-struct Clock {
-    stage: Stage,
-    since: Instant,
-}
-
 impl<'r, 'a> RunDesk<'r, 'a> {
     pub(super) fn new(run: &'r Run<'a>, by: DeviceIndex) -> RunDesk<'r, 'a> {
-        let clock = Clock { stage: Stage::Compute, since: Instant::now() };
         RunDesk {
             run,
             by,
@@ -91,22 +76,16 @@ impl<'r, 'a> RunDesk<'r, 'a> {
             tally: Tally::default(),
             told: Instant::now(),
             entries: (0, Vec::new()),
-            clock: run.options.timings.then_some(clock),
+            clock: Clock::start(run.options.timings),
             compared: run.is_compared(by).then(|| (false, Vec::new())),
         }
     }
 
     fn turn(&mut self, stage: Stage) {
         let Some(clock) = &mut self.clock else { return };
-        let now = Instant::now();
-        let spent = now - mem::replace(&mut clock.since, now);
-        let stages = &mut self.tally.stages;
-        *match mem::replace(&mut clock.stage, stage) {
-            Stage::Read => &mut stages.read,
-            Stage::Compute => &mut stages.compute,
-            Stage::Write => &mut stages.write,
-            Stage::Wait => &mut stages.wait,
-        } += spent;
+        // Files are packed while they are written.
+        let packing = self.packing.as_mut().map_or(Duration::ZERO, Packing::take_spent);
+        clock.turn(stage, packing, &mut self.tally.stages);
     }
 
     /// The bytes before an image's pixels, in `self.bytes`.

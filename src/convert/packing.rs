@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::backend::ImageId;
 use crate::encode::{Packed, Packer};
@@ -31,12 +32,20 @@ pub(super) struct Packing {
     /// Pixels of a strip of which the rest is to come, and where in which image that begins.
     part: Vec<u8>,
     next: Option<(ImageId, u64)>,
+    /// How long packing took since somebody asked.
+    spent: Duration,
 }
 
 impl Packing {
     pub(super) fn new(packer: Packer) -> Packing {
         let (packed, tile, part) = Default::default();
-        Packing { packer, packed, lens: Packed::default(), tile, part, next: None }
+        let (lens, spent) = Default::default();
+        Packing { packer, packed, lens, tile, part, next: None, spent }
+    }
+
+    /// How long packing took since the last time.
+    pub(super) fn take_spent(&mut self) -> Duration {
+        std::mem::take(&mut self.spent)
     }
 
     /// Packs a whole image.
@@ -67,6 +76,7 @@ impl Packing {
         is_predicted: bool,
         mut end: usize,
     ) -> io::Result<usize> {
+        let begun = Instant::now();
         let Packing { packer, packed, lens, tile, .. } = self;
         let mut one = |pixels: &[u8], width: usize| {
             let begin = end;
@@ -83,6 +93,7 @@ impl Packing {
                 }
             }
         }
+        self.spent += begun.elapsed();
         Ok(end)
     }
 

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::iter;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use super::clock::{Clock, Stage};
 use super::recorder::Begun;
 use super::run::Run;
 use super::{Options, spans};
@@ -16,6 +18,7 @@ use crate::backend::{Desk, Finding, ImageId};
 use crate::error::Error;
 use crate::normalize::{self, Norm};
 use crate::plan::{Part, Plan, Row, Scopes};
+use crate::report::Stages;
 use crate::sink::NullSink;
 use crate::source::Source;
 
@@ -226,7 +229,7 @@ impl Surveyed for Survey<'_, '_> {
     }
 
     fn desk(&self) -> Box<dyn Desk + '_> {
-        Box::new(Reading { run: self.run })
+        Box::new(Reading::new(self.run))
     }
 
     fn found(&self, at: u64, gathered: Gathered) {
@@ -267,12 +270,41 @@ pub(super) fn stretches<'r>(
 
 /// A desk that reads, and does nothing else.
 pub(super) struct Reading<'s, 'a> {
-    pub(super) run: &'s Run<'a>,
+    run: &'s Run<'a>,
+    clock: Option<Clock>,
+    stages: Stages,
+}
+
+impl<'s, 'a> Reading<'s, 'a> {
+    pub(super) fn new(run: &'s Run<'a>) -> Reading<'s, 'a> {
+        let clock = Clock::start(run.options.timings);
+        Reading { run, clock, stages: Stages::default() }
+    }
+
+    fn turn(&mut self, to: Stage) {
+        if let Some(clock) = &mut self.clock {
+            clock.turn(to, Duration::ZERO, &mut self.stages);
+        }
+    }
+}
+
+impl Drop for Reading<'_, '_> {
+    fn drop(&mut self) {
+        self.turn(Stage::Wait);
+        self.run.account_ranges(self.stages);
+    }
 }
 
 impl Desk for Reading<'_, '_> {
     fn read(&mut self, image: ImageId, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        self.run.read_before(image, offset, buf)
+        self.turn(Stage::Read);
+        let outcome = self.run.read_before(image, offset, buf);
+        self.turn(Stage::Compute);
+        outcome
+    }
+
+    fn waiting(&mut self, begins: bool) {
+        self.turn(if begins { Stage::Wait } else { Stage::Compute });
     }
 
     fn put(&mut self, _: ImageId, _: &Finding, _: &[u8]) {}

@@ -8,6 +8,7 @@ use super::known::Known;
 use super::made::{Made, check_surplus, failure};
 use super::space::Need;
 use super::tars::tar_files;
+use super::workers::that_can_begin;
 use super::{Options, Resume};
 use crate::backend::done::Done;
 use crate::error::Error;
@@ -366,7 +367,8 @@ impl Recorder<'_> {
                     let entries = journal.read(images.start, count.expect("a chunk is small"))?;
                     made.lines(images, entries, out)
                 };
-                manifest::write(&path, &made.head(failed), made.threads, sync, &lines)?;
+                let threads = that_can_begin(made.threads);
+                manifest::write(&path, &made.head(failed), threads, sync, &lines)?;
                 let elsewhere = path.parent().filter(|parent| sync && parent != folder);
                 elsewhere.map_or(Ok(()), sync_folder)?;
             }

@@ -25,7 +25,7 @@ use crate::backend::{Backend, Desk, DeviceIndex, ImageId, Job, Span};
 use crate::encode::{Header, Packed};
 use crate::error::{Error, shown};
 use crate::plan::{Page, Plan, Row, SkipReason, Skipped, TarFile};
-use crate::report::{DeviceReport, Failure, Report};
+use crate::report::{DeviceReport, Failure, Report, Stages};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
 
@@ -272,9 +272,16 @@ impl<'a> Run<'a> {
         self.make_again(workers.cpu, || cpu.unwrap_or_else(|| self.enlist(workers.cpu.name())));
     }
 
+    /// Adds where the time of a thread went that found ranges.
+    pub(super) fn account_ranges(&self, stages: Stages) {
+        self.lock().report.ranges += stages;
+    }
+
     /// The adapters, if they come before the work is done.
     fn wait_for(&self, starting: Starting) -> Option<Opened> {
-        let Starting { events, cpu, wanted } = starting;
+        let Starting { events, begun, cpu, wanted } = starting;
+        // The CPU's threads are there, or begin just now. Who did not begin to wait waits for nothing.
+        let _ = begun.send(());
         // Then only those are left who have something to say.
         drop(cpu);
         if let Ok(Event::Opened(opened)) = events.recv() {

@@ -212,7 +212,7 @@ impl Surveyed for Looking<'_, '_> {
     }
 
     fn desk(&self) -> Box<dyn Desk + '_> {
-        Box::new(Reading { run: self.run })
+        Box::new(Reading::new(self.run))
     }
 
     fn found(&self, scope: u64, gathered: Gathered) {

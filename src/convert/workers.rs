@@ -1,8 +1,9 @@
 //! Which devices work, and from when on.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Options;
 use crate::backend::choose::{self, Device, Devices, Opened};
@@ -29,6 +30,8 @@ pub(super) enum Others {
 /// Adapters on their way.
 pub(super) struct Starting {
     pub(super) events: Receiver<Event>,
+    /// Where it is said that the CPU's threads are there.
+    pub(super) begun: Sender<()>,
     /// For the CPU to say that it is done.
     pub(super) cpu: Sender<Event>,
     /// Dropped, it calls them off if they were not tried yet.
@@ -47,6 +50,18 @@ pub(super) enum Event {
 /// core and more until it has gained anything, which a run that is over by then should not pay:
 /// with 100 ms, runs of 150 ms took 10 % longer.
 pub(crate) const HEAD_START: Duration = Duration::from_millis(500);
+
+/// While the system's loader is at a driver, threads cannot begin (glibc registers what is done at their end
+/// under the loader's lock). Those of the CPU had so much time to begin before.
+const SETTLED: Duration = Duration::from_millis(5);
+
+/// How many runs of this process are loading drivers.
+static LOADING: AtomicUsize = AtomicUsize::new(0);
+
+/// Of so many threads, this one among them, how many can begin now.
+pub(super) fn that_can_begin(threads: usize) -> usize {
+    if LOADING.load(Ordering::SeqCst) > 0 { 1 } else { threads }
+}
 
 impl<'a> Workers<'a> {
     /// With the CPU at work nobody waits for an adapter, and one that cannot be used is a note.
@@ -80,19 +95,27 @@ impl<'a> Workers<'a> {
         } else {
             let (sender, events) = mpsc::channel();
             let cpu = sender.clone();
+            let started = Instant::now();
+            let (begun, is_begun) = mpsc::channel();
             let (still_wanted, called_off) = mpsc::channel();
             let wait = match options.devices {
                 Devices::Auto => HEAD_START,
                 Devices::List(_) => Duration::ZERO,
             };
             let open = move || {
+                if is_begun.recv().is_err() {
+                    return; // the run ended before
+                }
+                let wait = wait.saturating_sub(started.elapsed()).max(SETTLED);
                 if called_off.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                    LOADING.fetch_add(1, Ordering::SeqCst);
                     let opened = choose::open(&wanted, threads);
+                    LOADING.fetch_sub(1, Ordering::SeqCst);
                     drop(sender.send(Event::Opened(opened)));
                 }
             };
             match thread::Builder::new().name("adapters".to_owned()).spawn(open) {
-                Ok(_) => Others::Starting(Starting { events, cpu, wanted: still_wanted }),
+                Ok(_) => Others::Starting(Starting { events, begun, cpu, wanted: still_wanted }),
                 Err(_) => Others::None,
             }
         };
@@ -125,8 +148,27 @@ pub(super) fn adapters(
         (Some(problem), false) => Err(Error::Usage(problem)),
         (Some(problem), true) => Ok(Opened { unusable: vec![problem], ..Opened::default() }),
         (None, false) => alone(source, plan, options, threads),
-        (None, true) => Ok(choose::open(&options.devices.others(), threads)),
+        (None, true) => Ok(in_time(options.devices.others(), threads)),
     }
+}
+
+/// The adapters, where nobody depends on them: drivers that do not answer are told.
+fn in_time(wanted: Vec<Device>, threads: usize) -> Opened {
+    /// Many times as long as any driver took that was seen.
+    const LONGEST: Duration = Duration::from_secs(10);
+    if wanted.is_empty() {
+        return Opened::default();
+    }
+    let (sender, opened) = mpsc::channel();
+    let open = move || drop(sender.send(choose::open(&wanted, threads)));
+    let problem = match thread::Builder::new().name("adapters".to_owned()).spawn(open) {
+        Err(error) => format!("no thread to look for adapters: {error}"),
+        Ok(_) => match opened.recv_timeout(LONGEST) {
+            Ok(opened) => return opened,
+            Err(_) => format!("no adapter was ready within {} s", LONGEST.as_secs()),
+        },
+    };
+    Opened { unusable: vec![problem], ..Opened::default() }
 }
 
 /// The adapters, where the CPU is not to work: each word must mean one, and one of them must do.

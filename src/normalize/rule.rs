@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn wrong_options_say_what_would_be_right() {
-        let all: [(&[(&str, &str)], &str); 24] = [
+        let all: [(&[(&str, &str)], &str); 26] = [
             (&[("norm", "max")], "there are minmax, percentile"),
             (&[("scope", "file")], "there are image, channel"),
             (&[("constant", "one")], "keep, zero, half"),

@@ -15,7 +15,7 @@ use super::gather::{AtOnce, Gathered, Gatherer, Wanted};
 use super::triples::mix;
 use super::{Cpu, Load, Worker, steps, widen};
 use crate::backend::queue::Queue;
-use crate::backend::{Backend, Desk, ImageId};
+use crate::backend::{Backend, Desk, ImageId, wait_at};
 use crate::error::Error;
 use crate::normalize::Extent;
 use crate::tensor::{Dtype, decode};
@@ -394,7 +394,8 @@ impl Worker<'_> {
             return Ok(Ok(()));
         };
         let kind = (shape.dtype, question.settled);
-        let answer = match looker.backend.look(&question, raw) {
+        let answer = wait_at(&mut *self.desk, || looker.backend.look(&question, raw));
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(Failed { error, is_wrong: false })),
         };

@@ -70,7 +70,7 @@ fn whole(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Result<Whol
     if let Some(failure) = report.failures.into_iter().next() {
         return Err(failure.error);
     }
-    let mut stages = Stages::default();
+    let mut stages = report.ranges;
     report.devices.iter().for_each(|device| stages += device.stages);
     let shares = report.devices.into_iter().map(|device| (device.name, device.bytes_in));
     Ok(Whole {

@@ -38,11 +38,22 @@ fn threads(results: &Results) -> String {
 }
 
 fn with_range(speed: &Rounds) -> String {
-    format!("{:.2} ({})", speed.median, range(speed))
+    format!("{} ({})", number(speed.median), range(speed))
 }
 
 fn range(speed: &Rounds) -> String {
-    format!("{:.2}-{:.2}", speed.least, speed.greatest)
+    format!("{}-{}", number(speed.least), number(speed.greatest))
+}
+
+/// Two decimals, or two digits of what has none of those.
+fn number(speed: f64) -> String {
+    match speed {
+        0.0 => "0".to_owned(),
+        ..0.001 => format!("{speed:.1e}"),
+        ..0.01 => format!("{speed:.4}"),
+        ..0.1 => format!("{speed:.3}"),
+        _ => format!("{speed:.2}"),
+    }
 }
 
 fn percent(share: f64) -> String {
@@ -52,11 +63,11 @@ fn percent(share: f64) -> String {
 fn copies(out: &mut dyn io::Write, adapter: &AdapterResults) -> io::Result<()> {
     writeln!(
         out,
-        "{}: memory copy {:.2} GB/s read and written, {:.2} up, {:.2} down",
+        "{}: memory copy {} GB/s read and written, {} up, {} down",
         shown(&adapter.name),
-        adapter.memory_copy,
-        adapter.up,
-        adapter.down
+        number(adapter.memory_copy),
+        number(adapter.up),
+        number(adapter.down)
     )
 }
 
@@ -81,8 +92,8 @@ fn set(out: &mut dyn io::Write, set: &SetResults, results: &Results) -> io::Resu
 fn line(out: &mut dyn io::Write, what: &str, speed: &Speed) -> io::Result<()> {
     writeln!(
         out,
-        "    {what:20}{:>9.2}{:>16}{:>10}{:>12}{:>8}",
-        speed.rounds.median,
+        "    {what:20}{:>9}{:>16}{:>10}{:>12}{:>8}",
+        number(speed.rounds.median),
         range(&speed.rounds),
         percent(speed.of_memory_copy_one),
         percent(speed.of_memory_copy_all),
@@ -103,7 +114,7 @@ fn device(out: &mut dyn io::Write, device: &DeviceResults) -> io::Result<()> {
     let stages = [("read", device.read), ("compute", device.compute), ("write", device.write)];
     for (stage, speed) in stages {
         match speed {
-            Some(speed) => writeln!(out, "      {stage:18}{speed:>9.2}")?,
+            Some(speed) => writeln!(out, "      {stage:18}{:>9}", number(speed))?,
             None => writeln!(out, "      {stage:18}{:>9}", "-")?,
         }
     }
@@ -113,7 +124,7 @@ fn device(out: &mut dyn io::Write, device: &DeviceResults) -> io::Result<()> {
 fn kernel(out: &mut dyn io::Write, kernel: &KernelResults) -> io::Result<()> {
     let speed = match (kernel.speed, kernel.of_memory_copy) {
         (Some(speed), Some(share)) => {
-            format!("{speed:.2} GB/s, {} of its memory copy", percent(share))
+            format!("{} GB/s, {} of its memory copy", number(speed), percent(share))
         }
         _ => "not timed: the adapter has no clock for it".to_owned(),
     };
