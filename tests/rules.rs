@@ -48,7 +48,7 @@ const RULES: [&str; 29] = [
     "norm=minmax gamma=2.2",
     "norm=minmax gamma=0.45 out-range=0,65535",
     "norm=minmax out-range=0.1,0.7",
-    "norm=minmax out-range=3,3",
+    "norm=minmax out-range=3,3.000001",
     "norm=minmax out-range=1e8,1",
     "norm=percentile out-range=0.3,1e-9",
     "norm=minmax constant=half out-range=0,255 gamma=2",
