@@ -46,9 +46,9 @@ use crate::source::Source;
 pub use asked::Recorded;
 pub use doubt::VerifySample;
 use headers::{header, most_of_file, note_of_large, subject, too_large};
-#[cfg(feature = "cli")]
 pub(crate) use listed::Listed;
 use planned::planned;
+#[cfg(feature = "cli")]
 pub(crate) use planned::unsupported;
 pub use preview::{Preview, preview};
 use recorder::Begun;

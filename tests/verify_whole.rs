@@ -95,6 +95,9 @@ fn packed_strips_are_whole() {
     }
 }
 
+/// Changes lines.
+type Edit<'e> = &'e dyn Fn(&mut Vec<String>);
+
 /// Lines say of which dump, of which image they are, and how many there are that failed.
 #[test]
 fn lines_of_a_manifest_are_of_their_images() {
@@ -105,13 +108,13 @@ fn lines_of_a_manifest_are_of_their_images() {
     convert(&[&one, &other], &out, &names);
     let manifest = Path::new(&out).join("manifest.jsonl");
     let whole = fs::read_to_string(&manifest).unwrap();
-    let with = |edit: &dyn Fn(&mut Vec<String>)| {
+    let with = |edit: Edit<'_>| {
         let mut lines: Vec<String> = whole.lines().map(str::to_owned).collect();
         edit(&mut lines);
         fs::write(&manifest, lines.join("\n") + "\n").unwrap();
     };
     // What contradicts the first line, or is no line, needs no dump.
-    let edits: [(&dyn Fn(&mut Vec<String>), &str); 4] = [
+    let edits: [(Edit<'_>, &str); 4] = [
         (&|lines| lines[2] = lines[2].replace("d.safetensors", "f.safetensors"), "is no dump of"),
         (
             &|lines| lines[0] = lines[0].replace("\"failed\":0", "\"failed\":3"),
@@ -128,7 +131,7 @@ fn lines_of_a_manifest_are_of_their_images() {
         }
     }
     // Others need it.
-    let edits: [(&dyn Fn(&mut Vec<String>), &str); 3] = [
+    let edits: [(Edit<'_>, &str); 3] = [
         (&|lines| lines.swap(2, 4), "line 3: it is of d/t/3.tif, and ought to be of d/t/1.tif"),
         (
             &|lines| lines[2] = lines[2].replace("d.safetensors", "e.safetensors"),
