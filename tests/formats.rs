@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "common/damage.rs"]
+mod damage;
 #[path = "common/trees.rs"]
 mod trees;
 
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::Random;
+use damage::npy;
 use tensortiff::{DumpFiles, Error, MemorySink, MemorySource, Options, Source as _, convert};
 
 /// Arrays that NumPy writes: each as `.npy`, and beside it as plain little-endian bytes in C order.
@@ -98,11 +101,6 @@ fn what_numpy_writes_is_read_element_by_element() {
     }
 }
 
-fn npy(header: &str, data: usize) -> Vec<u8> {
-    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &vec![0; data]].concat()
-}
-
 const GOOD: &str = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
 
 #[test]
@@ -135,55 +133,14 @@ fn files_that_are_cut_or_lie_are_refused_by_name() {
 /// Whatever is done to a header, there is an answer.
 #[test]
 fn damaged_files_are_read_or_refused() {
-    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 20_000_u64 };
-    let dir =
-        tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
-    let dir = dir.unwrap();
+    let inputs = damage::inputs(20_000);
+    let dir = trees::folder();
     let path = dir.path().join("a.npy");
     let mut random = Random(2);
-    let pieces = [
-        "'",
-        "(",
-        ")",
-        "{",
-        "}",
-        ",",
-        ":",
-        "L",
-        "\\",
-        "True",
-        "False",
-        "'descr'",
-        "'shape'",
-        "'>f8'",
-        "'|b1'",
-        "'<c8'",
-        "18446744073709551615",
-        "-1",
-        "0",
-        "1",
-        "2",
-        "3",
-        " ",
-        "\n",
-        "é",
-    ];
     let (mut opened, mut refused) = (0_u64, 0);
     for _ in 0..inputs {
-        let mut header = GOOD.to_owned();
-        for _ in 0..random.below(4) {
-            let at = random.below(header.len() as u64 + 1) as usize;
-            if !header.is_char_boundary(at) {
-                continue;
-            }
-            let piece = pieces[random.below(pieces.len() as u64) as usize];
-            let end = (at + random.below(6) as usize).min(header.len());
-            match random.below(3) {
-                0 => header.insert_str(at, piece),
-                1 if header.is_char_boundary(end) => header.replace_range(at..end, piece),
-                _ => header = header.replace("2, 3", &format!("{}, {piece}", random.below(9))),
-            }
-        }
+        let times = random.below(4);
+        let header = damage::text(&mut random, GOOD, times, &damage::NPY);
         let data = if random.below(8) == 0 { 0 } else { 24 };
         let mut file = npy(&header, data);
         // Versions 2 and 3 say the header's length in four bytes; some say a wrong one, or no version.
@@ -312,10 +269,8 @@ fn an_index_that_is_broken_is_refused() {
 /// not name, or a tensor that is not where it says, is never read.
 #[test]
 fn damaged_indices_are_refused_or_as_they_were() {
-    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 5000_u64 };
-    let dir =
-        tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
-    let dir = dir.unwrap();
+    let inputs = damage::inputs(5000);
+    let dir = trees::folder();
     let at = |name: &str| dir.path().join("in").join(name);
     fs::create_dir_all(at("below")).unwrap();
     safetensors(&at("m-2.safetensors"), &["b", "c"]);
@@ -327,48 +282,10 @@ fn damaged_indices_are_refused_or_as_they_were() {
     fs::write(at("out.safetensors"), &outside).unwrap();
     let index = at("x.safetensors.index.json");
     let good = r#"{"metadata":{"total_size":12},"weight_map":{"c":"m-2.safetensors","a":"below/m-1.safetensors","b":"m-2.safetensors"}}"#;
-    let pieces = [
-        "\"",
-        "{",
-        "}",
-        "[",
-        "]",
-        ":",
-        ",",
-        "\\",
-        "\\u0000",
-        "\\ud800",
-        "null",
-        "1e999",
-        "../",
-        "/",
-        "a",
-        "b",
-        ".safetensors",
-        "../out.safetensors",
-        "below/",
-        "weight_map",
-        "\"a\":\"m-2.safetensors\",",
-        "é",
-        "\n",
-    ];
     let (mut random, mut opened, mut refused) = (Random(7), 0_u64, 0);
     for _ in 0..inputs {
-        let mut text = good.to_owned();
-        for _ in 0..1 + random.below(3) {
-            let from = random.below(text.len() as u64 + 1) as usize;
-            let to = (from + random.below(8) as usize).min(text.len());
-            if !text.is_char_boundary(from) || !text.is_char_boundary(to) {
-                continue;
-            }
-            let piece = pieces[random.below(pieces.len() as u64) as usize];
-            match random.below(4) {
-                0 => text.insert_str(from, piece),
-                1 => text.replace_range(from..to, piece),
-                2 => text.replace_range(from..to, ""),
-                _ => text = text.replace("below/m-1.safetensors", &format!("below/{piece}")),
-            }
-        }
+        let times = 1 + random.below(3);
+        let text = damage::text(&mut random, good, times, &damage::INDEX);
         fs::write(&index, &text).unwrap();
         match DumpFiles::open(&[&index]) {
             Ok(source) => {
@@ -504,26 +421,14 @@ fn archives_of_arrays_are_one_dump() {
         assert!(error.contains(name) && error.contains(part), "{error}");
     }
     // Whatever is done to an archive, there is an answer.
-    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 20_000_u64 };
+    let inputs = damage::inputs(20_000);
     let whole = fs::read(at("good.npz")).unwrap();
     let memory = trees::folder();
     let path = memory.path().join("damaged.npz");
     let mut random = Random(3);
     let (mut opened, mut refused) = (0_u64, 0);
     for _ in 0..inputs {
-        let mut bytes = whole.clone();
-        for _ in 0..1 + random.below(3) {
-            let at = random.below(bytes.len() as u64) as usize;
-            // The directory is at the end.
-            let at = if random.below(2) == 0 { at } else { bytes.len() - 1 - at % 400 };
-            match random.below(5) {
-                0 => bytes[at] ^= 1 << random.below(8),
-                1 => bytes.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0xFF),
-                2 => bytes.iter_mut().skip(at).take(8).for_each(|byte| *byte = 0),
-                3 => bytes.truncate(at.max(1000)),
-                _ => bytes[at] = random.next() as u8,
-            }
-        }
+        let bytes = damage::any_archive(&mut random, &whole);
         fs::write(&path, &bytes).unwrap();
         match DumpFiles::open(&[&path]) {
             Err(error) => {

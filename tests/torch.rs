@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "common/damage.rs"]
+mod damage;
 #[path = "common/trees.rs"]
 mod trees;
 
@@ -16,6 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Random;
+use damage::archive;
 use tensortiff::{Dtype, DumpFiles, Error, MemorySink, Options, Source as _, convert};
 
 fn golden(name: &str) -> PathBuf {
@@ -174,28 +177,6 @@ fn what_is_no_dump_of_tensors_is_refused_by_name() {
         let text = error.to_string();
         assert!(text.contains(name) && text.contains(part), "{text}");
     }
-}
-
-/// A ZIP archive of stored members.
-fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut out, mut directory) = (Vec::new(), Vec::new());
-    for (name, bytes) in members {
-        let [len, size] = [name.len() as u16, 0].map(u16::to_le_bytes);
-        let sizes = [(bytes.len() as u32).to_le_bytes(); 2].concat();
-        let begin = out.len() as u32;
-        out.extend([b"PK\x03\x04".as_slice(), &[20, 0, 0, 0, 0, 0], &[0; 8], &sizes].concat());
-        out.extend([&len[..], &size, name.as_bytes(), bytes].concat());
-        directory.extend([b"PK\x01\x02".as_slice(), &[20, 0, 20, 0, 0, 0, 0, 0], &[0; 8]].concat());
-        directory
-            .extend([&sizes[..], &len, &[0; 12], &begin.to_le_bytes(), name.as_bytes()].concat());
-    }
-    let count = (members.len() as u16).to_le_bytes();
-    let [size, begin] = [directory.len() as u32, out.len() as u32].map(u32::to_le_bytes);
-    out.extend(directory);
-    out.extend(
-        [b"PK\x05\x06".as_slice(), &[0; 4], &count, &count, &size, &begin, &[0; 2]].concat(),
-    );
-    out
 }
 
 /// A file with this pickle, and a storage of 16 bytes.
@@ -420,7 +401,7 @@ fn the_bytes_of_all_are_told_if_they_are_more_than_can_be_counted() {
 /// Whatever is done to a file, there is an answer.
 #[test]
 fn damaged_files_are_read_or_refused() {
-    let inputs = if std::env::var_os("TENSORTIFF_LONG").is_some() { 1_000_000 } else { 20_000_u64 };
+    let inputs = damage::inputs(20_000);
     let dir = trees::folder();
     let path = dir.path().join("d.pt");
     let mut random = Random(5);
@@ -428,43 +409,11 @@ fn damaged_files_are_read_or_refused() {
         .iter()
         .map(|name| fs::read(golden(&format!("{name}.pt"))).unwrap())
         .collect();
-    // The pickle is the first member.
-    let pickle = |whole: &[u8]| {
-        let begin = whole
-            .windows(3)
-            .position(|window| window == b"\x80\x02}" || window == b"\x80\x02c")
-            .unwrap();
-        let end =
-            begin + whole[begin..].windows(3).position(|window| window == b".PK").unwrap_or(600);
-        begin..end
-    };
-    let ranges: Vec<_> = wholes.iter().map(|whole| pickle(whole)).collect();
+    let ranges: Vec<_> = wholes.iter().map(|whole| damage::pickle_in(whole)).collect();
     let (mut opened, mut refused) = (0_u64, 0);
     for _ in 0..inputs {
         let which = random.below(wholes.len() as u64) as usize;
-        let mut bytes = wholes[which].clone();
-        for _ in 0..1 + random.below(3) {
-            let within = match random.below(4) {
-                0 => 0..bytes.len(),
-                1 => bytes.len() - bytes.len().min(900)..bytes.len(),
-                _ => ranges[which].clone(),
-            };
-            let at = within.start + random.below(within.len() as u64) as usize;
-            match random.below(5) {
-                0 => bytes[at] ^= 1 << random.below(8),
-                1 => bytes[at] = random.next() as u8,
-                2 => {
-                    bytes[at] = b"(.0NKMJXhqtRbQsuaeG)}]\x85\x86\x87\x88\x8a\x93\x94"
-                        [random.below(29) as usize]
-                }
-                3 => bytes.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0xFF),
-                _ => {
-                    let from = within.start + random.below(within.len() as u64) as usize;
-                    let count = (random.below(12) as usize).min(bytes.len() - from.max(at));
-                    bytes.copy_within(from..from + count, at);
-                }
-            }
-        }
+        let bytes = damage::torch(&mut random, &wholes[which], &ranges[which]);
         fs::write(&path, &bytes).unwrap();
         match DumpFiles::open(&[&path]) {
             Err(error) => {
