@@ -9,6 +9,8 @@
 
 #[path = "plan_props/hostile.rs"]
 mod hostile;
+#[path = "plan_props/options.rs"]
+mod options;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path};

@@ -29,7 +29,7 @@ fn part() -> impl Strategy<Value = String> {
     ]
 }
 
-fn name() -> impl Strategy<Value = String> {
+pub(super) fn name() -> impl Strategy<Value = String> {
     prop::collection::vec(part(), 1..4).prop_map(|parts| parts.join("/"))
 }
 
@@ -42,7 +42,7 @@ fn shape() -> impl Strategy<Value = Vec<u64>> {
     ]
 }
 
-fn template() -> impl Strategy<Value = String> {
+pub(super) fn template() -> impl Strategy<Value = String> {
     let usual = "{stem}/{tensor}/{index} {stem}/{tensor}_{index} {tensor}/{index} {tensor} \
         {tensor}{index} {index} {stem}{tensor}{index} {index}/{tensor} {index}_{tensor} \
         {stem}/{index}/{index} COM{index} co{tensor} ..{index}/{tensor} ...{index}/{tensor} \
@@ -96,7 +96,7 @@ impl Case {
 }
 
 /// Whether `name`, joined to an output folder, stays there on every system, and is no device.
-fn is_safe(name: &str) -> Result<(), String> {
+pub(super) fn is_safe(name: &str) -> Result<(), String> {
     if ![".tif", ".tiff"].iter().any(|end| name.to_lowercase().ends_with(end)) {
         return Err("no TIFF".to_owned());
     }
@@ -130,7 +130,7 @@ fn folded(name: &str) -> [String; 2] {
 }
 
 /// Whether two of the names are one file, or one is a folder of another, under either folding.
-fn clashes(names: &[String]) -> bool {
+pub(super) fn clashes(names: &[String]) -> bool {
     (0..2).any(|fold| {
         let names: Vec<String> = names.iter().map(|name| folded(name)[fold].clone()).collect();
         let files: HashSet<&str> = names.iter().map(String::as_str).collect();
@@ -240,7 +240,7 @@ fn check_collision(case: &Case, error: &Error) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn runner(few: u32) -> TestRunner {
+pub(super) fn runner(few: u32) -> TestRunner {
     TestRunner::new(ProptestConfig {
         cases: super::cases(few),
         failure_persistence: None,
