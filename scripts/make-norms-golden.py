@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Makes tests/golden/norms.safetensors, norms_expected.safetensors and stats.json: dumps, and what NumPy,
-exact fractions and math make of them by each norm and scope, and say of their samples.
+exact fractions and math make of them by each norm and scope, and say of their samples. norms_types.safetensors and
+norms_types_expected.safetensors are the same of small arrays of the other types.
 
-Run from the repository's root with NumPy (tests/golden/README.md says which); the files come out the
+Run from the repository's root with NumPy and ml_dtypes (tests/golden/README.md says which); the files come out the
 same every time. Nothing here is shared with the Rust code.
 """
 
@@ -11,6 +12,7 @@ import math
 import struct
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 
 F32, F64 = np.float32, np.float64
@@ -65,6 +67,8 @@ def pixels(options, samples, working):
     finite = every[np.isfinite(every)]
     norm, clamp, score, fill = said["norm"], False, None, None
     lo, hi = finite.min(), finite.max()
+    if norm == "none":
+        return [image.astype(F32) for image in samples]
     if norm == "fixed":
         (lo, hi), clamp = numbers("range", ""), True
     elif lo == hi:
@@ -176,6 +180,106 @@ def main():
                     expected[f"{options} scope={scope}|{name}"] = ("F32", made)
     save("tests/golden/norms.safetensors", inputs)
     save("tests/golden/norms_expected.safetensors", expected)
+    types()
+
+
+# The other types, as NumPy or ml_dtypes has them. What has 32 or 64 bits and is no F32 is computed in f64, all others in f32.
+TYPES = {
+    "BF16": ml_dtypes.bfloat16,
+    "BOOL": np.bool_,
+    "F16": np.float16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "I16": np.int16,
+    "I32": np.int32,
+    "I64": np.int64,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "U64": np.uint64,
+}
+WIDE = ["I32", "I64", "U32", "U64"]
+TYPES_OPTIONS = [
+    "norm=minmax",
+    "norm=minmax nonfinite=clamp out-range=-1,1",
+    "norm=percentile",
+    "norm=percentile clip=10,77.7 constant=half",
+    "norm=symmetric",
+    "norm=zscore",
+    "norm=zscore sigma=1.25 nonfinite=zero",
+    "norm=fixed range=-0.75,96.5",
+    "norm=none",
+]
+
+
+def arrays():
+    """Two images of 2 x 4 samples of each type: values, extremes, and what is not finite where a type has it."""
+    rng = np.random.default_rng(20261127)
+    result = {}
+    for name, kind in TYPES.items():
+        kind = np.dtype(kind)
+        if kind == np.bool_:
+            array = rng.integers(0, 2, size=(2, 2, 4)).astype(kind)
+        elif name == "F8_E8M0":
+            array = rng.integers(120, 134, size=(2, 2, 4), dtype=np.uint8)
+            array[0, 1, 2] = 255  # its NaN
+            array = array.view(kind)
+        elif np.issubdtype(kind, np.integer):
+            few = np.iinfo(kind)
+            array = rng.integers(few.min, few.max, size=(2, 2, 4), dtype=kind, endpoint=True)
+            array[0] = rng.integers(max(few.min, -100), 100, size=(2, 4)).astype(kind)
+            array[1, 0, :2] = few.min, few.max
+            if few.bits == 64:
+                # Between two of f64, and then between two of f32: rounded once it would be another.
+                array[0, 0, 3] = 2**60 + 2**36 + 1
+        else:
+            array = (rng.normal(size=(2, 2, 4)) * 30).astype(kind)
+            array[0, 1, 2], array[1, 0, 3] = np.nan, -0.0 if "FNUZ" not in name else 0.0
+            if name in ["BF16", "F16", "F8_E5M2"]:
+                array[0, 0, 1], array[1, 1, 0] = -np.inf, np.inf
+            if name in ["BF16", "F16"]:
+                # A signalling NaN with a sign and a payload.
+                array.view(np.uint16)[1, 1, 3] = {"BF16": 0xFFA5, "F16": 0xFD03}[name]
+        result[name] = array
+    return result
+
+
+def widened(name, array):
+    """Samples as they are computed with: exactly, but for 64 bits."""
+    if name in WIDE:
+        return array.astype(F64)
+    wide = array.astype(F32)
+    # NumPy leaves bits of NaN to the processor.
+    quiet = np.full(array.shape, 0x7FC00000, np.uint32)
+    if name == "BF16":
+        quiet = array.view(np.uint16).astype(np.uint32) << 16 | 0x00400000
+    if name == "F16":
+        codes = array.view(np.uint16).astype(np.uint32)
+        quiet = (codes & 0x8000) << 16 | 0x7FC00000 | (codes & 0x3FF) << 13
+    return np.where(np.isnan(wide), quiet, wide.view(np.uint32)).view(F32)
+
+
+def types():
+    inputs = arrays()
+    expected = {}
+    for options in TYPES_OPTIONS:
+        for scope in ["image", "tensor"]:
+            if scope == "tensor" and ("fixed" in options or "none" in options):
+                continue
+            made = []
+            for name, array in inputs.items():
+                wide = widened(name, array)
+                scopes = [wide] if scope == "tensor" else [[image] for image in wide]
+                with np.errstate(invalid="ignore", over="ignore"):
+                    for images in scopes:
+                        made += pixels(options, list(images), wide.dtype.type)
+            # All types in the order of their names.
+            expected[f"{options} scope={scope}"] = ("F32", np.stack(made))
+    save("tests/golden/norms_types.safetensors", {name: (name, array) for name, array in inputs.items()})
+    save("tests/golden/norms_types_expected.safetensors", expected)
 
 
 main()

@@ -461,3 +461,76 @@ fn every_norm_and_scope_is_numpys() {
     }
     assert_eq!(runs.len(), 10 * 4 + 1);
 }
+
+/// The same of the other types: the oracle, whole runs, and a GPU where it takes them.
+#[test]
+fn every_norm_of_every_type_is_numpys() {
+    let golden = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        common::read_safetensors(&folder.join(name))
+    };
+    let inputs = golden("norms_types.safetensors");
+    let expected = golden("norms_types_expected.safetensors");
+    // With F32 and F64 of the test above, F4 and F6 apart: those have a test of their own.
+    let others = [Dtype::F32, Dtype::F64, Dtype::U8, Dtype::F4, Dtype::F6E2m3, Dtype::F6E3m2];
+    assert_eq!(inputs.len() + others.len(), Dtype::ALL.len());
+    let mut source = MemorySource::new("m");
+    for (name, (dtype, shape, bytes)) in &inputs {
+        source = source.with(name, Dtype::from_name(dtype).unwrap(), shape, &bytes[..]).unwrap();
+    }
+    let wide = ["I32", "I64", "U32", "U64"];
+    for (asked, (_, shape, want)) in &expected {
+        let (rule, scope) = rule(asked);
+        let samples = (shape[1] * shape[2]) as usize;
+        let want: Vec<&[u8]> = want.chunks(4 * samples).collect();
+        let same = |got: &[u8], image: usize, what: &str| {
+            for i in 0..samples {
+                let [got, want] = [got, want[image]].map(|bytes| common::bits(bytes)[i]);
+                let [is, due] = [got, want].map(f32::from_bits);
+                assert!(
+                    got == want,
+                    "{asked}: {what} sample {i}: {got:x} ({is:e}), not {want:x} ({due:e})"
+                );
+            }
+        };
+        for (at, (name, (dtype, _, bytes))) in inputs.iter().enumerate() {
+            let dtype = Dtype::from_name(dtype).unwrap();
+            let images: Vec<(Dtype, &[u8])> =
+                bytes.chunks(bytes.len() / 2).map(|raw| (dtype, raw)).collect();
+            let made = match scope {
+                Scope::Image => {
+                    images.iter().map(|(_, raw)| oracle::normalize(rule, dtype, raw).1).collect()
+                }
+                _ => oracle::scope(rule, &images).1,
+            };
+            for (k, pixels) in made.iter().enumerate() {
+                let bytes: Vec<u8> = pixels.iter().flat_map(|y| y.to_le_bytes()).collect();
+                same(&bytes, 2 * at + k, &format!("{name}[{k}] of the oracle"));
+            }
+        }
+        for fleet in fleets().into_iter().filter(|fleet| fleet.label != "both") {
+            let mut options = Options { rule, scope, ..Options::default() };
+            if fleet.label == "gpu" {
+                if !rule.is_linear(true) {
+                    continue;
+                }
+                options.selection.exclude = wide.map(str::to_owned).to_vec();
+            }
+            let (made, _) = files(&source, &options, &fleet);
+            let mut seen = 0;
+            for (at, name) in inputs.keys().enumerate() {
+                for k in 0..2 {
+                    let Some(file) = made.get(&format!("m/{name}/{k}.tif")) else {
+                        assert!(fleet.label == "gpu" && wide.contains(&name.as_str()));
+                        continue;
+                    };
+                    let got = &file[file.len() - 4 * samples..];
+                    same(got, 2 * at + k, &format!("{name}[{k}] on {}", fleet.label));
+                    seen += 1;
+                }
+            }
+            assert_eq!(seen, made.len());
+        }
+    }
+    assert_eq!(expected.len(), 7 * 2 + 2);
+}
