@@ -95,12 +95,13 @@ fn read(path: &Path) -> Result<BTreeMap<String, Vec<Box<str>>>, Error> {
     if !fs::metadata(path).map_err(open_error(path))?.is_file() {
         return Err(wrong("it is not a regular file".to_owned()));
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     let file = File::open(path).map_err(open_error(path))?;
-    file.take(LONGEST + 1).read_to_string(&mut text).map_err(open_error(path))?;
+    file.take(LONGEST + 1).read_to_end(&mut text).map_err(open_error(path))?;
     if text.len() as u64 > LONGEST {
         return Err(wrong(format!("it has more than {LONGEST} bytes")));
     }
+    let text = String::from_utf8(text).map_err(|_| wrong("it is no text, in UTF-8".to_owned()))?;
     // serde would make the struct of a list, too.
     if !text.trim_start().starts_with('{') {
         return Err(wrong("it is no map".to_owned()));

@@ -54,6 +54,10 @@ pub(super) fn members(file: &File, len: u64) -> Result<Vec<Member>, Problem> {
             ))
             .into());
         }
+        // Behind that nothing is read; and no system seeks behind 2^63.
+        if offset.checked_add(LOCAL as u64).is_none_or(|end| end > begin) {
+            return Err(of("is not where the directory says").into());
+        }
         let mut local = [0; LOCAL];
         let read = pread::fill(file, offset, &mut local)?;
         let mut fields = Fields(&local[..read]);
