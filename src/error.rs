@@ -38,6 +38,16 @@ pub enum Error {
         /// What is wrong, with what was expected and what was found.
         problem: String,
     },
+    /// An input file is what its format demands, and more than is read.
+    #[error("{}: this {format} file is not read: {problem}", shown_path(.path))]
+    Unread {
+        /// The file as the user named it.
+        path: PathBuf,
+        /// Its format.
+        format: &'static str,
+        /// What it holds that is not read, and what helps.
+        problem: String,
+    },
     /// Several inputs are bad; all are listed.
     #[error("{}", lines(.0))]
     Inputs(Vec<Error>),
@@ -474,6 +484,7 @@ mod tests {
         let all = [
             Error::Open { path: path.clone(), source: failed() },
             Error::Format { path: path.clone(), format: "x", problem: "y".to_owned() },
+            Error::Unread { path: path.clone(), format: "x", problem: "y".to_owned() },
             Error::Read { dump: dump.clone(), tensor: tensor.clone(), source: failed() },
             Error::Changed { dump: dump.clone(), tensor: tensor.clone(), end: 1 },
             Error::Write { path: path.clone(), source: failed() },

@@ -160,8 +160,8 @@ fn tensors_that_are_negated_when_they_are_read_are_not_converted() {
 #[test]
 fn what_is_no_dump_of_tensors_is_refused_by_name() {
     for (name, part) in [
-        ("legacy.pt", "torch.save(x, path)"),
-        ("legacy4.pt", "torch.save(x, path)"),
+        ("legacy.pt", "python -c 'import torch; torch.save(torch.load(\"old.pt\", "),
+        ("legacy4.pt", "\"new.pt\")' makes a new one of it"),
         ("storage.pt", "s.u is a storage, and no tensor"),
         ("key.pt", "a tensor's key is neither text nor a whole number"),
         ("attribute.pt", "has a tensor as its attribute"),
@@ -173,9 +173,11 @@ fn what_is_no_dump_of_tensors_is_refused_by_name() {
         ("numpy.pt", "numpy"),
     ] {
         let error = DumpFiles::open(&[golden(name)]).unwrap_err();
-        assert!(matches!(error, Error::Format { format: "torch", .. }), "{error}");
+        assert!(matches!(error, Error::Unread { format: "torch", .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(name) && text.contains(part), "{text}");
+        // The files are sound.
+        assert!(!text.contains("not a valid") && text.lines().count() == 1, "{text}");
     }
 }
 
@@ -370,6 +372,76 @@ fn hostile_pickles_execute_nothing_and_say_why() {
         assert!(!witness.exists(), "{name}");
     }
     assert!(cases.len() > 30);
+}
+
+/// A tensor that is nowhere in the list would be lost in silence.
+#[test]
+fn tensors_in_odd_places_are_refused_with_the_place() {
+    let dir = trees::folder();
+    let path = dir.path().join("o.pt");
+    let two = b"K\x02K\x02\x86";
+    let arguments = [&b"K\x00"[..], two, b"K\x02K\x01\x86"].concat();
+    let mut whole = tensor("0", "COUNT", "ARGUMENTS");
+    for (what, by) in [(&b"COUNT"[..], b"K\x04".to_vec()), (b"ARGUMENTS", arguments)] {
+        let at = whole.windows(what.len()).position(|window| window == what).unwrap();
+        whole.splice(at..at + what.len(), by);
+    }
+    let one = &whole[2..whole.len() - 1];
+    // The hooks of a tensor are the dictionary behind its strides.
+    let hooked = [&one[..one.len() - 3], b"}X\x01\0\0\0h", one, b"stR"].concat();
+    for (before, with, behind, part) in [
+        ("}", one, "K\u{1}s", "is the key of a dictionary"),
+        ("}(", one, "K\u{2}tK\u{1}s", "is the key of a dictionary"),
+        ("}]", one, "aK\u{1}s", "is the key of a dictionary"),
+        ("ctorch\ndevice\n(", one, "tR", "an argument of torch.device"),
+        ("cbuiltins\nbytearray\n(", one, "tR", "an argument of builtins.bytearray"),
+        ("ccollections\nCounter\n((", one, "ttR", "an argument of collections.Counter"),
+        ("cbuiltins\ncomplex\n(](", one, "eK\u{1}tR", "an argument of builtins.complex"),
+        ("]", &hooked, "a", "as its hook"),
+    ] {
+        let pickle = [b"\x80\x02", before.as_bytes(), with, behind.as_bytes(), b"."].concat();
+        fs::write(&path, file(&pickle)).unwrap();
+        match DumpFiles::open(&[&path]) {
+            Ok(source) => panic!("{part}: {:?}", source.tensors()),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("o.pt: this torch file is not read: "), "{text}");
+                assert!(text.contains(part) && text.lines().count() == 1, "{text}");
+            }
+        }
+    }
+}
+
+/// As Python reads it.
+#[test]
+fn the_last_value_of_a_key_counts() {
+    let dir = trees::folder();
+    let path = dir.path().join("k.pt");
+    let of = |rows: &[u8]| {
+        let mut whole = tensor("0", "COUNT", "ARGUMENTS");
+        let arguments = [&b"K\x00"[..], rows, b"K\x01K\x01\x86"].concat();
+        for (what, by) in [(&b"COUNT"[..], b"K\x04".to_vec()), (b"ARGUMENTS", arguments)] {
+            let at = whole.windows(what.len()).position(|window| window == what).unwrap();
+            whole.splice(at..at + what.len(), by);
+        }
+        whole[2..whole.len() - 1].to_vec()
+    };
+    let [first, second] = [of(b"K\x01K\x01\x86"), of(b"K\x01K\x02\x86")];
+    let key = |name: &str| [b"X\x01\0\0\0", name.as_bytes()].concat();
+    let pickle = [
+        &b"\x80\x02}"[..],
+        &[key("a"), first.clone(), b"s".to_vec()].concat(),
+        &[b"(".to_vec(), key("b"), second.clone(), key("a"), second.clone(), b"u".to_vec()]
+            .concat(),
+        &[b"(K\x07".to_vec(), second, b"K\x07".to_vec(), first, b"u.".to_vec()].concat(),
+    ]
+    .concat();
+    fs::write(&path, file(&pickle)).unwrap();
+    let source = DumpFiles::open(&[&path]).unwrap();
+    let mut found: Vec<(&str, &[u64])> =
+        source.tensors().iter().map(|tensor| (tensor.name.as_str(), &*tensor.shape)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [("7", &[1, 1][..]), ("a", &[1, 2]), ("b", &[1, 2])]);
 }
 
 /// Expanded tensors may be of any size together.

@@ -52,6 +52,7 @@ pub(super) fn open(path: &Path, reading: &Reading) -> Result<Found, Error> {
         read(&file, path, seen.len(), reading).map_err(|problem| match problem {
             Problem::Io(source) => open_error(path)(source),
             Problem::Format(problem) => wrong(problem),
+            Problem::Unread(problem) => Error::Unread { path: path.to_owned(), format, problem },
         })?;
     Ok(Found { file, seen, header, data })
 }
@@ -60,6 +61,8 @@ pub(super) fn open(path: &Path, reading: &Reading) -> Result<Found, Error> {
 pub(super) enum Problem {
     Io(io::Error),
     Format(String),
+    /// Nothing: it holds what is not read.
+    Unread(String),
 }
 
 impl From<io::Error> for Problem {

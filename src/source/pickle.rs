@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::formats::Problem;
 use crate::error::shown;
 
 /// Tuples are nested no deeper than this: each holds the next.
@@ -98,10 +99,12 @@ struct Machine<'p, 'h> {
     budget: Budget,
     /// Bytes that the stack and its marks were counted with.
     stacked: usize,
+    /// What a pickle that is sound wants, and is not done.
+    unread: Option<String>,
 }
 
 /// The value of a pickle.
-pub(super) fn load(pickle: &[u8], host: &mut dyn Host) -> Result<(Value, Heap), String> {
+pub(super) fn load(pickle: &[u8], host: &mut dyn Host) -> Result<(Value, Heap), Problem> {
     let mut machine = Machine {
         rest: pickle,
         host,
@@ -111,16 +114,25 @@ pub(super) fn load(pickle: &[u8], host: &mut dyn Host) -> Result<(Value, Heap), 
         memo: HashMap::new(),
         budget: Budget::of(pickle),
         stacked: 0,
+        unread: None,
     };
     for _ in 0..MOST_OPCODES {
         let at = pickle.len() - machine.rest.len();
         match machine.step().and_then(|done| machine.count_stack().map(|()| done)) {
             Ok(None) => {}
-            Ok(Some(value)) => return Ok((value, machine.heap)),
-            Err(problem) => return Err(format!("its pickle at byte {at}: {problem}")),
+            Ok(Some(value)) => {
+                machine.forget_first_values()?;
+                return Ok((value, machine.heap));
+            }
+            Err(problem) => {
+                return Err(match machine.unread {
+                    Some(unread) => Problem::Unread(unread),
+                    None => format!("its pickle at byte {at}: {problem}").into(),
+                });
+            }
         }
     }
-    Err(format!("its pickle has more than {MOST_OPCODES} opcodes"))
+    Err(format!("its pickle has more than {MOST_OPCODES} opcodes").into())
 }
 
 impl Machine<'_, '_> {
@@ -391,6 +403,34 @@ impl Machine<'_, '_> {
         self.budget.grown(dict, before)
     }
 
+    /// Of keys that were set more than once the last value counts, as in Python.
+    fn forget_first_values(&mut self) -> Result<(), String> {
+        for dict in self.heap.dicts.iter_mut().filter(|dict| dict.len() > 1) {
+            self.budget.take(dict.len() * size_of::<usize>())?;
+            let mut order: Vec<usize> = (0..dict.len()).collect();
+            // Other keys than texts and integers are no part of a tensor's name.
+            let key = |at: usize| match &dict[at].0 {
+                Value::Text(text) => (Some(&**text), None),
+                Value::Int(number) => (None, Some(*number)),
+                _ => (None, None),
+            };
+            order.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then(a.cmp(&b)));
+            let is_same =
+                |pair: &&[usize]| key(pair[0]) == key(pair[1]) && key(pair[0]) != (None, None);
+            let mut first: Vec<usize> =
+                order.windows(2).filter(is_same).map(|pair| pair[0]).collect();
+            if !first.is_empty() {
+                first.sort_unstable();
+                let mut at = 0;
+                dict.retain(|_| {
+                    at += 1;
+                    first.binary_search(&(at - 1)).is_err()
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn remember(&mut self, width: usize) -> Result<(), String> {
         let number = self.number(width)?;
         self.put_away(number)
@@ -413,11 +453,13 @@ impl Machine<'_, '_> {
 
     fn global(&mut self, name: &str) -> Result<(), String> {
         if name != ORDERED_DICT && !self.host.knows(name) {
-            return Err(format!(
+            let problem = format!(
                 "it wants Python to load {}, which is not done: save plain tensors, in dictionaries \
                  and lists",
                 shown(name)
-            ));
+            );
+            self.unread = Some(problem.clone());
+            return Err(problem);
         }
         self.budget.take(ALLOCATED + name.len())?;
         self.stack.push(Value::Global(name.into()));

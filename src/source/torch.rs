@@ -35,10 +35,10 @@ pub(super) fn read(file: &File, len: u64, name: &str) -> Result<Vec<Tensor>, Pro
     let mut begin = [0; 32];
     let read = super::pread::fill(file, 0, &mut begin)?;
     if begin[..read].windows(LEGACY.len()).any(|window| window == LEGACY) {
-        return Err("it is of torch.save's old format; in Python, x = torch.load(path, \
-                    weights_only=True) and torch.save(x, path) make a new one of it"
-            .to_owned()
-            .into());
+        let problem = "it is of torch.save's old format, of before version 1.6; python -c 'import torch; \
+                       torch.save(torch.load(\"old.pt\", map_location=\"cpu\", weights_only=True), \
+                       \"new.pt\")' makes a new one of it";
+        return Err(Problem::Unread(problem.to_owned()));
     }
     if !begin.starts_with(b"PK") {
         return Err("it does not begin as files of torch.save do".to_owned().into());
@@ -76,7 +76,7 @@ pub(super) fn read(file: &File, len: u64, name: &str) -> Result<Vec<Tensor>, Pro
         },
     };
     let mut tensors =
-        Torch { by_name, swapped, storages: Vec::new(), views: Vec::new(), attributes: Vec::new() }
+        Torch { by_name, swapped, storages: Vec::new(), views: Vec::new(), aside: Vec::new() }
             .read(&bytes, name)?;
     tensors.sort_by_key(|tensor| tensor.begin);
     Ok(tensors)
@@ -131,8 +131,41 @@ struct Torch<'m> {
     swapped: bool,
     storages: Vec<Storage>,
     views: Vec<View>,
-    /// What parameters have beside their tensors.
-    attributes: Vec<Value>,
+    /// What is not looked at, and must hold no tensor, with what to say if it does.
+    aside: Vec<(Aside, Value)>,
+}
+
+/// What is not looked at.
+#[derive(Debug, Clone)]
+enum Aside {
+    /// What parameters and dictionaries have beside their tensors.
+    Attribute,
+    /// What this global is called with.
+    Argument(Rc<str>),
+    /// What a tensor has beside its samples.
+    Hook,
+}
+
+impl Aside {
+    /// What to say of a tensor in it.
+    fn refusal(&self) -> String {
+        match self {
+            Aside::Attribute => {
+                "a parameter or dictionary has a tensor as its attribute, which is not \
+                                 read: save it as an item"
+                    .to_owned()
+            }
+            Aside::Argument(global) => {
+                format!(
+                    "a tensor is an argument of {global}, which is not read: save it as an item"
+                )
+            }
+            Aside::Hook => {
+                "a tensor has a tensor as its hook, which is not read: save it as an item"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 impl Host for Torch<'_> {
@@ -212,13 +245,13 @@ impl Host for Torch<'_> {
                 let offset = u64::try_from(*offset).map_err(|_| wrong())?;
                 let lengths = (shape.len() + strides.len()) * size_of::<u64>();
                 budget.take(2 * size_of::<View>() + lengths)?;
+                self.put_aside(&Aside::Hook, rest, budget)?;
                 self.view(*storage, offset, shape, strides, asked, is_lazy)
             }
             "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
                 match arguments {
                     [tensor @ Value::Made(_), rest @ ..] => {
-                        budget.take(2 * size_of_val(rest))?;
-                        self.attributes.extend(rest.iter().cloned());
+                        self.put_aside(&Aside::Attribute, rest, budget)?;
                         Ok(tensor.clone())
                     }
                     _ => Err(wrong()),
@@ -228,10 +261,12 @@ impl Host for Torch<'_> {
                 [size @ Value::Tuple(..)] => Ok(size.clone()),
                 _ => Err(wrong()),
             },
-            "torch.device" => Ok(Value::Other),
-            _ if is_plain(global) => match arguments {
+            _ if is_plain(global) || global == "torch.device" => match arguments {
                 [items @ (Value::Dict(_) | Value::List(_))] => Ok(items.clone()),
-                _ => Ok(Value::Other),
+                _ => {
+                    self.put_aside(&Aside::Argument(global.into()), arguments, budget)?;
+                    Ok(Value::Other)
+                }
             },
             _ => Err(format!("a call of {global}, which is not called so")),
         }
@@ -258,6 +293,23 @@ fn sizes(value: &Value) -> Option<Vec<u64>> {
 }
 
 impl Torch<'_> {
+    /// Keeps what can hold a tensor, to be looked through when all is there.
+    fn put_aside(
+        &mut self,
+        what: &Aside,
+        values: &[Value],
+        budget: &mut Budget,
+    ) -> Result<(), String> {
+        let plain = |value: &&Value| {
+            matches!(value, Value::Other | Value::Int(_) | Value::Text(_) | Value::Global(_))
+        };
+        for value in values.iter().filter(|value| !plain(value)) {
+            budget.take(2 * size_of::<(Aside, Value)>())?; // as vectors grow
+            self.aside.push((what.clone(), value.clone()));
+        }
+        Ok(())
+    }
+
     fn view(
         &mut self,
         storage: usize,
@@ -294,10 +346,20 @@ impl Torch<'_> {
         Ok(Value::Made(self.views.len() - 1))
     }
 
-    fn read(mut self, pickle: &[u8], name: &str) -> Result<Vec<Tensor>, String> {
+    fn read(mut self, pickle: &[u8], name: &str) -> Result<Vec<Tensor>, Problem> {
         let (root, heap) = pickle::load(pickle, &mut self)?;
+        self.listed(pickle, (&root, &heap), name).map_err(Problem::Unread)
+    }
+
+    /// The tensors in what was saved.
+    fn listed(
+        &self,
+        pickle: &[u8],
+        (root, heap): (&Value, &Heap),
+        name: &str,
+    ) -> Result<Vec<Tensor>, String> {
         let mut found = Found {
-            heap: &heap,
+            heap,
             views: &self.views,
             tensors: Vec::new(),
             left: MOST_VALUES,
@@ -306,15 +368,15 @@ impl Torch<'_> {
                 .saturating_add(FREE_LISTED)
                 .min(MOST_LISTED),
         };
-        for attribute in self.attributes.iter().chain(&heap.attributes) {
-            found.walk(attribute, &mut Vec::new(), "")?;
+        let attributes = heap.attributes.iter().map(|value| (&Aside::Attribute, value));
+        for (what, value) in self.aside.iter().map(|(what, value)| (what, value)).chain(attributes)
+        {
+            found.walk(value, &mut Vec::new(), "")?;
             if !found.tensors.is_empty() {
-                let problem = "a parameter or dictionary has a tensor as its attribute, which is \
-                               not read: save it as an item";
-                return Err(problem.to_owned());
+                return Err(what.refusal());
             }
         }
-        found.walk(&root, &mut Vec::new(), name)?;
+        found.walk(root, &mut Vec::new(), name)?;
         let tensor = |(name, view): (String, usize)| {
             let View { dtype, shape, begin, bytes, stored } = &self.views[view];
             Tensor {
@@ -355,6 +417,11 @@ impl Found<'_> {
             return Err(format!("it is nested more than {DEEPEST} deep"));
         }
         let heap = self.heap;
+        if let Value::Dict(dict) = value {
+            let keys_of = heap.dicts[*dict].iter().map(|(key, _)| key);
+            let plain = |key: &&Value| matches!(key, Value::Text(_) | Value::Int(_) | Value::Other);
+            keys_of.filter(|key| !plain(key)).try_for_each(|key| self.walk_key(key, keys.len()))?;
+        }
         let mut each = |key: Option<Rc<str>>, value: &Value| {
             keys.push(key);
             let outcome = self.walk(value, keys, name);
@@ -386,6 +453,18 @@ impl Found<'_> {
             // Numbers and texts beside the tensors.
             _ => Ok(()),
         }
+    }
+
+    /// A key that may hold tensors, so many levels deep, and is to hold none.
+    fn walk_key(&mut self, key: &Value, depth: usize) -> Result<(), String> {
+        let before = self.tensors.len();
+        self.walk(key, &mut vec![Some("".into()); depth], "")?;
+        if self.tensors.len() > before {
+            let problem = "a tensor is the key of a dictionary, or in one, which is not read: save it as \
+                           an item";
+            return Err(problem.to_owned());
+        }
+        Ok(())
     }
 
     /// The name of what has these keys, and takes its room in the list.
