@@ -8,12 +8,14 @@ pub(crate) mod nearest;
 use std::io;
 use std::path::PathBuf;
 
+/// Whether safetensors, NumPy or PyTorch call complex numbers of two f32 so.
+pub(crate) fn is_complex(dtype: &str) -> bool {
+    matches!(dtype, "C64" | "<c8" | ">c8" | "complex64")
+}
+
 /// What helps with a type that is not converted.
 fn help_with(dtype: &str) -> &'static str {
-    match dtype {
-        "C64" | "<c8" | ">c8" | "complex64" => "--complex abs, re or im makes numbers of it, or ",
-        _ => "",
-    }
+    if is_complex(dtype) { "--complex abs, re or im makes numbers of it, or " } else { "" }
 }
 
 /// What went wrong.
@@ -99,7 +101,10 @@ pub enum Error {
         dump: String,
     },
     /// An image has samples that are not finite, and is not to be made then.
-    #[error("{}: {nan} NaN and {inf} infinite samples (--nonfinite says what becomes of them)", shown(.name))]
+    #[error(
+        "{}: {nan} NaN and {} (--nonfinite says what becomes of them)",
+        shown(.name), counted(*.inf, "infinite sample")
+    )]
     Nonfinite {
         /// The name that the image would have had.
         name: String,
@@ -166,8 +171,8 @@ pub enum Error {
     },
     /// Shards cannot be merged yet.
     #[error(
-        "{}: {missing} images are missing (`tensortiff status` says of which shards)",
-        shown_path(.path)
+        "{}: {} missing (`tensortiff status` says of which shards)",
+        shown_path(.path), counted_are(*.missing, "image")
     )]
     Incomplete {
         /// The folder.
@@ -255,7 +260,7 @@ pub enum Error {
         problem: String,
     },
     /// The run stopped in the middle. What was finished before stays.
-    #[error("{cause}; stopped after {done} of {images} images, which are whole")]
+    #[error("{cause}; stopped after {done} of {}, which are whole", counted(*.images, "image"))]
     Stopped {
         /// Why.
         cause: Box<Error>,
@@ -435,6 +440,21 @@ fn is_transient(error: &io::Error) -> bool {
 /// kind for it.
 pub(crate) const EMFILE: i32 = 24;
 pub(crate) const ENFILE: i32 = 23;
+
+/// The indices of an axis of this length, which is not 0: `0 to 9`, or `0` alone.
+pub(crate) fn shown_indices(len: u64) -> String {
+    if len == 1 { "0".to_owned() } else { format!("0 to {}", len - 1) }
+}
+
+/// `1 image`, `2 images`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `1 image is`, `2 images are`.
+pub(crate) fn counted_are(count: u64, what: &str) -> String {
+    format!("{} {}", counted(count, what), if count == 1 { "is" } else { "are" })
+}
 
 fn lines(errors: &[Error]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")

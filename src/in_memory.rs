@@ -2,7 +2,7 @@
 //! options, selection and naming do not matter here.
 
 use crate::convert::{Options, convert};
-use crate::error::Error;
+use crate::error::{Error, counted};
 use crate::plan::{Naming, Selection};
 use crate::report::Report;
 use crate::sink::Sink;
@@ -60,8 +60,8 @@ pub fn convert_batch(
     rank(shape, 3, "a batch is N×H×W")?;
     if shape[0] != names.len() as u64 {
         return Err(Error::Usage(format!(
-            "a batch of {} images needs as many names, not {}",
-            shape[0],
+            "a batch of {} needs as many names, not {}",
+            counted(shape[0], "image"),
             names.len()
         )));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::lines::Line;
-use crate::error::shown;
+use crate::error::{counted, shown};
 
 /// The tensors of a run, in its order.
 #[derive(Debug, Default)]
@@ -73,9 +73,9 @@ impl Tensors {
                 let axes: Vec<String> =
                     tensor.axes.iter().map(|axis| axis.len().to_string()).collect();
                 return Err(format!(
-                    "of tensor {} there are {} images, and they do not fill axes of {}",
+                    "of tensor {} there are {}, and that does not fill axes of {}",
                     shown(&tensor.name),
-                    tensor.images,
+                    counted(tensor.images, "image"),
                     axes.join("×")
                 ));
             }

@@ -11,7 +11,7 @@ use super::lines::{Line, bytes};
 use super::stacks::{PageSeen, Stacks};
 use crate::convert::Options;
 use crate::encode::{Decoded, Pages, Said, TAR_BLOCK, Tags, last_block, member_padding};
-use crate::error::shown;
+use crate::error::{counted, shown};
 use crate::normalize::{Norm, Rule, Scope, Undo};
 use crate::record::{Hasher, identity::Asked, identity::Hash};
 use crate::sink::{FilesSink, Section};
@@ -100,7 +100,8 @@ impl<'a> Check<'a> {
             && found.len() != due
             && line.member.is_none()
         {
-            tell(("size", format!("{} bytes, and the manifest says {due}", found.len())));
+            let bytes = counted(found.len(), "byte");
+            tell(("size", format!("{bytes}, and the manifest says {due}")));
         }
         let part = match &line.member {
             None => whole(file),

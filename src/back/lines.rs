@@ -7,7 +7,7 @@ use std::thread;
 
 use super::{Looking, Output};
 use crate::encode::{TAR_BLOCK, member_padding};
-use crate::error::{Error, shown};
+use crate::error::{Error, counted, shown};
 use crate::record::manifest::{self, Manifest};
 
 /// What is said of an image.
@@ -65,8 +65,8 @@ impl Output {
             }
         }
         if manifest.next_line()?.is_some() {
-            let images = sums.images;
-            return Err(self.wrong(format!("it goes on after its {images} images")));
+            let images = counted(sums.images, "image");
+            return Err(self.wrong(format!("it goes on after its {images}")));
         }
         if sums.failed != failed {
             let lines = sums.failed;

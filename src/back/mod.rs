@@ -25,7 +25,7 @@ pub use strays::strays;
 pub use verify::{Verified, verify};
 
 use crate::convert::{Recorded, Watch};
-use crate::error::{Error, shown, shown_path};
+use crate::error::{Error, counted, shown, shown_path};
 use crate::plan::{Naming, Stack, Tar};
 use crate::record;
 use crate::record::manifest::{Head, Manifest};
@@ -192,8 +192,8 @@ impl Output {
 
     fn line(&self, manifest: &mut Manifest) -> Result<lines::Line, Error> {
         manifest.next_line()?.ok_or_else(|| {
-            let images = manifest.head().identity.images;
-            self.wrong(format!("it has fewer lines than its {images} images, or a damaged one"))
+            let images = counted(manifest.head().identity.images, "image");
+            self.wrong(format!("it has fewer lines than its {images}, or a damaged one"))
         })
     }
 

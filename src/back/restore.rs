@@ -15,7 +15,7 @@ use super::verify::{again, cause};
 use super::{Looking, OF_TAR, Output};
 use crate::convert::{Options, convert};
 use crate::encode::{Decoded, Encoding};
-use crate::error::{Error, shown};
+use crate::error::{Error, counted, counted_are, shown};
 use crate::normalize::{Norm, Rule, Scope, Undo, Undone};
 use crate::plan::{Naming, Stack};
 use crate::record::Hasher;
@@ -256,18 +256,21 @@ fn notes<'a>(
     let parts = tensors.all.iter().filter(|tensor| tensor.is_part()).count();
     if parts > 0 {
         notes.push(format!(
-            "of {parts} tensors there are images of some indices alone, which follow each other now"
+            "of {} there are images of some indices alone, which follow each other now",
+            counted(parts as u64, "tensor")
         ));
     }
     if at_ends > 0 {
         let norm = rule.norm;
         notes.push(format!(
-            "--norm {norm} cut off what lay beyond its range: {at_ends} samples are at its ends, and \
-             what they were is lost"
+            "--norm {norm} cut off what lay beyond its range: {} at its ends, and what was there \
+             is lost",
+            counted_are(at_ends, "sample")
         ));
     }
     if overflow > 0 {
-        notes.push(format!("{overflow} samples beyond 32-bit floats became infinite"));
+        let samples = counted(overflow, "sample");
+        notes.push(format!("{samples} beyond 32-bit floats became infinite"));
     }
     notes
 }

@@ -12,7 +12,7 @@ use super::{Difference, Looking, Output, Tell};
 use crate::backend::choose::{Device, Devices};
 use crate::convert::{Listed, Options, Places, convert};
 use crate::encode::{TAR_BLOCK, TAR_END, write_member_head};
-use crate::error::{Error, shown};
+use crate::error::{Error, counted, shown};
 use crate::record::identity::Identity;
 use crate::record::{manifest, read_at};
 use crate::report::Failure;
@@ -245,7 +245,7 @@ impl Tars<'_> {
                 let mut zeros = [0; TAR_END];
                 let read = read_at(&file, &mut zeros, end).map_err(failed)?;
                 if is != due {
-                    ("size", format!("{is} bytes, and the manifest says {due}"))
+                    ("size", format!("{}, and the manifest says {due}", counted(is, "byte")))
                 } else if read != TAR_END || zeros.iter().any(|&byte| byte != 0) {
                     ("file", "it does not end as tars do, with 1024 zeros".to_owned())
                 } else {

@@ -333,7 +333,7 @@ fn summary(report: &Report, rule: &Rule, verbosity: Verbosity) -> Vec<String> {
         );
     }
     if samples.overflow > 0 {
-        line += &format!("; {} finite samples beyond f32 became ±Inf", samples.overflow);
+        line += &format!("; {} beyond f32 became ±Inf", counted(samples.overflow, "finite sample"));
     }
     let mut lines = vec![line];
     if verbosity == Verbosity::Verbose {

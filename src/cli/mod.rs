@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use crate::error::Error;
+use crate::error::{Error, counted};
 use args::{Args, Command};
 
 /// EX_TEMPFAIL of sysexits.h, which schedulers know.
@@ -118,7 +118,8 @@ fn interrupted(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Error>() {
         Some(Error::Stopped { done, images, .. }) => {
             format!(
-                "interrupted after {done} of {images} images, which are whole; {}",
+                "interrupted after {done} of {}, which are whole; {}",
+                counted(*images, "image"),
                 signals::going_on()
             )
         }
@@ -134,11 +135,6 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn results(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     write(&mut out).and_then(|()| out.flush()).context("standard output")
-}
-
-/// `1 image`, `2 images`.
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A line on stderr; if nobody reads it, nothing is lost that could be told.

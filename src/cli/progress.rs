@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Verbosity, say};
+use super::{Verbosity, counted, say};
 use crate::convert::Watch;
 
 /// A bar is drawn this often; its numbers are worked out no more often.
@@ -130,9 +130,9 @@ impl State {
         let rate = self.bytes.1 as f64 / seconds;
         let left = (self.bytes.0 - self.bytes.1.min(self.bytes.0)) as f64 / rate.max(1.0);
         format!(
-            "{} of {} images, {:.0} images/s, {:.2} GB/s, {} left",
+            "{} of {}, {:.0} images/s, {:.2} GB/s, {} left",
             self.images.1,
-            self.images.0,
+            counted(self.images.0, "image"),
             self.images.1 as f64 / seconds,
             rate / 1e9,
             duration(left.ceil() as u64),

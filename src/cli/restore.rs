@@ -119,7 +119,12 @@ fn told(samples: &Samples) -> String {
         ""
     };
     if differing == 0 {
-        return format!("all {all} samples are those of the dump, bit for bit{rounded}");
+        let all = if all == 1 {
+            "the one sample is that".to_owned()
+        } else {
+            format!("all {all} samples are those")
+        };
+        return format!("{all} of the dump, bit for bit{rounded}");
     }
     let unlike = match unlike {
         0 => String::new(),
@@ -130,6 +135,7 @@ fn told(samples: &Samples) -> String {
         beyond => format!(", {beyond} of them by more than rounding does"),
     };
     format!(
-        "the largest absolute error is {largest:e}; {differing} of {all} samples differ{beyond}{unlike}{rounded}"
+        "the largest absolute error is {largest:e}; {differing} of {} differ{beyond}{unlike}{rounded}",
+        counted(all, "sample")
     )
 }

@@ -13,7 +13,7 @@ use super::convert::bytes;
 use super::work::{Work, is_plan};
 use super::{Ending, Verbosity, counted, results, say};
 use crate::convert::{Manifest, Options, Record, Resume, ShardState, divide, merge, shard_states};
-use crate::error::{Error, shown, shown_path};
+use crate::error::{Error, counted_are, shown, shown_path};
 use crate::record::shards::{Shards, Unit};
 use crate::sink::FilesSink;
 use crate::source::Source as _;
@@ -133,14 +133,15 @@ fn summary(shards: &Shards) {
         (least, most)
     };
     let images = match of(|unit| unit.images) {
-        (least, most) if least == most => least.to_string(),
-        (least, most) => format!("{least} to {most}"),
+        (least, most) if least == most => counted(least, "image"),
+        (least, most) => format!("{least} to {}", counted(most, "image")),
     };
     let (read, written) = (of(|unit| unit.read).1, of(|unit| unit.written).1);
     let all = shards.head.identity.images;
     say(&format!(
-        "{all} images in {} shards of {images} images, each of at most {} read and {} written",
-        shards.head.shards,
+        "{} in {} of {images}, each of at most {} read and {} written",
+        counted(all, "image"),
+        counted(shards.head.shards, "shard"),
         bytes(read),
         bytes(written)
     ));
@@ -230,12 +231,13 @@ pub(super) fn status(args: &StatusArgs, verbosity: Verbosity) -> anyhow::Result<
         (false, true) => Ok(()),
     })?;
     if verbosity > Verbosity::Quiet && !args.json {
-        let Status { shards, complete, images, there, .. } = status;
-        say(&format!("{complete} of {shards} shards are complete, {there} of {images} images"));
+        let Status { shards, complete, images: images_of_all, there, .. } = status;
+        let (of, images) = (counted_are(shards, "shard"), counted(images_of_all, "image"));
+        say(&format!("{complete} of {of} complete, {there} of {images}"));
         if verbosity == Verbosity::Verbose {
             for state in &missing {
                 let ShardState { shard, images, there } = state;
-                say(&format!("shard {shard}: {there} of {images} images"));
+                say(&format!("shard {shard}: {there} of {}", counted(*images, "image")));
             }
         }
     }

@@ -130,7 +130,8 @@ fn tell_strays(outputs: &[Output], verbosity: Verbosity) -> Result<u64, Error> {
         }
     })?;
     if verbosity == Verbosity::Normal && all > TOLD {
-        say(&format!("tensortiff: note: {} more files that no manifest names", all - TOLD));
+        let more = counted(all - TOLD, "more file");
+        say(&format!("tensortiff: note: {more} that no manifest names"));
     }
     Ok(all)
 }

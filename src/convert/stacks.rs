@@ -9,7 +9,7 @@ use super::tars::{self, Member};
 use super::{NOT_IMAGEJ, Options, subject};
 use crate::backend::{Finding, ImageId};
 use crate::encode::{Shown, StackFile};
-use crate::error::Error;
+use crate::error::{Error, counted};
 use crate::plan::{Page, Plan, Row, Stack};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
@@ -67,7 +67,7 @@ pub(super) fn notes(files: &[StackFile]) -> Option<String> {
     let of = files.len();
     (big > 0).then(|| {
         let are = if big == 1 { "is a BigTIFF" } else { "are BigTIFFs" };
-        format!("{big} of {of} stacks {are}, {NOT_IMAGEJ}")
+        format!("{big} of {} {are}, {NOT_IMAGEJ}", counted(of as u64, "stack"))
     })
 }
 

@@ -1,6 +1,6 @@
 //! What somebody most likely meant. Only for messages: nothing is chosen by it.
 
-use super::{Error, shown};
+use super::{Error, counted, shown};
 
 /// What to say of a pattern of tensors' names that matches none of them: most likely it is a slip.
 pub(crate) fn no_match<'a>(
@@ -29,13 +29,28 @@ pub(crate) fn told_of_no_match<'a>(
     match nearest {
         None => format!("{option} {}: the dump holds no tensors", shown(pattern)),
         Some(nearest) => format!(
-            "{option} {}: matches none of {} tensors; the nearest is {} (`tensortiff ls` lists them; \
+            "{option} {}: matches none of {}; the nearest is {} (`tensortiff ls` lists them; \
              * does not match /, ** does)",
             shown(pattern),
-            names.count(),
+            counted(names.count() as u64, "tensor"),
             shown(nearest)
         ),
     }
+}
+
+/// The nearest of some words, where one is near enough to be meant.
+pub(crate) fn near<'a>(wanted: &str, among: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted = wanted.to_lowercase();
+    let distance = |word: &&str| edit_distance(&wanted, &word.to_lowercase());
+    among.into_iter().min_by_key(distance).filter(|word| is_near(&wanted, &word.to_lowercase()))
+}
+
+/// Whether one may be a slip for the other: no more than a third of it is otherwise, or two letters, which may
+/// have changed places.
+pub(crate) fn is_near(one: &str, other: &str) -> bool {
+    let longer = one.chars().count().max(other.chars().count());
+    let most = (longer / 3).max(if longer > 3 { 2 } else { 1 });
+    !one.is_empty() && edit_distance(one, other) <= most
 }
 
 /// Levenshtein distance over the first 100 characters, enough to find a slip.
@@ -52,4 +67,28 @@ pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_far_is_not_near() {
+        for (one, other, near) in [
+            ("defalte", "deflate", true),
+            ("cpuu", "cpu", true),
+            ("maen", "mean", true),
+            ("compres", "compress", true),
+            ("x", "y", true),
+            ("", "y", false),
+            ("scope", "complex", false),
+            ("name", "sample", false),
+            ("avg", "max", false),
+        ] {
+            assert_eq!(is_near(one, other), near, "{one}, {other}");
+        }
+        assert_eq!(near("CPUU", ["auto", "cpu", "gpu"]), Some("cpu"));
+        assert_eq!(near("nvidia", ["auto", "cpu", "gpu"]), None);
+    }
 }

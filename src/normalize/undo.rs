@@ -1,6 +1,7 @@
 //! The way back from pixels to samples, as far as there is one.
 
 use super::{Constant, Norm, Rule};
+use crate::error::counted;
 
 /// What makes samples of the pixels of one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,7 +68,8 @@ impl Undo {
         }
         if rule.nonfinite.fill().is_some() && (nan, inf) != (0, 0) {
             return Err(format!(
-                "{nan} NaN and {inf} infinite samples became numbers (--nonfinite), and nobody knows which"
+                "{nan} NaN and {} became numbers (--nonfinite), and nobody knows which",
+                counted(inf, "infinite sample")
             ));
         }
         let mut undo = Undo { way: Way::Keep, out: rule.out, clamps: false };

@@ -9,7 +9,7 @@ use super::pick::{Pick, Sample};
 use super::row::{Row, Taken};
 use super::template::{Index, Template};
 use crate::error::nearest::{no_match, told_of_no_match};
-use crate::error::{Error, shown, shown_shape};
+use crate::error::{Error, counted, shown, shown_indices, shown_shape};
 use crate::tensor::{Dump, Glob, Leading, Misfit, TensorInfo, Unsupported};
 
 /// Which tensors to take, and which of their planes.
@@ -154,9 +154,9 @@ impl Selected {
             filter.fields.as_ref().filter(|fields| !names().any(|name| fields.matches(name)))
         {
             return Err(Error::Usage(format!(
-                "--tensor-regex {}: matches in none of {} names (`tensortiff ls` lists them)",
+                "--tensor-regex {}: matches in none of {} (`tensortiff ls` lists them)",
                 shown(regex.text()),
-                names().count()
+                counted(names().count() as u64, "name")
             )));
         }
         let unused = selection.exclude.iter().zip(&filter.leave);
@@ -294,10 +294,11 @@ fn plan_tensor(
             None => return Ok(Err(SkipReason::NoChannels)),
             Some(&channels) if k >= channels && tensor.shape.iter().all(|&axis| axis > 0) => {
                 return Err(Error::Usage(format!(
-                    "--channel {k}: tensor {} has {channels} channels, 0 to {} (shape {}); \
-                     --tensor and --exclude choose tensors",
+                    "--channel {k}: tensor {} has {}, {} (shape {}); --tensor and --exclude choose \
+                     tensors",
                     shown(&tensor.name),
-                    channels - 1,
+                    counted(channels, "channel"),
+                    shown_indices(channels),
                     shown_shape(&tensor.shape)
                 )));
             }

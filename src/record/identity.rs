@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::shown;
+use crate::error::{counted, shown};
 
 /// The version of journals and manifests.
 const VERSION: u32 = 1;
@@ -96,7 +96,8 @@ impl Identity {
         for (was, is) in self.dumps.iter().zip(&now.dumps) {
             let path = shown(&is.path);
             if was.bytes != is.bytes {
-                return Some(format!("{path} had {} bytes, and now has {}", was.bytes, is.bytes));
+                let had = counted(was.bytes, "byte");
+                return Some(format!("{path} had {had}, and now has {}", is.bytes));
             }
             if (was.modified, was.files) != (is.modified, is.files) {
                 return Some(format!("{path} was modified since"));

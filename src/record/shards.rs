@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::{Hash, Identity};
 use super::{Hasher, files};
-use crate::error::{Error, shown, shown_problem};
+use crate::error::{Error, counted, shown, shown_problem};
 use crate::normalize::Range;
 
 /// Longest line that is read: the first may hold a list of names.
@@ -140,7 +140,12 @@ impl Shards {
             && list.len() as u64 != head.identity.images
         {
             let (names, images) = (list.len(), head.identity.images);
-            return Err(format!("it lists {names} names for {images} images").into());
+            return Err(format!(
+                "it lists {} for {}",
+                counted(names as u64, "name"),
+                counted(images, "image")
+            )
+            .into());
         }
         let mut units = Vec::new();
         let mut end: u64 = 0;
@@ -155,11 +160,11 @@ impl Shards {
             let to = end.checked_add(unit.images).filter(|to| follows && *to <= all);
             end = to.ok_or_else(|| {
                 format!(
-                    "line {} is shard {} with {} images from number {} on, where shard {shard} \
+                    "line {} is shard {} with {} from number {} on, where shard {shard} \
                      from number {end} on is due, of {all} in all",
                     shard + 2,
                     unit.shard,
-                    unit.images,
+                    counted(unit.images, "image"),
                     unit.first
                 )
             })?;

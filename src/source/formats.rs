@@ -9,7 +9,7 @@ use super::inflate::{Beginning, Broken};
 use super::reading::Reading;
 use super::zip::{self, Member};
 use super::{npy, pread, raw, torch};
-use crate::error::{Error, shown};
+use crate::error::{Error, counted, shown};
 
 /// A file that was opened.
 pub(super) struct Found {
@@ -87,7 +87,11 @@ type Reader = fn(&File, &Path, u64, &Reading) -> Read;
 fn read_safetensors(file: &File, _: &Path, len: u64, _: &Reading) -> Read {
     let mut prefix = [0; 8];
     if pread::fill(file, 0, &mut prefix)? < prefix.len() {
-        return Err(format!("it has {len} bytes, and the header's length alone takes 8").into());
+        return Err(format!(
+            "it has {}, and the header's length alone takes 8",
+            counted(len, "byte")
+        )
+        .into());
     }
     let claimed = u64::from_le_bytes(prefix);
     if claimed > header::LONGEST {

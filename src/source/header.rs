@@ -16,7 +16,7 @@ use serde::de::{self, Deserializer, IntoDeserializer as _, MapAccess, SeqAccess,
 use super::inflate::Packed;
 use super::reading::Complex;
 use super::stored::Stored;
-use crate::error::{shown, shown_problem, shown_shape};
+use crate::error::{counted, is_complex, shown, shown_problem, shown_shape};
 use crate::tensor::{self, Dtype};
 
 /// Longest header that the format allows.
@@ -65,11 +65,8 @@ pub(super) struct Tensor {
 impl Tensor {
     /// The same as numbers that are made of complex ones, if it is of such.
     pub(super) fn of_complex(self, complex: Option<Complex>) -> Tensor {
-        // As safetensors, NumPy and PyTorch call two f32.
-        const NAMES: [&str; 4] = ["C64", "<c8", ">c8", "complex64"];
-        let is_complex = |name: &String| NAMES.contains(&name.as_str());
         match complex {
-            Some(complex) if self.dtype.as_ref().is_err_and(is_complex) => {
+            Some(complex) if self.dtype.as_ref().is_err_and(|name| is_complex(name)) => {
                 Tensor { dtype: Ok(Dtype::F32), stored: self.stored.complex(complex), ..self }
             }
             _ => self,
@@ -354,10 +351,10 @@ fn check_sizes(entries: &[(String, RawTensor)], data: u64) -> Result<(), String>
         }
         if demanded / 8 != next - begin {
             return Err(at(format!(
-                "{} of shape {} takes {} bytes, but its offsets span {}",
+                "{} of shape {} takes {}, but its offsets span {}",
                 shown(&tensor.dtype.name()),
                 shape(),
-                demanded / 8,
+                counted(demanded / 8, "byte"),
                 next - begin
             )));
         }

@@ -6,7 +6,7 @@ use super::formats::Problem;
 use super::header::Tensor;
 use super::reading::NpyV2;
 use super::stored::Stored;
-use crate::error::shown;
+use crate::error::{counted, shown};
 use crate::tensor::{self, Dtype};
 
 /// What every file begins with.
@@ -84,9 +84,10 @@ fn parse(header: &[u8], name: &str, data: u64, v2: Option<NpyV2>) -> Result<Tens
         .ok_or_else(|| format!("its shape {} is of more than 2^64 bytes", shown_tuple(&shape)))?;
     if bytes != data {
         return Err(format!(
-            "its shape {} of {} takes {bytes} bytes, and {data} are there",
+            "its shape {} of {} takes {}, and {data} are there",
             shown_tuple(&shape),
-            shown(&descr)
+            shown(&descr),
+            counted(bytes, "byte")
         ));
     }
     let stored = match fortran_order {

@@ -11,7 +11,7 @@ use super::header::Tensor;
 use super::pickle::{self, Budget, Heap, Host, Value};
 use super::stored::Stored;
 use super::zip::{self, Member};
-use crate::error::{shown, shown_shape};
+use crate::error::{counted, shown, shown_shape};
 use crate::tensor::{self, Dtype};
 
 /// Longest pickle that is read.
@@ -205,7 +205,8 @@ impl Host for Torch<'_> {
         let member =
             member.ok_or_else(|| format!("the storage {} is not in the archive", shown(key)))?;
         let bytes = bytes.filter(|bytes| *bytes <= member.len).ok_or_else(|| {
-            format!("the storage {} has {} bytes, fewer than are said", shown(key), member.len)
+            let bytes = counted(member.len, "byte");
+            format!("the storage {} has {bytes}, fewer than are said", shown(key))
         })?;
         budget.take(2 * size_of::<Storage>())?; // as vectors grow
         self.storages.push(Storage { begin: member.begin, bytes, dtype });

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::error::counted;
 pub use dtype::Dtype;
 pub(crate) use glob::Glob;
 
@@ -91,12 +92,15 @@ pub enum Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Misfit::Rank(rank, letters) => write!(f, "{rank}-D: --layout has {letters} letters"),
+            Misfit::Rank(rank, letters) => {
+                write!(f, "{rank}-D: --layout has {}", counted(*letters as u64, "letter"))
+            }
             Misfit::Letter(letter, true) => write!(f, "its --layout has no axis {letter}"),
             Misfit::Letter(letter, false) => write!(
                 f,
                 "has no axis {letter}: the last four are N, C, H, W, unless --layout says otherwise"
             ),
+            Misfit::Rows(1, rows) => write!(f, "1 sample does not make {rows} equal rows"),
             Misfit::Rows(len, rows) => write!(f, "{len} samples do not make {rows} equal rows"),
             Misfit::NoRows => f.write_str("one axis is left of it: --rows makes images of that"),
         }

@@ -8,7 +8,7 @@ use super::results::{
 };
 use crate::cli::convert::bytes;
 use crate::convert::HEAD_START;
-use crate::error::shown;
+use crate::error::{counted, shown};
 
 /// Everything. `auto`: whether that was asked for.
 pub(super) fn write(out: &mut dyn io::Write, results: &Results, auto: bool) -> io::Result<()> {
@@ -33,7 +33,7 @@ fn threads(results: &Results) -> String {
     if results.memory.memory_copy_threads == 1 {
         "1 thread".to_owned()
     } else {
-        format!("{} threads", results.memory.memory_copy_threads)
+        counted(results.memory.memory_copy_threads as u64, "thread")
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::gather::Axis;
-use super::layout::{Layout, Reduction};
-use crate::error::{shown, shown_shape};
+use super::layout::{Indices, Layout, Reduction};
+use crate::error::{shown, shown_indices, shown_shape};
 use crate::tensor::{Dtype, IndexAxis, Leading, Misfit, TensorInfo};
 
 /// A tensor of which something else is shown than it is.
@@ -74,7 +74,7 @@ fn shape_of(info: &TensorInfo, layout: &Layout) -> Result<Option<(Shape, Named)>
         let (start, step, len) = indices
             .of(of)
             .filter(|(.., len)| *len > 0)
-            .ok_or_else(|| nothing(info, *letter, &indices.to_string(), of))?;
+            .ok_or_else(|| nothing(info, *letter, indices, of))?;
         first += start * axis.axis.step.unsigned_abs();
         let stepped = axis.axis.step * step.cast_signed();
         axis.axis = Axis { len, step: stepped };
@@ -137,12 +137,14 @@ fn axis_of<'a>(
     found.ok_or(Leading::Misfit(Misfit::Letter(letter, said.is_some())))
 }
 
-fn nothing(info: &TensorInfo, letter: char, indices: &str, len: u64) -> Leading {
+fn nothing(info: &TensorInfo, letter: char, indices: &Indices, len: u64) -> Leading {
+    // A slice may be empty though all its indices are there.
+    let nothing = if let Indices::Slice { .. } = indices { "nothing is selected; " } else { "" };
     let problem = format!(
-        "--select {letter}={indices}: tensor {} has {len} there, 0 to {} (shape {}); --tensor and \
+        "--select {letter}={indices}: {nothing}tensor {} has {len} there, {} (shape {}); --tensor and \
          --exclude choose tensors",
         shown(&info.name),
-        len - 1,
+        shown_indices(len),
         shown_shape(&info.shape)
     );
     Leading::Wrong(Arc::from(problem))
