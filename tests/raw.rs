@@ -94,6 +94,33 @@ fn raw_files_hold_what_numpy_wrote_into_them() {
     assert_eq!(seen, 48);
 }
 
+/// As NumPy writes and names them.
+#[test]
+fn raw_complex_numbers_are_read_where_it_is_said_what_is_made_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.raw");
+    let parts = [3.0_f32, 4.0, -1.0, 0.0];
+    for (text, swapped) in [("c64:1x2", false), ("complex64:?x2", false), (">c8:1x2", true)] {
+        let bytes = |x: &f32| if swapped { x.to_be_bytes() } else { x.to_le_bytes() };
+        fs::write(&path, parts.iter().flat_map(bytes).collect::<Vec<u8>>()).unwrap();
+        let source = DumpFiles::open_as(&[&path], &raw(text)).unwrap();
+        assert_eq!((source.tensors().len(), source.unsupported()[0].dtype.as_str()), (0, "C64"));
+        let error = convert(&source, &MemorySink::default(), &Options::default()).unwrap_err();
+        assert!(error.to_string().contains("--complex abs"), "{error}");
+        for (complex, want) in [("abs", [5.0_f32, 1.0]), ("re", [3.0, -1.0]), ("im", [4.0, 0.0])] {
+            let complex = Some(complex.parse().unwrap());
+            let reading = Reading { complex, ..raw(text) };
+            let source = DumpFiles::open_as(&[&path], &reading).unwrap();
+            assert_eq!(source.tensors()[0].shape, [1, 2]);
+            assert!(bytes_of(&want) == self::bytes(&source, 0), "{text}: {complex:?}");
+        }
+    }
+}
+
+fn bytes_of(samples: &[f32]) -> Vec<u8> {
+    samples.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
 #[test]
 fn two_bytes_of_numpy_are_bfloat16_where_that_is_said() {
     let dir = written();
@@ -123,8 +150,7 @@ fn raw_files_of_other_sizes_are_refused_and_all_are_told() {
     let error = DumpFiles::open_as(&names, &raw("f32:3x4")).unwrap_err();
     let Error::Inputs(all) = &error else { panic!("{error}") };
     assert_eq!(all.len(), 4, "{error}");
-    let parts =
-        ["1 bytes are missing", "1 bytes are too many", "6 in the place of 3", "0 are there"];
+    let parts = ["1 byte is missing", "1 byte is too many", "6 in the place of 3", "0 are there"];
     for (error, part) in all.iter().zip(parts) {
         assert!(error.to_string().contains(part), "{error}");
     }

@@ -273,7 +273,7 @@ fn raw_files_are_packed_as_safetensors_are() {
         ("F6_E2M3:2", "takes 2 bytes, and 3 are there; 4 in the place of 2"),
         ("F6_E2M3:5x1", "takes 4 bytes, and 3 are there; 4 in the place of 5"),
         ("F6_E2M3:5x7", "takes 27 bytes, and 3 are there; 24 bytes are missing"),
-        ("F4:2x1:2", "takes 1 bytes"),
+        ("F4:2x1:2", "takes 1 byte, "),
         ("F4:4294967296x4294967296", "more than 2^64 bytes"),
         ("F4:4294967295x4294967296", "bytes are missing"),
     ] {

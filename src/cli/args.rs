@@ -156,7 +156,9 @@ pub(super) struct InputArgs {
 pub(super) struct ReadingArgs {
     /// All dumps are raw files, whatever they are called: each is one tensor, samples of this type and
     /// shape without a header, after OFFSET bytes that are skipped. DTYPE as safetensors, PyTorch or
-    /// NumPy call it: f32, bf16, uint8, '<i4'; f32be for the other byte order. SHAPE: 10x512x512; one
+    /// NumPy call it: f32, bf16, uint8, '<i4'; f32be for the other byte order. f4 and i4 are NumPy's, of 4
+    /// bytes, as f2, f8, i1, i2, u1, u2, u4 and c8 are; F4 is the float of 4 bits; i8 and u8 have 8 bits, and
+    /// NumPy's are '<i8' and '<u8'. c64 wants --complex. SHAPE: 10x512x512; one
     /// axis may be ?, which is then what the file's size makes of it. A file with more or fewer bytes is
     /// refused. Of a folder all files are meant.
     #[arg(long, value_name = "DTYPE:SHAPE[:OFFSET]", value_parser = raw)]
