@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::inputs::expand;
+use super::inputs::{expand, noting};
 use super::progress::Progress;
-use super::signals;
+use super::{Verbosity, signals};
 use crate::back::{Looking, Output};
 use crate::error::{Error, shown_path};
 use crate::source::{DumpFiles, View};
@@ -56,11 +56,15 @@ impl BackArgs {
 }
 
 /// The dump of a run: the files that are given, or that it names, read as the run read them.
-pub(super) fn dump(output: &Output, given: &[PathBuf]) -> Result<View<DumpFiles>, Error> {
+pub(super) fn dump(
+    output: &Output,
+    given: &[PathBuf],
+    verbosity: Verbosity,
+) -> Result<View<DumpFiles>, Error> {
     let (recorded, named) = output.recorded()?;
     let files = match given {
         [] => named.into_iter().map(PathBuf::from).collect(),
-        given => expand(given, &recorded.reading).map_err(Error::of_all)?,
+        given => expand(given, &recorded.reading, &mut noting(verbosity)).map_err(Error::of_all)?,
     };
     Ok(View::new(DumpFiles::open_as(&files, &recorded.reading)?, recorded.layout))
 }

@@ -22,7 +22,7 @@ use crate::sink::{FilesSink, Sink, StreamSink};
 use crate::source::Source as _;
 
 pub(super) fn run(args: &ConvertArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let mut work = Work::of(&args.images)?;
+    let mut work = Work::of(&args.images, verbosity)?;
     if let Some(bytes) = args.max_memory {
         // Half of it is the workers'.
         let left = bytes.saturating_sub(Options::LEAST_MEMORY + work.source.source().memory());

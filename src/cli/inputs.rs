@@ -6,28 +6,48 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::args::ReadingArgs;
-use crate::error::{Error, shown};
-use crate::source::{DumpFiles, Reading, View, files_of_index};
+use super::{Verbosity, say};
+use crate::error::{Error, counted, shown, shown_path};
+use crate::source::{DumpFiles, Reading, View, files_of_index, is_torchs};
 use crate::tensor::Glob;
 
 /// Longest list that is read.
 const LONGEST: u64 = 1 << 30;
-/// What files in folders are taken. (`.bin` is the name of many things.)
+/// What files in folders are taken.
 const EXTENSIONS: [&str; 5] = ["safetensors", "npy", "npz", "pt", "pth"];
+/// The name of many things: in folders those files are taken that begin as torch's do.
+const MAYBE: &str = "bin";
 
 /// Opens all that is meant.
-pub(super) fn open(typed: &[PathBuf], args: &ReadingArgs) -> Result<View<DumpFiles>, Error> {
+pub(super) fn open(
+    typed: &[PathBuf],
+    args: &ReadingArgs,
+    verbosity: Verbosity,
+) -> Result<View<DumpFiles>, Error> {
     let (layout, reading) = (args.layout()?, args.reading());
-    let files = expand(typed, &reading).map_err(Error::of_all)?;
+    let files = expand(typed, &reading, &mut noting(verbosity)).map_err(Error::of_all)?;
     Ok(View::new(DumpFiles::open_as(&files, &reading)?, layout))
 }
 
+/// Says what is to be noted.
+pub(super) fn noting(verbosity: Verbosity) -> impl FnMut(String) {
+    move |note| {
+        if verbosity > Verbosity::Quiet {
+            say(&format!("tensortiff: note: {note}"));
+        }
+    }
+}
+
 /// The files that are meant, in the order in which they were typed; those of a folder or pattern by
-/// their names. What is wrong with each is told.
-pub(super) fn expand(typed: &[PathBuf], reading: &Reading) -> Result<Vec<PathBuf>, Vec<Error>> {
+/// their names. What is wrong with each is told, and what is left out noted.
+pub(super) fn expand(
+    typed: &[PathBuf],
+    reading: &Reading,
+    note: &mut dyn FnMut(String),
+) -> Result<Vec<PathBuf>, Vec<Error>> {
     let (mut files, mut bad) = (Vec::new(), Vec::new());
     for path in typed {
-        match one(path, reading) {
+        match one(path, reading, note) {
             Ok(found) => files.extend(found),
             Err(error) => bad.push(error),
         }
@@ -41,7 +61,11 @@ pub(super) fn expand(typed: &[PathBuf], reading: &Reading) -> Result<Vec<PathBuf
     }
 }
 
-fn one(path: &Path, reading: &Reading) -> Result<Vec<PathBuf>, Error> {
+fn one(
+    path: &Path,
+    reading: &Reading,
+    note: &mut dyn FnMut(String),
+) -> Result<Vec<PathBuf>, Error> {
     let text = path.to_str().unwrap_or_default();
     if text == "-" {
         let mut list = String::new();
@@ -50,7 +74,7 @@ fn one(path: &Path, reading: &Reading) -> Result<Vec<PathBuf>, Error> {
         return Ok(lines(&list));
     }
     if fs::symlink_metadata(path).is_ok() {
-        return if path.is_dir() { folder(path, reading) } else { Ok(vec![path.to_owned()]) };
+        return if path.is_dir() { folder(path, reading, note) } else { Ok(vec![path.to_owned()]) };
     }
     if let Some(list) = text.strip_prefix('@') {
         let failed = |source| Error::Open { path: list.into(), source };
@@ -72,7 +96,11 @@ fn lines(list: &str) -> Vec<PathBuf> {
     list.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect()
 }
 
-fn folder(path: &Path, reading: &Reading) -> Result<Vec<PathBuf>, Error> {
+fn folder(
+    path: &Path,
+    reading: &Reading,
+    note: &mut dyn FnMut(String),
+) -> Result<Vec<PathBuf>, Error> {
     let mut found = walk(path, &|_| true)?;
     // Raw files are called anything: one that does not fit is told, and none is left out in silence.
     if reading.raw.is_some() {
@@ -86,15 +114,34 @@ fn folder(path: &Path, reading: &Reading) -> Result<Vec<PathBuf>, Error> {
             parts.extend(files);
         }
     }
+    let mut left_out: Vec<PathBuf> = Vec::new();
     let is_dump = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let known = |of: &str| EXTENSIONS.iter().any(|known| of.eq_ignore_ascii_case(known));
+        if extension.is_some_and(|of| of.eq_ignore_ascii_case(MAYBE)) && !is_torchs(path) {
+            left_out.push(path.clone());
+            return false;
+        }
+        let known = |of: &str| known(of) || of.eq_ignore_ascii_case(MAYBE);
         indices.contains(path) || (extension.is_some_and(known) && !parts.contains(path))
     };
     found.retain(is_dump);
+    let left_out = left_out.first().map(|first| {
+        let more = left_out.len() as u64 - 1;
+        let more = if more > 0 { format!(" and {}", counted(more, "more file")) } else { String::new() };
+        format!(
+            "{}{more}: left out, as torch.save did not write it (--raw takes samples without a header)",
+            shown_path(first)
+        )
+    });
     if found.is_empty() {
-        return Err(none(path, "no .safetensors, .npy, .npz or .pt file is in it"));
+        let left_out = left_out.map_or(String::new(), |left_out| format!("; {left_out}"));
+        return Err(none(
+            path,
+            &format!("no .safetensors, .npy, .npz or .pt file is in it{left_out}"),
+        ));
     }
+    left_out.into_iter().for_each(note);
     Ok(found)
 }
 
@@ -176,7 +223,7 @@ mod tests {
 
     fn names(typed: &[&str]) -> Result<Vec<String>, String> {
         let typed: Vec<PathBuf> = typed.iter().map(PathBuf::from).collect();
-        match expand(&typed, &Reading::default()) {
+        match expand(&typed, &Reading::default(), &mut |_| ()) {
             Ok(found) => Ok(found.iter().map(|path| path.to_str().unwrap().to_owned()).collect()),
             Err(bad) => Err(Error::of_all(bad).to_string()),
         }
@@ -219,9 +266,9 @@ mod tests {
         fs::write(at("[x].npy"), "").unwrap();
         assert_eq!(names(&[&at("[x].npy")]), all(&["[x].npy"]));
         let raw = Reading { raw: Some("u8:?".parse().unwrap()), ..Reading::default() };
-        let found = expand(&[at("sub").into()], &raw).unwrap();
+        let found = expand(&[at("sub").into()], &raw, &mut |_| ()).unwrap();
         assert_eq!(found, [PathBuf::from(at("sub/c.NPY")), at("sub/g.txt").into()]);
-        let told = expand(&[at("empty").into()], &raw).unwrap_err()[0].to_string();
+        let told = expand(&[at("empty").into()], &raw, &mut |_| ()).unwrap_err()[0].to_string();
         assert!(told.contains("no file is in it"), "{told}");
         let list = at("list.txt");
         fs::write(&list, "\u{feff}one.npy\r\n\ntwo *.npy\n-\n").unwrap();
@@ -233,7 +280,8 @@ mod tests {
             // A name that is no text is a name, and a link to nothing is told when it is opened.
             let odd = Path::new(&root).join(std::ffi::OsStr::from_bytes(b"empty/\xff.npy"));
             std::fs::write(&odd, "").unwrap();
-            let found = expand(&[at("empty/*.npy").into()], &Reading::default()).unwrap();
+            let (pattern, reading) = (at("empty/*.npy").into(), Reading::default());
+            let found = expand(&[pattern], &reading, &mut |_| ()).unwrap();
             assert_eq!(found, std::slice::from_ref(&odd));
             fs::remove_file(odd).unwrap();
             std::os::unix::fs::symlink("nowhere", at("empty/gone.pt")).unwrap();
@@ -250,6 +298,37 @@ mod tests {
             "[",
         ] {
             assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+
+    #[test]
+    fn of_files_of_any_kind_those_that_torch_wrote_are_taken_and_the_others_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, bytes) in [
+            ("model.bin", &b"PK\x03\x04"[..]),
+            ("old.BIN", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
+            ("raw.bin", &[0; 64]),
+            ("sub/raw.bin", b""),
+        ] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), bytes).unwrap();
+        }
+        let mut notes = Vec::new();
+        let found = expand(&[root.into()], &Reading::default(), &mut |note| notes.push(note));
+        assert_eq!(found.unwrap(), [at("model.bin"), at("old.BIN")]);
+        let told = "raw.bin and 1 more file: left out, as torch.save did not write it";
+        assert!(notes.len() == 1 && notes[0].contains(told), "{notes:?}");
+        // What is named or meant by a pattern is opened, and so told.
+        assert_eq!(names(&[&format!("{root}/r*.bin")]).unwrap().len(), 1);
+        let none = names(&[&format!("{root}/sub")]).unwrap_err();
+        assert!(none.contains("no .safetensors") && none.contains("raw.bin: left out"), "{none}");
+        assert_eq!(none.lines().count(), 1, "{none}");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("nowhere", at("sub/gone.bin")).unwrap();
+            assert_eq!(names(&[&format!("{root}/sub")]).unwrap().len(), 1);
         }
     }
 

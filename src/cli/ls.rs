@@ -53,7 +53,7 @@ impl Serialize for Skip {
 }
 
 pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let source = open(&args.input.dumps, &args.input.reading)?;
+    let source = open(&args.input.dumps, &args.input.reading, verbosity)?;
     let selection = args.input.selection.selection();
     let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);

@@ -63,7 +63,7 @@ struct Against {
 pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     let output = args.back.output("restore")?;
     // Whatever is wrong with it is told before any work.
-    let source = args.against.as_ref().map(|given| dump(&output, given)).transpose()?;
+    let source = args.against.as_ref().map(|given| dump(&output, given, verbosity)).transpose()?;
     let progress = Arc::new(Progress::new(verbosity));
     let looking = args.back.looking(&progress)?;
     let only = args.source.as_deref();

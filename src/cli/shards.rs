@@ -92,7 +92,7 @@ fn told(variable: &dyn Fn(&str) -> Option<String>) -> Result<(u64, String), Erro
 }
 
 pub(super) fn plan(args: &PlanArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let work = Work::of(&args.images)?;
+    let work = Work::of(&args.images, verbosity)?;
     if work.plan.is_some() {
         let problem = "a plan cannot be planned again; give its dumps and options".to_owned();
         return Err(Error::Usage(problem).into());

@@ -38,7 +38,7 @@ struct Line<'a> {
 
 pub(super) fn run(args: &StatsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     let percents = percents(&args.percentiles)?;
-    let source = open(&args.input.dumps, &args.input.reading)?;
+    let source = open(&args.input.dumps, &args.input.reading, verbosity)?;
     let progress = Arc::new(Progress::new(verbosity));
     let options = Options {
         selection: args.input.selection.selection(),

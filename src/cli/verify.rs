@@ -67,8 +67,12 @@ pub(super) fn run(args: &VerifyArgs, verbosity: Verbosity) -> anyhow::Result<End
     };
     let progress = Arc::new(Progress::new(verbosity));
     let looking = args.back.looking(&progress)?;
+    // Of one output alone: see above.
+    let given = args.against.as_ref().zip(outputs.first());
+    let source = given.map(|(given, output)| dump(output, given, verbosity)).transpose()?;
+    let source = source.as_ref().map(|source| -> &dyn Source { source });
     let printer = Mutex::new(Printer::new(args.json));
-    let outcome = verify_all(args, &outputs, &looking, &|difference| {
+    let outcome = verify_all(source, &outputs, &looking, &|difference| {
         let mut printer = printer.lock().unwrap_or_else(PoisonError::into_inner);
         progress.aside(|| printer.print(&difference));
         // Nobody listens any more.
@@ -97,15 +101,13 @@ pub(super) fn run(args: &VerifyArgs, verbosity: Verbosity) -> anyhow::Result<End
 type Told = (Sums, Vec<(String, Error)>);
 
 fn verify_all(
-    args: &VerifyArgs,
+    source: Option<&dyn Source>,
     outputs: &[Output],
     looking: &Looking,
     tell: &(dyn Fn(Difference) + Sync),
 ) -> Result<Told, Error> {
     let (mut sums, mut failures) = (Sums::default(), Vec::new());
     for output in outputs {
-        let source = args.against.as_ref().map(|given| dump(output, given)).transpose()?;
-        let source = source.as_ref().map(|source| -> &dyn Source { source });
         let verified = verify(output, source, looking, tell)?;
         let Verified { images, failed, existed, hashed, bytes, .. } = verified;
         let Verified { compared, differences, failures: more, .. } = verified;

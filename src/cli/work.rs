@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Verbosity;
 use super::args::ImagesArgs;
-use super::inputs::expand;
+use super::inputs::{expand, noting};
 use crate::convert::{Options, Planned, Recorded, unsupported};
 use crate::error::{Error, shown_path};
 use crate::plan::{Naming, Stack};
@@ -27,10 +28,10 @@ pub(super) struct Work {
 
 impl Work {
     /// What was typed.
-    pub(super) fn of(args: &ImagesArgs) -> Result<Work, Error> {
+    pub(super) fn of(args: &ImagesArgs, verbosity: Verbosity) -> Result<Work, Error> {
         let dumps = &args.input.dumps;
         match dumps.iter().find(|path| is_plan(path)) {
-            None => Work::typed(args),
+            None => Work::typed(args, verbosity),
             Some(plan) if dumps.len() > 1 => Err(Error::Usage(format!(
                 "{}: a plan names its dumps, and is given alone",
                 shown_path(plan)
@@ -47,7 +48,7 @@ impl Work {
         }
     }
 
-    fn typed(args: &ImagesArgs) -> Result<Work, Error> {
+    fn typed(args: &ImagesArgs, verbosity: Verbosity) -> Result<Work, Error> {
         let (rule, scope) = args.norm.text().read().map_err(Error::Usage)?;
         let encoding = args.encoding.text().read().map_err(Error::Usage)?;
         let stack = args.stack.as_deref().map(str::parse::<Stack>).transpose();
@@ -57,7 +58,7 @@ impl Work {
         let layout = args.input.reading.layout()?;
         // Whatever is wrong with the inputs is told at once.
         let reading = args.input.reading.reading();
-        let (source, mut bad) = match expand(&args.input.dumps, &reading) {
+        let (source, mut bad) = match expand(&args.input.dumps, &reading, &mut noting(verbosity)) {
             Ok(files) => DumpFiles::open_those_that_can_be(&files, &reading),
             Err(bad) => (DumpFiles::open::<&str>(&[])?, bad),
         };

@@ -37,6 +37,8 @@ pub(crate) use index::files as files_of_index;
 pub use memory::MemorySource;
 pub use raw::Raw;
 pub use reading::{Complex, NpyV2, Reading};
+#[cfg(feature = "cli")]
+pub(crate) use torch::is_torchs;
 pub use view::{Layout, View};
 pub(crate) use written::safetensors_header;
 

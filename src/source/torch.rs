@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::rc::Rc;
+#[cfg(feature = "cli")]
+use std::{fs, path::Path};
 
 use super::formats::{Problem, header_bytes};
 use super::header::Tensor;
@@ -30,17 +32,42 @@ const MOST_AXES: usize = 64;
 /// What files that `torch.save` wrote before version 1.6 begin with, behind the pickle's protocol.
 const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
+/// Whether a file that begins so was written by `torch.save`, or is a ZIP archive of something else, which is
+/// refused as one.
+fn begins_as_torchs(begin: &[u8]) -> bool {
+    begin.starts_with(b"PK") || is_legacy(begin)
+}
+
+fn is_legacy(begin: &[u8]) -> bool {
+    begin.windows(LEGACY.len()).any(|window| window == LEGACY)
+}
+
+/// Bytes by which a file is known.
+const BEGIN: usize = 32;
+
+/// Whether a file is to be read as one of `torch.save`: one that cannot be looked at is, so that it is told.
+#[cfg(feature = "cli")]
+pub(crate) fn is_torchs(path: &Path) -> bool {
+    // Opening a pipe waits for a writer.
+    if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return true;
+    }
+    let mut begin = [0; BEGIN];
+    let read = File::open(path).and_then(|file| super::pread::fill(&file, 0, &mut begin));
+    read.map_or(true, |read| begins_as_torchs(&begin[..read]))
+}
+
 /// The tensors of a file of `len` bytes; one that is not in a dictionary or list is called `name`.
 pub(super) fn read(file: &File, len: u64, name: &str) -> Result<Vec<Tensor>, Problem> {
-    let mut begin = [0; 32];
+    let mut begin = [0; BEGIN];
     let read = super::pread::fill(file, 0, &mut begin)?;
-    if begin[..read].windows(LEGACY.len()).any(|window| window == LEGACY) {
+    if is_legacy(&begin[..read]) {
         let problem = "it is of torch.save's old format, of before version 1.6; python -c 'import torch; \
                        torch.save(torch.load(\"old.pt\", map_location=\"cpu\", weights_only=True), \
                        \"new.pt\")' makes a new one of it";
         return Err(Problem::Unread(problem.to_owned()));
     }
-    if !begin.starts_with(b"PK") {
+    if !begins_as_torchs(&begin[..read]) {
         return Err("it does not begin as files of torch.save do".to_owned().into());
     }
     let members = zip::members(file, len)?;

@@ -38,7 +38,10 @@ use scratch::Scratch;
 const LONGEST_SETTLING: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &BenchArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
-    let files = if args.dumps.is_empty() { None } else { Some(open(&args.dumps, &args.reading)?) };
+    let files = match args.dumps.is_empty() {
+        true => None,
+        false => Some(open(&args.dumps, &args.reading, verbosity)?),
+    };
     let options = options(args);
     if files.is_none() && options.selection != Selection::default() {
         let problem = "a selection is of a DUMP, and there is none: of made data all is measured";
