@@ -47,6 +47,8 @@ pub use asked::Recorded;
 pub use doubt::VerifySample;
 use headers::{header, most_of_file, note_of_large, subject, too_large};
 pub(crate) use listed::Listed;
+#[cfg(feature = "cli")]
+pub(crate) use planned::check_channels;
 use planned::planned;
 #[cfg(feature = "cli")]
 pub(crate) use planned::unsupported;

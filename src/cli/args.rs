@@ -247,7 +247,7 @@ pub(super) struct SelectionArgs {
     #[arg(short = 'T', long, value_name = "RE")]
     tensor_regex: Option<String>,
 
-    /// Take only index K of the third axis from the end: one channel of C×H×W.
+    /// Take only index K of the third axis from the end: one channel of C×H×W. With --reduce of C there is none.
     #[arg(long, value_name = "K")]
     channel: Option<u64>,
 
@@ -313,7 +313,8 @@ pub(super) struct NormArgs {
     #[arg(long, value_name = "P,Q", allow_hyphen_values = true)]
     clip: Option<String>,
 
-    /// What becomes 0 and 1 with --norm fixed.
+    /// What becomes 0 and 1 with --norm fixed. 32-bit floats have to tell them apart, unless all tensors are
+    /// F64 or integers of 32 or 64 bits.
     #[arg(long, value_name = "LO,HI", allow_hyphen_values = true)]
     range: Option<String>,
 

@@ -103,7 +103,23 @@ impl Plan {
         naming: &Naming,
         stack: Stack,
     ) -> Result<Plan, Error> {
-        Plan::named(dumps, tensors, (unsupported, selection), naming, stack, false)
+        let plan =
+            Plan::named(dumps, tensors, (unsupported, selection), naming, stack, Index::None)?;
+        plan.distinct(dumps, tensors, naming)
+    }
+
+    /// The same as [`new`](Plan::new) where no image is written: names may be the same, and not be files'.
+    ///
+    /// # Errors
+    /// The same, but for names.
+    pub fn unnamed(
+        dumps: &[Dump],
+        tensors: &[TensorInfo],
+        unsupported: &[Unsupported],
+        selection: &Selection,
+    ) -> Result<Plan, Error> {
+        let (naming, stack) = (Naming::default(), Stack::None);
+        Plan::named(dumps, tensors, (unsupported, selection), &naming, stack, Index::None)
     }
 
     /// The same as [`new`](Plan::new); an image without an index is called by the index 0, so that `{index}`
@@ -118,7 +134,9 @@ impl Plan {
         selection: &Selection,
         naming: &Naming,
     ) -> Result<Plan, Error> {
-        Plan::named(dumps, tensors, (unsupported, selection), naming, Stack::None, true)
+        let (stack, single) = (Stack::None, Index::Zero);
+        let plan = Plan::named(dumps, tensors, (unsupported, selection), naming, stack, single)?;
+        plan.distinct(dumps, tensors, naming)
     }
 
     fn named(
@@ -127,7 +145,7 @@ impl Plan {
         (unsupported, selection): (&[Unsupported], &Selection),
         naming: &Naming,
         stack: Stack,
-        keyed: bool,
+        single: Index,
     ) -> Result<Plan, Error> {
         let selected = Selected::new(dumps, tensors, unsupported, selection)?;
         let naming = &stack.usual(naming);
@@ -142,8 +160,7 @@ impl Plan {
                     let values = fields.map_or_else(Vec::new, |fields| fields.values(&tensor.name));
                     let index = match row.is_indexed() && stack == Stack::None {
                         true => Index::Own,
-                        false if keyed => Index::Zero,
-                        false => Index::None,
+                        false => single,
                     };
                     template.pattern(stem, &tensor.name, &values, index)
                 };
@@ -155,22 +172,31 @@ impl Plan {
                 Names::List(checked_list(list, files, of)?)
             }
         };
-        let plan = Plan { selected, names, stack, cut: None };
-        plan.check_names(dumps, tensors)?;
-        plan.check_one_stack(tensors)?;
-        if stack == Stack::All {
-            return Ok(plan);
+        Ok(Plan { selected, names, stack, cut: None })
+    }
+
+    /// It, if each of its files can have its name.
+    fn distinct(
+        self,
+        dumps: &[Dump],
+        tensors: &[TensorInfo],
+        naming: &Naming,
+    ) -> Result<Plan, Error> {
+        self.check_names(dumps, tensors)?;
+        self.check_one_stack(tensors)?;
+        if self.stack == Stack::All {
+            return Ok(self);
         }
-        if let Some(clash) = distinct::clash(&plan) {
-            let label = |(row, index): (usize, u64)| plan.label(dumps, tensors, row, index);
+        if let Some(clash) = distinct::clash(&self) {
+            let label = |(row, index): (usize, u64)| self.label(dumps, tensors, row, index);
             return Err(Error::Collision {
                 one: label(clash.one),
                 other: label(clash.other),
-                hint: plan.hint(tensors, naming, &clash),
+                hint: self.hint(tensors, &self.stack.usual(naming), &clash),
                 name: clash.name,
             });
         }
-        Ok(plan)
+        Ok(self)
     }
 
     /// The tensors that give images, in the order of the source.
@@ -306,7 +332,7 @@ impl Plan {
             true => "; use {index} in --name",
             false if !template.contains("{tensor}") => "; use {tensor} in --name",
             false if tensors[one].name == tensors[other].name => {
-                "; the source has two tensors of this name"
+                "; the source has two tensors of this name; --names-from gives every image a name"
             }
             false => {
                 "; names that differ in case only meet on some disks; leave one out with \

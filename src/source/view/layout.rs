@@ -159,6 +159,13 @@ impl Layout {
         patterns.into_iter().find(|(_, glob)| !fits(glob)).map(|(pattern, _)| pattern.as_str())
     }
 
+    /// The axis along which samples are combined, and how that was typed.
+    pub(crate) fn reduced(&self) -> Option<(char, String)> {
+        let (letter, _) = self.reduce?;
+        let mut texts = self.texts();
+        Some((letter, format!("--reduce {}", texts.remove("reduce")?.concat())))
+    }
+
     /// The letters of a tensor of this name; `None` where none were said.
     pub(super) fn letters_of(&self, name: &str) -> Option<&[char]> {
         let matches = |lettered: &&Lettered| {
