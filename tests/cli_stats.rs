@@ -87,6 +87,53 @@ fn every_device_prints_the_same() {
     }
 }
 
+/// Nothing is written, and so nothing collides; what gives no image is noted as `convert` notes it.
+#[test]
+fn what_has_no_numbers_is_told_and_names_may_be_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(dir.path().join("sub")).unwrap();
+    for name in ["a.safetensors", "sub/a.safetensors"] {
+        let both =
+            [("t", "U8", &[2_u64, 2][..], 4), ("T", "U8", &[2, 2], 4), ("flat", "U8", &[3], 3)];
+        tool::dump(at(name).as_ref(), &both);
+    }
+    let dumps = [at("a.safetensors"), at("sub/a.safetensors")];
+    let (out, said) = ends_with(0, &["stats", &dumps[0], &dumps[1], "--csv"]);
+    assert_eq!(out.lines().count(), 1 + 4, "{out}");
+    assert_eq!(
+        said.matches("tensor flat skipped: 1-D: needs at least two axes").count(),
+        2,
+        "{said}"
+    );
+    let flat = ["stats", &dumps[0], "-t", "flat"];
+    let (out, said) = ends_with(0, &[&flat[..], &["--csv"]].concat());
+    assert!(out.starts_with("dump,tensor,index,") && out.lines().count() == 1, "{out}");
+    assert!(said.contains("a.safetensors: no images"), "{said}");
+    let (_, said) = ends_with(0, &[&flat[..], &["-q"]].concat());
+    assert_eq!(said, "");
+}
+
+/// JSON has no infinite numbers, and what there is none of is not what is infinite.
+#[test]
+fn json_has_every_number_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.safetensors");
+    tool::dump(&path, &[("t", "F64", &[2, 2], 32), ("u", "F32", &[1, 1], 4)]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() - 36;
+    for (place, x) in [1.7e308, -1.7e308, 1e308, -1e308_f64].into_iter().enumerate() {
+        bytes[at + 8 * place..at + 8 * place + 8].copy_from_slice(&x.to_le_bytes());
+    }
+    bytes[at + 32..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let (out, _) = ends_with(0, &["stats", path.to_str().unwrap(), "--json"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told[0]["std"], "inf", "{out}");
+    assert_eq!(told[1]["std"], Value::Null, "{out}");
+    assert_eq!(told[1]["percentiles"], serde_json::json!([null, null, null]), "{out}");
+}
+
 #[test]
 fn what_is_selected_is_what_is_looked_at() {
     let (out, _) = ends_with(0, &["stats", sample(), "-t", "*.3.hidden", "--by", "image", "--csv"]);

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::args::StatsArgs;
 use super::inputs::open;
@@ -24,16 +24,44 @@ struct Line<'a> {
     dtype: Option<&'static str>,
     images: u64,
     samples: u64,
+    #[serde(serialize_with = "number")]
     min: Option<f64>,
+    #[serde(serialize_with = "number")]
     max: Option<f64>,
+    #[serde(serialize_with = "number")]
     mean: Option<f64>,
+    #[serde(serialize_with = "number")]
     std: Option<f64>,
-    percentiles: Vec<f64>,
+    /// As many as were asked for.
+    #[serde(serialize_with = "numbers")]
+    percentiles: Vec<Option<f64>>,
     zeros: u64,
     nan: u64,
     pos_inf: u64,
     neg_inf: u64,
     constant_images: u64,
+}
+
+/// A number for JSON, which has no infinite ones: those are texts, as CSV has them. Samples may be so far
+/// apart that their deviation is none.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn number<S: Serializer>(x: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match x {
+        Some(x) if !x.is_finite() => serializer.collect_str(x),
+        x => x.serialize(serializer),
+    }
+}
+
+fn numbers<S: Serializer>(all: &[Option<f64>], serializer: S) -> Result<S::Ok, S::Error> {
+    struct Number(Option<f64>);
+
+    impl Serialize for Number {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            number(&self.0, serializer)
+        }
+    }
+
+    serializer.collect_seq(all.iter().map(|x| Number(*x)))
 }
 
 pub(super) fn run(args: &StatsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
@@ -53,7 +81,7 @@ pub(super) fn run(args: &StatsArgs, verbosity: Verbosity) -> anyhow::Result<Endi
     let mut printer = Printer { args, percents: &percents, rows: Vec::new(), lines: 0 };
     let mut failed = None;
     let told = stats(&source, &options, &percents, &mut |found| {
-        let line = line(&source, found);
+        let line = line(&source, found, percents.len());
         printer.line(&mut out, &line).map_err(|error| {
             failed = Some(error);
             Error::Interrupted
@@ -84,7 +112,7 @@ fn percents(text: &str) -> Result<Vec<f64>, Error> {
     if fine { Ok(all) } else { Err(wrong()) }
 }
 
-fn line(source: &dyn Source, found: ScopeStats) -> Line<'_> {
+fn line(source: &dyn Source, found: ScopeStats, percents: usize) -> Line<'_> {
     let info = found.tensor.map(|tensor| &source.tensors()[tensor]);
     let extent = found.extent;
     let finite = |x: f64| extent.has_finite().then_some(x);
@@ -99,7 +127,7 @@ fn line(source: &dyn Source, found: ScopeStats) -> Line<'_> {
         max: finite(extent.max),
         mean: found.moments.map(|moments| moments.mean),
         std: found.moments.map(|moments| moments.std),
-        percentiles: found.percentiles,
+        percentiles: (0..percents).map(|at| found.percentiles.get(at).copied()).collect(),
         zeros: found.zeros,
         nan: extent.nan,
         pos_inf: extent.pos_inf,
@@ -144,6 +172,12 @@ impl Printer<'_> {
         if self.args.json {
             return out.write_all(if self.lines == 0 { b"[]\n" } else { b"\n]\n" });
         }
+        if self.args.csv && self.lines == 0 {
+            // A table of no lines is one.
+            let mut csv = csv::Writer::from_writer(out);
+            csv.write_record(self.names())?;
+            return csv.flush();
+        }
         self.table(out)
     }
 
@@ -167,8 +201,7 @@ impl Printer<'_> {
             line.samples.to_string(),
         ];
         fields.extend([line.min, line.max, line.mean, line.std].map(maybe));
-        let percentile = |at| maybe(line.percentiles.get(at).copied());
-        fields.extend((0..self.percents.len()).map(percentile));
+        fields.extend(line.percentiles.iter().copied().map(maybe));
         let counts = [line.zeros, line.nan, line.pos_inf, line.neg_inf, line.constant_images];
         fields.extend(counts.map(|count| count.to_string()));
         fields

@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::planned::planned_to_be_read;
 use super::ranges::{Reading, stretches};
 use super::recorder::Begun;
 use super::run::Run;
-use super::{Options, cpu, planned, workers};
+use super::{Options, cpu, workers};
 use crate::backend::choose::{Devices, Opened};
 use crate::backend::cpu::gather::{Gathered, Wanted};
 use crate::backend::cpu::survey::{Lookers, Stretch, Surveyed, survey};
@@ -44,7 +45,7 @@ pub struct ScopeStats {
 }
 
 /// Looks at all samples of the selected images and tells what they are like, scope by scope in the
-/// order of the plan. Of `options` the selection, the scope, the devices, the number of threads, the
+/// order of the plan. Nothing is written, so that images may have the same names. Of `options` the selection, the scope, the devices, the number of threads, the
 /// memory, the watch and the cancelling count; `percents` are from 0 to 100 and ascend. Memory does not
 /// grow with the number of images.
 ///
@@ -66,7 +67,7 @@ pub fn stats(
     if !percents.is_sorted() {
         return Err(Error::Usage("percentiles: in ascending order".to_owned()));
     }
-    let plan = planned(source, options)?;
+    let plan = planned_to_be_read(source, options)?;
     let cpu = cpu(source, &plan, options)?;
     // The types decide how a scope is computed, and not a rule.
     let rule = Rule::default();
@@ -78,6 +79,7 @@ pub fn stats(
     let others = opened.backends.iter().map(|backend| -> &dyn Backend { &**backend });
     let lookers = Lookers::new(&cpu, options.devices.use_cpu(), others);
     let run = Run::new(source, &NullSink, &options, &plan, cpu.pullers(), Begun::empty());
+    run.note_skipped();
     opened.problems().for_each(|problem| run.note(problem.to_owned()));
     let scopes = Scopes::new(options.scope, plan.rows());
     let count = scopes.as_ref().map_or(plan.images(), |scopes| scopes.count() as u64);
