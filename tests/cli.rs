@@ -867,3 +867,48 @@ fn the_first_image_that_fails_may_end_the_run() {
     let (_, told) = ends_with(0, &["convert", sample(), "-o", &out, "--resume"]);
     assert!(told.contains(&format!("; {made} were there already")), "{told}");
 }
+
+/// A name may hold what stands for a number.
+#[test]
+fn what_is_folded_is_told_from_what_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.safetensors");
+    let of = |name| (name, "U8", &[1_u64, 1][..], 1);
+    dump(&path, &[of("l.0.a"), of("l.#.a"), of("l.12.a"), of("l.#.b")]);
+    let (out, _) = ends_with(0, &["ls", "--fold", path.to_str().unwrap()]);
+    let names: Vec<&str> =
+        out.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
+    assert_eq!(names, ["l.#.a (2 tensors)", "l.#.a", "l.#.b"], "{out}");
+}
+
+/// That it is complex says what helps.
+#[test]
+fn a_list_says_what_makes_numbers_of_complex_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.safetensors");
+    dump(&path, &[("c", "C64", &[1, 1], 8)]);
+    let (out, _) = ends_with(0, &["ls", path.to_str().unwrap()]);
+    assert!(out.contains("this dtype is not converted without --complex"), "{out}");
+}
+
+/// What torch wrote is taken by what it is, and of other files of that name it is told.
+#[test]
+fn folders_hold_torchs_files_of_any_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/torch/state_dict.pt");
+    std::fs::copy(golden, dir.path().join("model.bin")).unwrap();
+    std::fs::write(dir.path().join("raw.bin"), [0; 64]).unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let (out, said) = ends_with(0, &["ls", folder]);
+    assert!(out.lines().count() > 1, "{out}");
+    assert!(said.contains("raw.bin: left out, as torch.save did not write it (--raw "), "{said}");
+    let (_, said) = ends_with(0, &["ls", "-q", folder]);
+    assert_eq!(said, "");
+    let legacy = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/torch/legacy.pt");
+    std::fs::copy(legacy, dir.path().join("old.bin")).unwrap();
+    let (_, said) = ends_with(1, &["ls", folder]);
+    assert!(
+        said.contains("old.bin: this torch file is not read: it is of torch.save's old"),
+        "{said}"
+    );
+}

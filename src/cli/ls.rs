@@ -10,7 +10,9 @@ use super::args::LsArgs;
 use super::convert::bytes;
 use super::inputs::open;
 use super::{Ending, Verbosity, counted, results, say};
-use crate::error::escaped;
+use crate::convert::check_channels;
+use crate::error::{escaped, is_complex};
+use crate::normalize::Scope;
 use crate::plan::{Filter, Selected, SkipReason};
 use crate::source::Source;
 
@@ -33,14 +35,16 @@ struct Line<'s> {
 /// Why a tensor gives no images.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Skip {
-    Dtype,
+    /// Whether --complex makes numbers of it.
+    Dtype(bool),
     Reason(SkipReason),
 }
 
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Skip::Dtype => f.write_str("this dtype is not converted"),
+            Skip::Dtype(true) => f.write_str("this dtype is not converted without --complex"),
+            Skip::Dtype(false) => f.write_str("this dtype is not converted"),
             Skip::Reason(reason) => reason.fmt(f),
         }
     }
@@ -55,6 +59,7 @@ impl Serialize for Skip {
 pub(super) fn run(args: &LsArgs, verbosity: Verbosity) -> anyhow::Result<Ending> {
     let source = open(&args.input.dumps, &args.input.reading, verbosity)?;
     let selection = args.input.selection.selection();
+    check_channels(source.layout(), &selection, Scope::Image)?;
     let plan = Selected::new(source.dumps(), source.tensors(), source.unsupported(), &selection)?;
     let lines = lines(&source, &plan, &Filter::new(&selection)?);
     let (tensors, total) =
@@ -108,7 +113,7 @@ fn lines<'s>(source: &'s dyn Source, plan: &Selected, filter: &Filter) -> Vec<Li
         bytes: tensor.bytes,
         images: 0,
         tensors: None,
-        skipped: Some(Skip::Dtype),
+        skipped: Some(Skip::Dtype(is_complex(&tensor.dtype))),
     });
     lines.into_iter().map(|(_, line)| line).chain(unsupported).collect()
 }
@@ -118,7 +123,8 @@ fn fold(lines: Vec<Line<'_>>) -> Vec<Line<'_>> {
     let mut folded: Vec<Line<'_>> = Vec::new();
     let mut places = HashMap::new();
     for line in lines {
-        let name = without_numbers(&line.tensor);
+        // A digit for each number, as no other is left: a `#` that is in a name stays another.
+        let name = without_numbers(&line.tensor, '0');
         match places.entry((line.dump, name, line.dtype, line.shape, line.skipped)) {
             Entry::Vacant(place) => {
                 place.insert(folded.len());
@@ -126,7 +132,7 @@ fn fold(lines: Vec<Line<'_>>) -> Vec<Line<'_>> {
             }
             Entry::Occupied(place) => {
                 let first = &mut folded[*place.get()];
-                first.tensor = Cow::from(place.key().1.clone());
+                first.tensor = Cow::from(without_numbers(&line.tensor, '#'));
                 first.tensors = Some(first.tensors.unwrap_or(1) + 1);
                 first.images += line.images;
                 first.bytes = first.bytes.saturating_add(line.bytes);
@@ -136,14 +142,14 @@ fn fold(lines: Vec<Line<'_>>) -> Vec<Line<'_>> {
     folded
 }
 
-/// `#` for each number.
-fn without_numbers(name: &str) -> String {
+/// `mark` for each number.
+fn without_numbers(name: &str, mark: char) -> String {
     let mut folded = String::with_capacity(name.len());
     let mut in_number = false;
     for c in name.chars() {
         let is_digit = c.is_ascii_digit();
         if !(is_digit && in_number) {
-            folded.push(if is_digit { '#' } else { c });
+            folded.push(if is_digit { mark } else { c });
         }
         in_number = is_digit;
     }
