@@ -20,7 +20,7 @@ use tool::{ends_with, folder, sample};
 #[test]
 fn wrong_options_are_told_at_once() {
     let (_dir, out) = folder();
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 31] = [
         (&["--norm", "percentil"], "similar value exists: 'percentile'"),
         (&["--scope", "imgae"], "similar value exists: 'image'"),
         (&["--clip", "1,99"], "--clip goes with --norm percentile, and not with minmax"),
@@ -33,6 +33,24 @@ fn wrong_options_are_told_at_once() {
         (&["--norm", "none", "--scope", "dump"], "takes no range"),
         (&["--out-range", "0"], "as 0,255"),
         (&["--norm", "zscore", "--device", "llvmpipe"], "only the CPU does --norm zscore"),
+        // No other axis is taken for that of channels.
+        (
+            &["--reduce", "C=mean", "--channel", "1"],
+            "--channel 1: --reduce C=mean makes one of all",
+        ),
+        (&["--reduce", "C=std", "--scope", "channel"], "--reduce C=std makes one of all"),
+        (
+            &["--norm", "fixed", "--range", "1700000000,1700000020"],
+            "of F32 is computed, cannot tell them apart",
+        ),
+        (&["--norm", "fixed", "--range", "0,1e39"], "cannot tell them apart; --tensor"),
+        (&["--device", "cpuu"], "the nearest is cpu"),
+        (&["--compress", "defalte"], "the nearest is deflate"),
+        (&["--tile", "+16"], "a multiple of 16"),
+        (
+            &["--scope", "group", "--group-by", "{tensr}"],
+            "there are {stem}, {tensor}; the nearest is {tensor}",
+        ),
         // What fits no tensor is a slip: nothing is made by the defaults instead.
         (
             &["--layout", "encodr.**=NHWC"],
@@ -154,6 +172,36 @@ fn what_became_of_samples_is_in_the_summary() {
     assert!(said.contains("d/0.tif: 1 NaN and 0 infinite samples"), "{said}");
     let (_, lines) = manifest(out);
     assert_eq!(lines[0]["error"], "it has samples that are not finite");
+}
+
+/// A range that only f64 holds is one for what is computed in it, there and back.
+#[test]
+fn a_range_of_64_bits_is_for_types_of_64() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (dump, out) = (at("d.npy"), at("out"));
+    let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    let head = "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }";
+    bytes.extend(format!("{head:<117}\n").bytes());
+    let samples = [-5.0, 0.0, 5.0, 10.0, 20.0, 1e9].map(|x| 1_700_000_000.0 + x);
+    bytes.extend(samples.iter().flat_map(|x: &f64| x.to_le_bytes()));
+    fs::write(&dump, bytes).unwrap();
+    let range = ["--norm", "fixed", "--range", "1700000000,1700000020"];
+    ends_with(0, &[&["convert", &dump, "-o", &out], &range[..]].concat());
+    let file = fs::read(Path::new(&out).join("d/d.tif")).unwrap();
+    let pixels: Vec<f32> = file[file.len() - 24..]
+        .chunks_exact(4)
+        .map(|x| f32::from_le_bytes(x.try_into().unwrap()))
+        .collect();
+    assert_eq!(pixels, [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]);
+    let (_, lines) = manifest(&out);
+    assert_eq!([&lines[0]["lo"], &lines[0]["hi"]], [1_700_000_000.0, 1_700_000_020.0]);
+    ends_with(0, &["verify", &out, "--against"]);
+    let (_, said) = ends_with(0, &["restore", &out, "--against", "-o", &at("r.safetensors")]);
+    assert!(said.contains("4 samples are at its ends"), "{said}");
+    let (_, said) =
+        ends_with(1, &[&["convert", &dump, "-o", &at("g"), "-d", "gpu"], &range[..]].concat());
+    assert!(said.contains("computed in f64") || said.contains("no "), "{said}");
 }
 
 #[test]

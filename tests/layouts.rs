@@ -330,7 +330,9 @@ fn what_is_no_layout_is_told_with_what_is_due() {
         ("reduce", "C=maen", "the nearest is mean"),
         ("rows", "0", "1 or more"),
         ("rows", "many", "1 or more"),
-        ("flip", "z", "x or y"),
+        ("reduce", "C=avg", "the nearest is mean"),
+        ("reduce", "C=quantile", "absmean, l2, std"),
+        ("flip", "z", "there are x, from left to right, y, upside down, and xy"),
         ("turn", "", "no such option"),
     ];
     for (option, text, part) in cases {
@@ -389,9 +391,12 @@ fn tensors_that_do_not_fit_are_told() {
         let notes = report.notes.join("\n");
         assert!(report.images > 0 && notes.contains(part), "{options:?}: {notes}");
     }
-    for (indices, part) in
-        [("C=5", "has 5 there, 0 to 4 (shape [2, 5, 3, 3])"), ("C=-6", "has 5"), ("N=2:", "has 2")]
-    {
+    for (indices, part) in [
+        ("C=5", "=5: tensor t has 5 there, 0 to 4 (shape [2, 5, 3, 3])"),
+        ("C=-6", "has 5"),
+        ("N=2:", "=2:: nothing is selected; tensor t has 2 there"),
+        ("C=0:0", "=0:0: nothing is selected; tensor t has 5"),
+    ] {
         let error = run(&[("select", indices)], &[2, 5, 3, 3]).unwrap_err();
         let told = error.to_string();
         assert!(error.is_usage() && told.contains(part) && told.contains("tensor t"), "{told}");

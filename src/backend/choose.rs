@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Backend;
 use crate::error::Error;
 #[cfg(feature = "gpu")]
-use crate::error::shown;
+use crate::error::{nearest::near, shown};
 
 /// The devices of a run. Parses from what the command line takes: `auto`, or a list such as
 /// `cpu,gpu`, `1`, `cpu,llvmpipe`.
@@ -210,7 +210,13 @@ fn matching(device: &Device, adapters: &[super::gpu::AdapterInfo]) -> Result<Vec
         Device::Gpu => {
             format!("no hardware GPU adapter was found; software ones must be named ({there})")
         }
-        other => format!("no GPU adapter is meant by {}; {there}", shown(&format!("{other:?}"))),
+        other => {
+            let name = format!("{other:?}");
+            // Names of adapters are listed; these words are not.
+            let nearest = near(&name, ["auto", "cpu", "gpu"]);
+            let nearest = nearest.map_or(String::new(), |word| format!("; the nearest is {word}"));
+            format!("no GPU adapter is meant by {}; {there}{nearest}", shown(&name))
+        }
     })
 }
 
@@ -265,5 +271,8 @@ mod tests {
         assert!(problem(&Device::Gpu, &all[..1]).contains("software ones must be named"));
         assert!(problem(&Device::Gpu, &[]).contains("no GPU adapter was found"));
         assert!(problem(&Device::Index(3), &all).contains("Some Card 9000"));
+        let slip = problem(&Device::Named("cpuu".to_owned()), &all);
+        assert!(slip.ends_with("Some Chip; the nearest is cpu"), "{slip}");
+        assert!(!problem(&Device::Named("nvidia".to_owned()), &all).contains("nearest"));
     }
 }

@@ -3,6 +3,7 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::Verbosity;
@@ -13,6 +14,7 @@ use super::stats::By;
 use super::verify::VerifyArgs;
 use crate::EncodingText;
 use crate::backend::choose::Devices;
+use crate::error::nearest::is_near;
 use crate::normalize::RuleText;
 use crate::plan::{Pick, Sample, Selection};
 use crate::sink::Fsync;
@@ -837,10 +839,49 @@ fn devices(text: &str) -> Result<Devices, String> {
     text.parse().map_err(|error: crate::Error| error.to_string())
 }
 
+/// An error of clap's without a tip that is far from what was typed: other commands have other options.
+pub(super) fn without_far_tip(mut error: clap::Error) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.trim_start_matches('-').to_owned()),
+        _ => None,
+    };
+    if let (Some(typed), Some(tip)) =
+        (text(ContextKind::InvalidArg), text(ContextKind::SuggestedArg))
+        && !is_near(&typed, &tip)
+    {
+        error.remove(ContextKind::SuggestedArg);
+        error.remove(ContextKind::Usage); // It has the tip in it.
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn only_what_is_near_is_tipped() {
+        let told = |args: &[&str]| {
+            let args = ["tensortiff"].iter().chain(args);
+            without_far_tip(Args::try_parse_from(args).unwrap_err()).to_string()
+        };
+        for (args, tip) in [
+            (&["stats", "a.npy", "--scope", "tensor"][..], None),
+            (&["ls", "a.npy", "--name", "x.tif"], None),
+            (&["convert", "a.npy", "-o", "o", "--compres", "zstd"], Some("'--compress'")),
+            (&["ls", "a.npy", "--tensors", "x"], Some("'--tensor'")),
+        ] {
+            let told = told(args);
+            match tip {
+                None => assert!(
+                    !told.contains("similar argument") && told.lines().count() < 5,
+                    "{told}"
+                ),
+                Some(tip) => assert!(told.contains("similar") && told.contains(tip), "{told}"),
+            }
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

@@ -54,7 +54,7 @@ enum Ending {
 pub fn main() -> ExitCode {
     hush_drivers();
     signals::let_writes_fail();
-    let args = Args::parse();
+    let args = Args::try_parse().unwrap_or_else(|error| args::without_far_tip(error).exit());
     let result = match &args.command {
         Command::Convert(command) => convert::run(command, args.verbosity()),
         Command::Plan(command) => shards::plan(command, args.verbosity()),

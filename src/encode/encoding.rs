@@ -1,6 +1,9 @@
 //! What is asked for beyond the default profile.
 
+use std::str::FromStr;
+
 use super::strips::packed_rows;
+use crate::error::nearest::near;
 
 /// Whether files are BigTIFFs, whose offsets are 64 bits wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -270,7 +273,7 @@ fn tile(text: &str) -> Result<Option<u16>, String> {
     if text == "none" {
         return Ok(None);
     }
-    let side: Option<u16> = text.parse().ok();
+    let side: Option<u16> = number(text);
     match side.filter(|side| (TILE_STEP..=MOST_TILE).contains(side) && side % TILE_STEP == 0) {
         Some(side) => Ok(Some(side)),
         None => Err(format!(
@@ -291,14 +294,25 @@ fn compress(text: &str) -> Result<Compress, String> {
     };
     let Some((_, usual, most, of)) = CODECS.iter().find(|(known, ..)| *known == name) else {
         return Err(format!(
-            "--compress {text}: there are none, deflate, deflate:1 to deflate:12, zstd, zstd:1 to zstd:22"
+            "--compress {text}: there are none, deflate, deflate:1 to deflate:12, zstd, zstd:1 to \
+             zstd:22{}",
+            nearest(name, CODECS.iter().map(|(known, ..)| *known).chain(["none"]))
         ));
     };
-    let level = level.map_or(Some(*usual), |level| level.parse().ok());
+    let level = level.map_or(Some(*usual), number);
     match level.filter(|level| (1..=*most).contains(level)) {
         Some(level) => Ok(of(level)),
         None => Err(format!("--compress {text}: the levels of {name} are 1 to {most}")),
     }
+}
+
+fn nearest<'a>(text: &str, among: impl Iterator<Item = &'a str>) -> String {
+    near(text, among).map_or(String::new(), |word| format!("; the nearest is {word}"))
+}
+
+/// Digits as they are written back: no sign, and no zeros before them.
+fn number<T: FromStr + ToString>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|number: &T| number.to_string() == text)
 }
 
 fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> String {
@@ -315,7 +329,8 @@ fn named<T: Copy>(
         Some((_, value)) => Ok(Some(*value)),
         None => {
             let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            Err(format!("--{option} {text}: there are {}", all.join(", ")))
+            let nearest = nearest(text, all.iter().copied());
+            Err(format!("--{option} {text}: there are {}{nearest}", all.join(", ")))
         }
     }
 }
@@ -387,14 +402,24 @@ mod tests {
             let told = told(&[("compress", wrong)]);
             assert!(told.contains("there are none, deflate"), "{told}");
         }
-        for wrong in ["deflate:0", "deflate:13", "deflate:", "deflate:x", "deflate:-1"] {
+        for wrong in [
+            "deflate:0",
+            "deflate:13",
+            "deflate:",
+            "deflate:x",
+            "deflate:-1",
+            "deflate:+6",
+            "deflate:06",
+        ] {
             let told = told(&[("compress", wrong)]);
             assert!(told.contains("the levels of deflate are 1 to 12"), "{told}");
         }
+        assert!(told(&[("compress", "defalte:3")]).ends_with("; the nearest is deflate"));
+        assert!(told(&[("profile", "archiv")]).ends_with("; the nearest is archive"));
         for wrong in ["zstd:0", "zstd:23", "zstd:256"] {
             assert!(told(&[("compress", wrong)]).contains("1 to 22"));
         }
-        for wrong in ["0", "8", "24", "4112", "256x256", "", "-16", "65552"] {
+        for wrong in ["0", "+16", "016", "8", "24", "4112", "256x256", "", "-16", "65552"] {
             assert!(told(&[("tile", wrong)]).contains("a multiple of 16"), "{wrong}");
         }
         assert!(told(&[("profile", "imagej")]).contains("there are fiji, gis, archive"));

@@ -1,10 +1,12 @@
 //! `--name`: what images are called.
 
 use super::escape;
-use crate::error::nearest::edit_distance;
+use crate::error::nearest::near;
 use crate::error::{Error, shown};
 
 const FIELDS: [&str; 3] = ["stem", "tensor", "index"];
+/// Those of texts by which tensors are grouped.
+const OF_GROUPS: [&str; 2] = ["stem", "tensor"];
 
 /// A parsed template. Its text is safe by itself; what the fields bring in is escaped.
 #[derive(Debug, Clone)]
@@ -47,7 +49,7 @@ impl Template {
     pub(super) fn parse(template: &str, fields: &[String]) -> Result<Template, Error> {
         let wrong =
             |problem: String| Error::Usage(format!("--name {}: {problem}", shown(template)));
-        let indexed = pieces(template, fields).map_err(wrong)?;
+        let indexed = pieces(template, &FIELDS, fields).map_err(wrong)?;
         let lower = template.to_ascii_lowercase();
         if !(lower.ends_with(".tif") || lower.ends_with(".tiff")) {
             return Err(wrong("names must end in .tif or .tiff".to_owned()));
@@ -63,7 +65,7 @@ impl Template {
     pub(super) fn of_groups(template: &str, fields: &[String]) -> Result<Template, Error> {
         let wrong =
             |problem: String| Error::Usage(format!("--group-by {}: {problem}", shown(template)));
-        let pieces = pieces(template, fields).map_err(wrong)?;
+        let pieces = pieces(template, &OF_GROUPS, fields).map_err(wrong)?;
         if pieces.contains(&Piece::Index) {
             return Err(wrong("tensors are grouped, which have no {index}".to_owned()));
         }
@@ -112,7 +114,8 @@ impl Pattern {
     }
 }
 
-fn pieces(template: &str, fields: &[String]) -> Result<Vec<Piece>, String> {
+/// `own` are the fields that are listed where there is no such one, beside `fields`.
+fn pieces(template: &str, own: &[&str], fields: &[String]) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut text = String::new();
     let mut rest = template;
@@ -138,7 +141,7 @@ fn pieces(template: &str, fields: &[String]) -> Result<Vec<Piece>, String> {
             "index" => Piece::Index,
             other => match fields.iter().position(|field| field == other) {
                 Some(number) => Piece::Field(number),
-                None => return Err(no_field(other, fields)),
+                None => return Err(no_field(other, own, fields)),
             },
         });
         rest = &rest[end + 1..];
@@ -150,20 +153,17 @@ fn pieces(template: &str, fields: &[String]) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-fn no_field(wanted: &str, fields: &[String]) -> String {
-    let all = || FIELDS.into_iter().chain(fields.iter().map(String::as_str));
-    let nearest = all().min_by_key(|field| edit_distance(wanted, field)).unwrap_or_default();
+fn no_field(wanted: &str, own: &[&str], fields: &[String]) -> String {
+    let all = || own.iter().copied().chain(fields.iter().map(String::as_str));
+    let nearest = near(wanted, all());
+    let nearest = nearest.map_or(String::new(), |field| format!("; the nearest is {{{field}}}"));
     let list: Vec<String> = all().map(|field| format!("{{{field}}}")).collect();
     let help = if fields.is_empty() {
         "; --tensor-regex has others as its named groups, as (?<layer>\\d+)"
     } else {
         ""
     };
-    format!(
-        "there is no field {{{}}}; there are {}; the nearest is {{{nearest}}}{help}",
-        shown(wanted),
-        list.join(", ")
-    )
+    format!("there is no field {{{}}}; there are {}{nearest}{help}", shown(wanted), list.join(", "))
 }
 
 /// The template for a tensor that is one image: the index goes, with what belongs to it.
@@ -283,6 +283,17 @@ mod tests {
         assert_eq!(names("{stem}/{index}/{index}.tif"), own("s/07_1/07_1.tif", "s.tif"));
         assert_eq!(names("{stem}/{index}.x.tif"), own("s/07_1.x.tif", "s.x.tif"));
         assert_eq!(names("x{index}/{index}y_{index}.tif"), own("x07_1/07_1y_07_1.tif", "x/y.tif"));
+    }
+
+    #[test]
+    fn what_tensors_are_grouped_by_is_listed_as_it_may_be() {
+        let told = |text| Template::of_groups(text, &["layer".to_owned()]).unwrap_err().to_string();
+        let layr = told("{layr}");
+        assert!(
+            layr.ends_with("there are {stem}, {tensor}, {layer}; the nearest is {layer}"),
+            "{layr}"
+        );
+        assert!(told("{index}").ends_with("tensors are grouped, which have no {index}"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-use crate::error::nearest::edit_distance;
+use crate::error::nearest::near;
 use crate::error::{Error, shown};
 use crate::tensor::Glob;
 
@@ -119,7 +119,11 @@ impl Layout {
                 "x" => self.flip.x = true,
                 "y" => self.flip.y = true,
                 "xy" | "yx" | "x,y" => self.flip = Flip { x: true, y: true },
-                _ => return Err(wrong("x or y is what can be flipped".to_owned())),
+                _ => {
+                    return Err(wrong(
+                        "there are x, from left to right, y, upside down, and xy".to_owned(),
+                    ));
+                }
             },
             _ => return Err(Error::Usage(format!("--{}: there is no such option", shown(option)))),
         }
@@ -261,6 +265,19 @@ fn select(text: &str) -> Result<(char, Indices), String> {
     Ok((letter, Indices::Slice { start: open(start)?, stop: open(stop)?, step }))
 }
 
+/// What other programs call reductions.
+const OTHERWISE: [(&str, &str); 9] = [
+    ("avg", "mean"),
+    ("average", "mean"),
+    ("median", "mean"),
+    ("maximum", "max"),
+    ("amax", "max"),
+    ("minimum", "min"),
+    ("amin", "min"),
+    ("norm", "l2"),
+    ("stdev", "std"),
+];
+
 fn reduce(text: &str) -> Result<(char, Reduction), String> {
     let names = || Reduction::ALL.map(|(name, _)| name);
     let Some((letter, name)) = of_axis(text) else {
@@ -268,13 +285,10 @@ fn reduce(text: &str) -> Result<(char, Reduction), String> {
     };
     let known = Reduction::ALL.into_iter().find(|(known, _)| *known == name.to_ascii_lowercase());
     let (_, reduction) = known.ok_or_else(|| {
-        let nearest = names().into_iter().min_by_key(|known| edit_distance(known, name));
-        format!(
-            "there is no {}; there are {}; the nearest is {}",
-            shown(name),
-            names().join(", "),
-            nearest.unwrap_or_default()
-        )
+        let other = OTHERWISE.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        let nearest = other.map(|(_, known)| *known).or_else(|| near(name, names()));
+        let nearest = nearest.map_or(String::new(), |known| format!("; the nearest is {known}"));
+        format!("there is no {}; there are {}{nearest}", shown(name), names().join(", "))
     })?;
     Ok((letter, reduction))
 }
