@@ -197,6 +197,29 @@ fn too_little_room_is_told_before_any_work() {
     let (code, err, _) = told("size=19m", &["-n"]);
     assert!(code == Some(1) && err.contains("--no-space-check"), "{err}");
     assert_eq!(told("size=24m,nr_inodes=1010", &[]).0, Some(0));
+    // What would be done is what is done, to the last file, also where the folder is made first; and files
+    // that are replaced give back what they took, in whole blocks.
+    let run = |mount: &str, more: &[&str]| {
+        let below = format!("{out}/o");
+        let args = [&["convert", path, "-o", &below, "-d", "cpu", "-q"], more].concat();
+        with_mount(mount, &format!("ls -A {out} | wc -l"), &args)
+    };
+    let mut codes = Vec::new();
+    for inodes in 1003..1010 {
+        let mount = format!("mount -t tmpfs -o size=40m,nr_inodes={inodes} none {out}");
+        let [dry, real] = [&["-n"][..], &[]].map(|more| run(&mount, more));
+        let told = text(&real.stderr);
+        assert_eq!(dry.status.code(), real.status.code(), "{inodes}: {told}");
+        assert!(real.status.success() || text(&real.stdout).trim() == "0", "{inodes}: {told}");
+        codes.push(real.status.success());
+    }
+    assert!(!codes[0] && codes[6], "{codes:?}");
+    let tool = env!("CARGO_BIN_EXE_tensortiff");
+    let mount = format!(
+        "mount -t tmpfs -o size=22m none {out} && {tool} convert {path} -o {out}/o -d cpu -q"
+    );
+    let again = run(&mount, &["--overwrite"]);
+    assert!(again.status.success(), "{}", text(&again.stderr));
 }
 
 /// A bench looks for no room: what it cannot write is named, and nothing of it stays.
@@ -521,6 +544,20 @@ fn a_manifest_takes_nothings_place() {
     refused(&dump_at, "something else than a manifest");
     refused(&theirs, "something else than a manifest");
     refused(&other, "a manifest of other images");
+    // Whole files that begin alike, and samples that begin with zeros.
+    let plan = at("plan.jsonl");
+    tool::ends_with(0, &["plan", "-q", &dump_at, "--shards", "2", "-o", &plan]);
+    let [notes, zeros, damaged, holes] = ["n.jsonl", "z.raw", "m.jsonl", "h.jsonl"].map(at);
+    fs::write(&notes, "{\"tensortiff\":\"notes\"}\n").unwrap();
+    fs::write(&zeros, [0; 5000]).unwrap();
+    let head = fs::read_to_string(&other).unwrap().replacen("\"failed\"", "\"fooled\"", 1);
+    fs::write(&damaged, head).unwrap();
+    fs::write(&holes, [&[0; 100][..], b"theirs", &[0; 100]].concat()).unwrap();
+    for path in [&plan, &notes, &zeros, &damaged, &holes] {
+        let before = fs::read(path).unwrap();
+        refused(path, "something else than a manifest");
+        assert!(fs::read(path).unwrap() == before, "{path}");
+    }
     ["link", "pipe", "o"].iter().for_each(|name| refused(&at(name), "not a file"));
     refused(&at("missing/m.jsonl"), "no such folder");
     refused(&image, "no such folder");

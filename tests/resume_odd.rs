@@ -267,7 +267,16 @@ fn a_torn_manifest_costs_work_and_nothing_else() {
         }
     }
     // What is no manifest is nobody's to replace.
-    for theirs in ["theirs\n", "[1, 2]\n", "{\"theirs\": 1}\n"] {
+    let holes = format!("{}theirs", "\0".repeat(20_000));
+    let others = [
+        "theirs\n",
+        "[1, 2]\n",
+        "{\"theirs\": 1}\n",
+        "{\"tensortiff\":\"0.1.0\",\"shards\":2}\n",
+        "{\"tensortiff\":\"notes\"}\n\0\0",
+        &holes,
+    ];
+    for theirs in others {
         drop(fs::remove_dir_all(&job.out));
         fs::create_dir(&job.out).unwrap();
         fs::write(job.at("manifest.jsonl"), theirs).unwrap();

@@ -170,6 +170,23 @@ fn what_is_not_there_is_told_by_its_name() {
     assert!(told.contains(&due) && told.contains("called the same"), "{told}");
 }
 
+/// Who reads no further than a line is told by the code what was found.
+#[test]
+#[cfg(unix)]
+fn differences_count_where_nobody_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = two(dir.path(), "d.safetensors");
+    let (_dir, out) = folder();
+    convert(&[&dump], &out, &[]);
+    for index in 0..4 {
+        change(&Path::new(&out).join(format!("d/t/{index}.tif")), |bytes| bytes.push(0));
+    }
+    let (reads, writes) = std::io::pipe().unwrap();
+    drop(reads);
+    let status = tool::tool().args(["verify", "-q", &out]).stdout(writes).status().unwrap();
+    assert_eq!(status.code(), Some(5));
+}
+
 /// Of scores the display range is that of the pixels.
 #[test]
 fn scores_have_the_display_range_of_their_pixels() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Verbosity, counted, say};
+use super::{Verbosity, counted, say, signals};
 use crate::convert::Watch;
 
 /// A bar is drawn this often; its numbers are worked out no more often.
@@ -67,6 +67,7 @@ impl Progress {
 
 impl Watch for Progress {
     fn planned(&self, images: u64, bytes: u64) {
+        signals::begun();
         self.bar.set_length(bytes.max(1));
         let now = Instant::now();
         *self.lock() = State { started: now, shown: now, images: (images, 0), bytes: (bytes, 0) };

@@ -12,6 +12,9 @@ static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// What goes on with what was begun, unless it is the same command with `--resume`.
 static GO_ON: OnceLock<&str> = OnceLock::new();
 
+/// Whether a run has begun that leaves something to go on with.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
 /// What stands for that where it is a stream.
 const STREAM: &str = "-";
 
@@ -26,8 +29,16 @@ pub(super) fn begins_again(is_stream: bool) {
     let _ = GO_ON.set(if is_stream { STREAM } else { "" });
 }
 
+/// Says that a run has begun, and left something to go on with.
+pub(super) fn begun() {
+    BEGUN.store(true, Ordering::SeqCst);
+}
+
 /// What goes on with a run that was interrupted, in words.
 pub(super) fn going_on() -> String {
+    if !BEGUN.load(Ordering::SeqCst) {
+        return "the same command begins again".to_owned();
+    }
     match GO_ON.get() {
         Some(&"") => return "the same command with --overwrite begins again".to_owned(),
         Some(&STREAM) => return "the same command begins again".to_owned(),
@@ -74,6 +85,15 @@ pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
     let (ask, asked) = mpsc::channel();
     let (say, to_say) = mpsc::channel();
     let (said, is_said) = mpsc::channel();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
+                end(signal);
+            }
+            cancel.store(true, Ordering::Relaxed);
+            let _ = ask.send(signal);
+        }
+    })?;
     let small = |name: &str| thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
     let last_words = small("last words").spawn(move || {
         for line in to_say {
@@ -99,15 +119,6 @@ pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
     });
     // Without them, what works ends it, or the second signal.
     drop((last_words, deadline));
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
-                end(signal);
-            }
-            cancel.store(true, Ordering::Relaxed);
-            let _ = ask.send(signal);
-        }
-    })?;
     Ok(())
 }
 

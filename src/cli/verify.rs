@@ -80,7 +80,14 @@ pub(super) fn run(args: &VerifyArgs, verbosity: Verbosity) -> anyhow::Result<End
     });
     progress.finish();
     let mut printer = printer.into_inner().unwrap_or_else(PoisonError::into_inner);
-    std::mem::replace(&mut printer.failed, Ok(())).context("standard output")?;
+    let printed = std::mem::replace(&mut printer.failed, Ok(()));
+    // Who reads no further knows of some all the same.
+    if printer.lines > 0
+        && printed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    {
+        return Ok(Ending::Different);
+    }
+    printed.context("standard output")?;
     let (mut sums, failures) = outcome?;
     sums.unnamed = tell_strays(&outputs, verbosity)?;
     printer.end(&sums).context("standard output")?;

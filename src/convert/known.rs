@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::Manifest::At;
-use super::made::Made;
+use super::made::{Made, may_be_zeros};
 use super::packing::{PackedFile, Packing};
 use super::tars::tar_files;
 use super::{Options, Resume};
@@ -133,7 +133,7 @@ impl Made<'_> {
                     known.manifest = Some(path);
                 }
                 Some(_) => {}
-                None => known.torn = Manifest::is_torn(&path)?,
+                None => known.torn = Manifest::is_torn(&path, may_be_zeros(&path))?,
             }
         }
         if let At(_) = &self.record.manifest {

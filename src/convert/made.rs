@@ -278,6 +278,11 @@ impl Record {
     }
 }
 
+/// Whether zeros at a path can be what a loss of power left of a manifest, and nothing else: of samples, say.
+pub(super) fn may_be_zeros(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
+}
+
 /// Fails where the manifest cannot go to the path that was named for it, or would take the place of
 /// something else: an image, the dump, what a run of other images left.
 fn check_manifest(record: &Record, plan: &Plan, names: Hash) -> Result<(), Error> {
@@ -291,7 +296,11 @@ fn check_manifest(record: &Record, plan: &Plan, names: Hash) -> Result<(), Error
         return match manifest::Manifest::open(path)? {
             Some(found) if found.head().names == names => Ok(()),
             Some(_) => in_the_way("a manifest of other images is there, and is not replaced"),
-            None if record.resume != Resume::No && manifest::Manifest::is_torn(path)? => Ok(()),
+            None if record.resume != Resume::No
+                && manifest::Manifest::is_torn(path, may_be_zeros(path))? =>
+            {
+                Ok(())
+            }
             None => in_the_way("something else than a manifest is there, and is not replaced"),
         };
     }

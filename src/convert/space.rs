@@ -98,15 +98,18 @@ impl Need {
             free,
             what,
         };
-        if space.inodes.is_some_and(|free| self.inodes > free) || self.disk > space.bytes {
+        // The output folder itself may have to be made.
+        let all = self.inodes.saturating_add(u64::from(!space.exists));
+        if space.inodes.is_some_and(|free| all > free) || self.disk > space.bytes {
             let (mut inodes, mut bytes) = (0, 0);
             for name in names.take_while(|_| space.occupied) {
                 if let Some(stored) = sink.stored(&name)? {
                     inodes += 1;
-                    bytes += stored;
+                    let blocks = stored.checked_next_multiple_of(space.block.max(1));
+                    bytes += blocks.unwrap_or(stored);
                 }
             }
-            let needed = self.inodes.saturating_sub(inodes);
+            let needed = all.saturating_sub(inodes);
             if let Some(free) = space.inodes.filter(|free| needed > *free) {
                 return Err(lacks(needed, free, "files and folders"));
             }

@@ -142,17 +142,39 @@ impl Manifest {
     }
 
     /// Whether what is at `path` is what a loss of power may leave of a manifest that was just written:
-    /// nothing, zeros, or a beginning of it and zeros.
+    /// nothing, or a part of its first line and zeros up to the end; with `zeros` also nothing but those. A
+    /// first line that is whole and no manifest's is of something else.
     ///
     /// # Errors
     /// [`Error::InTheWay`], [`Error::Open`] where it cannot be read.
-    pub fn is_torn(path: &Path) -> Result<bool, Error> {
+    pub fn is_torn(path: &Path, zeros: bool) -> Result<bool, Error> {
         let Some(file) = files::open_regular(path, false)? else { return Ok(false) };
-        let mut begin = [0; BEGIN.len()];
-        let read = files::read_at(&file, &mut begin, 0).map_err(failed(path))?;
-        let written = begin[..read].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        let is_begin = BEGIN.starts_with(&begin[..written]);
-        Ok(is_begin && Manifest::open(path)?.is_none())
+        let mut file = BufReader::with_capacity(1 << 16, file);
+        // Of what is written how much is read, and whether zeros have begun.
+        let (mut written, mut is_over) = (0, false);
+        loop {
+            let bytes = match file.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                bytes => bytes.map_err(failed(path))?,
+            };
+            if bytes.is_empty() {
+                return Ok(written > 0 || !is_over || zeros);
+            }
+            let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+            let (text, rest) = bytes.split_at(end);
+            let due = BEGIN.get(written..).unwrap_or_default();
+            let is_begin = text.iter().zip(due).all(|(is, due)| is == due);
+            if !is_begin || text.contains(&b'\n') || (is_over && !text.is_empty()) {
+                return Ok(false);
+            }
+            written += text.len();
+            is_over |= !rest.is_empty();
+            if rest.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            let read = bytes.len();
+            file.consume(read);
+        }
     }
 
     /// Its first line.

@@ -96,7 +96,7 @@ pub fn manifest_path(folder: &Path, names: Hash) -> Result<PathBuf, Error> {
         true => match Manifest::open(&usual)? {
             Some(found) => found.head().names == names,
             // It may have been this run's.
-            None => !is_there(&other) && Manifest::is_torn(&usual)?,
+            None => !is_there(&other) && Manifest::is_torn(&usual, true)?,
         },
     };
     Ok(if free { usual } else { other })

@@ -306,7 +306,8 @@ impl Sink for FilesSink {
         let space = space.map_err(|source| Error::Write { path: self.root.clone(), source })?;
         let occupied =
             std::fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some());
-        Ok(space.map(|space| Space { occupied, ..space }))
+        let exists = path == absolute;
+        Ok(space.map(|space| Space { exists, occupied, ..space }))
     }
 
     fn stored(&self, name: &str) -> Result<Option<u64>, Error> {

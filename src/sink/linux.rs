@@ -182,6 +182,7 @@ pub(super) fn space(folder: &Path) -> io::Result<Option<Space>> {
         // Some file systems make them as they need them, and count none.
         inodes: (found.f_files > 0).then_some(found.f_favail),
         block: found.f_frsize,
+        exists: true,
         occupied: true,
     }))
 }

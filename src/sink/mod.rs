@@ -149,6 +149,8 @@ pub struct Space {
     pub inodes: Option<u64>,
     /// Bytes that files grow by.
     pub block: u64,
+    /// Whether the sink's own folder is there, if it has one.
+    pub exists: bool,
     /// Whether something is in the sink's place, which may make room when it is replaced.
     pub occupied: bool,
 }
