@@ -233,15 +233,17 @@ pub fn convert(source: &dyn Source, sink: &dyn Sink, options: &Options) -> Resul
     let plan = planned(source, options)?;
     let cpu = cpu(source, &plan, options)?;
     let workers = Workers::start(&cpu, source, &plan, options)?;
-    let begun = match plan.images() {
+    let mut begun = match plan.images() {
         0 => Begun::empty(),
         _ => recorder::begin(source, sink, options, &plan, cpu.threads())?,
     };
     if plan.images() == 0 && options.is_streamed() {
         tars::write_empty(sink)?;
     }
+    let notes = std::mem::take(&mut begun.notes);
     let run = Run::new(source, sink, options, &plan, workers.pullers(), begun);
     let run = run.with_files(stacks::Files::of(source, &plan, options)?);
+    notes.into_iter().for_each(|text| run.note(text));
     run.note_skipped();
     run.note_stacks();
     note_of_large(source, &plan, options).into_iter().for_each(|text| run.note(text));

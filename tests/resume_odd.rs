@@ -285,6 +285,30 @@ fn a_torn_manifest_costs_work_and_nothing_else() {
     }
 }
 
+/// Of images that another run replaces nobody says any more that they are there; of others everybody does.
+#[test]
+fn a_manifest_of_images_that_were_replaced_goes() {
+    let job = Job::new();
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm.safetensors");
+    ends_with(0, &["convert", other, "-o", &job.out, "-q"]);
+    ends_with(0, &job.args(&["--norm", "percentile"]));
+    let manifests = || {
+        let names = fs::read_dir(&job.out).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("manifest")).count()
+    };
+    assert_eq!(manifests(), 2);
+    let some = ["-t", "a", "--norm", "percentile", "--clip", "2,98"];
+    let (_, told) = ends_with(0, &job.args(&[&some[..], &["--overwrite"]].concat()));
+    assert!(told.contains("taken away") && told.contains("(d/a"), "{told}");
+    assert_eq!(manifests(), 2, "its own, and the one of other images");
+    let (_, told) = ends_with(1, &job.args(&["--norm", "percentile", "--resume"]));
+    assert!(told.contains("cannot be resumed: --clip was 2.0,98.0"), "{told}");
+    ends_with(0, &["verify", &job.out, "-q"]);
+    // What is kept stays whose it is.
+    ends_with(0, &job.args(&["--norm", "percentile", "--skip-existing"]));
+    assert_eq!(manifests(), 3);
+}
+
 /// The manifest's lines come from the one before where images are there, whatever the norm.
 #[test]
 fn one_image_that_is_missing_changes_nothing_of_the_manifest() {

@@ -11,7 +11,7 @@ use super::tars::tar_files;
 use super::workers::that_can_begin;
 use super::{Options, Resume};
 use crate::backend::done::Done;
-use crate::error::Error;
+use crate::error::{Error, shown, shown_path};
 use crate::plan::{Plan, Stack};
 use crate::record;
 use crate::record::entry::Entry;
@@ -30,12 +30,14 @@ pub(super) struct Begun<'a> {
     pub(super) there: u64,
     /// An earlier run did everything.
     pub(super) finished: bool,
+    /// What is to be told.
+    pub(super) notes: Vec<String>,
 }
 
 impl Begun<'_> {
     /// Of a run without images.
     pub(super) fn empty() -> Self {
-        Begun { recorder: None, done: None, there: 0, finished: false }
+        Begun { recorder: None, done: None, there: 0, finished: false, notes: Vec::new() }
     }
 }
 
@@ -60,7 +62,7 @@ pub(super) fn begin<'a>(
         let others = || Done::all_but(plan.images(), &options.images(plan));
         let done = existing.or_else(|| options.shard.is_some().then(others));
         prepare(source, sink, options, plan, done.as_ref(), (false, true))?;
-        return Ok(Begun { recorder: None, done, there, finished: false });
+        return Ok(Begun { done, there, ..Begun::empty() });
     };
     let made = Made::new(source, options, plan, record, threads)?;
     let is_there = record.folder.is_dir();
@@ -80,7 +82,7 @@ pub(super) fn begin<'a>(
                 // A run that was killed before it had a journal may have left one.
                 record::forget_temporary(&record.folder)?;
             }
-            return Ok(Begun { recorder: None, done: known.done, there, finished: true });
+            return Ok(Begun { done: known.done, there, finished: true, ..Begun::empty() });
         }
         let (done, there) = match options.skip_existing {
             true => {
@@ -120,11 +122,15 @@ pub(super) fn begin<'a>(
         sink.tidy(&mut first_of_folders(plan))?;
     }
     let journal = made.journal(&known, done.as_ref().filter(|_| options.skip_existing))?;
+    let notes = match resumed || options.skip_existing {
+        true => Vec::new(),
+        false => made.forget_replaced()?,
+    };
     if plan.tar().is_some() {
         lock.share(&record.folder)?;
     }
     let recorder = Recorder { made, journal, lock };
-    Ok(Begun { recorder: Some(recorder), done, there, finished: false })
+    Ok(Begun { recorder: Some(recorder), done, there, finished: false, notes })
 }
 
 /// See [`merge`](super::merge): how many images are known to have failed, and whether that was done
@@ -302,6 +308,43 @@ impl Made<'_> {
             }
         }
         Ok(journal)
+    }
+}
+
+impl Made<'_> {
+    /// Takes away the manifests of other runs in the folder of which this run replaces an image: they would go on
+    /// saying that it is theirs. Answers with what is to be told of that.
+    fn forget_replaced(&self) -> Result<Vec<String>, Error> {
+        let own = self.manifest_path()?;
+        let mut others = record::manifests(&self.record.folder)?;
+        others.retain(|path| Some(path) != own.as_ref());
+        if others.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hash = |name: &str| record::hash(name.as_bytes());
+        let mut names: Vec<u64> = self.plan.names().map(|name| hash(&name)).collect();
+        names.sort_unstable();
+        let mut notes = Vec::new();
+        for path in others {
+            let Some(mut manifest) = manifest::Manifest::open(&path)? else { continue };
+            let is_ours = manifest.head().names == self.names;
+            while let Some(line) = manifest.next_line()? {
+                if !is_ours
+                    && line.error.is_none()
+                    && names.binary_search(&hash(&line.name)).is_ok()
+                {
+                    let failed = |source| Error::Write { path: path.clone(), source };
+                    std::fs::remove_file(&path).map_err(failed)?;
+                    notes.push(format!(
+                        "{}: taken away, as it was of images of which this run replaces some ({}, for one)",
+                        shown_path(&path),
+                        shown(&line.name)
+                    ));
+                    break;
+                }
+            }
+        }
+        Ok(notes)
     }
 }
 

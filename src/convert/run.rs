@@ -109,7 +109,7 @@ impl<'a> Run<'a> {
         let block = block(options, plan);
         let before = Before::new(options, plan).map(Arc::new);
         let known: Arc<OnceLock<Known>> = Arc::default();
-        let Begun { recorder, done, there, finished } = begun;
+        let Begun { recorder, done, there, finished, .. } = begun;
         let queue = Queue::new(options.rule, spans, block, pullers, |span| {
             cpu_only(&options.rule, span).is_none()
         });
