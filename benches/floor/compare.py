@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Holds images that a program wrote for a dump against NumPy's: of each tensor the first two, one in the
-middle, the last, and some hundred more of the whole dump by a seed.
+middle, the last, and some hundred more of the whole dump by a seed; of what the floor wrote, all.
 
-    compare.py DUMP OUT tensortiff|floor|other minmax|none|wide|percentile
+    compare.py DUMP OUT tensortiff|floor|other minmax|none|wide|percentile SEED
 
 Those of tensortiff must be the same bit for bit, those of others within 1e-6, as divisions may be
 ordered otherwise. What the floor wrote behind its headers must be what it was to read.
@@ -53,7 +53,7 @@ def copied(dump, out):
     names = sorted({name for name, *_ in tensors(dump, every=True)})
     for name, dtype, shape, begin in tensors(dump):
         number, count = math.prod(shape[:-2]), math.prod(shape[-2:])
-        for index in sorted({0, number // 3, number - 1}):
+        for index in range(number):
             path = Path(out, str(names.index(name)), f"{index}.tif")
             size = count * SIZE[dtype]
             size = size if SIZE[dtype] == 4 else min(size, 1 << 17)
@@ -65,12 +65,12 @@ def copied(dump, out):
 
 def main():
     """See above."""
-    if len(sys.argv) != 5:
+    if len(sys.argv) != 6:
         sys.exit(__doc__)
-    dump, out, program, norm = sys.argv[1:]
+    dump, out, program, norm, seed = sys.argv[1:]
     if program == "floor":
         return copied(dump, out)
-    seen, draw = 0, random.Random(1)
+    seen, draw = 0, random.Random(seed)
     tensors_in = sum(1 for _ in tensors(dump))
     for name, dtype, shape, begin in tensors(dump):
         count = math.prod(shape[-2:])

@@ -178,12 +178,12 @@ def look(program, dump, out, row):
     return sizes
 
 
-def compare(program, dump, out):
+def compare(program, dump, out, seed):
     """Holds some images against NumPy, bit for bit where tensortiff wrote them."""
     norm = RULES[program][0] if program in RULES else "minmax"
     family = program.split("-")[0]
     family = family if family in ["floor", "tensortiff"] else "other"
-    command = [VENV / "bin/python", HERE / "compare.py", dump, out, family, norm]
+    command = [VENV / "bin/python", HERE / "compare.py", dump, out, family, norm, str(seed)]
     if subprocess.run(command).returncode != 0:
         sys.exit(f"{program} wrote wrong pixels for {dump.name}")
 
@@ -204,8 +204,8 @@ def measure(place, dump, commands, rounds, *, checked=False, fewer=ROUNDS):
             row = place.starter.run(commands[name], dump, out)
             figures[name].append(row)
             sizes[name] = look(name, dump, out, row)
-            if checked and number == 0:
-                compare(name, dump, out)
+            if checked and number in [0, min(rounds, fewer.get(name, rounds)) - 1]:
+                compare(name, dump, out, number)
             place.after(out)
         for name in sizes:
             wanted = sizes.get("tensortiff-cpu")
