@@ -901,7 +901,15 @@ fn folders_hold_torchs_files_of_any_name() {
     let folder = dir.path().to_str().unwrap();
     let (out, said) = ends_with(0, &["ls", folder]);
     assert!(out.lines().count() > 1, "{out}");
-    assert!(said.contains("raw.bin: left out, as torch.save did not write it (--raw "), "{said}");
+    let left_out =
+        "raw.bin: left out, as no file of torch.save with tensors (it does not begin as files of";
+    assert!(said.contains(left_out) && said.contains("--raw"), "{said}");
+    // What a training run leaves beside its tensors.
+    let class = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/torch/obj.pt");
+    std::fs::copy(class, dir.path().join("args.bin")).unwrap();
+    let (_, said) = ends_with(0, &["ls", folder]);
+    assert!(said.contains("args.bin and 1 more file: left out, as no file"), "{said}");
+    assert!(said.contains("it wants Python to load"), "{said}");
     let (_, said) = ends_with(0, &["ls", "-q", folder]);
     assert_eq!(said, "");
     let legacy = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/torch/legacy.pt");

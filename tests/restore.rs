@@ -160,7 +160,7 @@ fn what_cannot_be_undone_is_refused_with_the_reason() {
         (sample(), gamma, 2, "--gamma 2.2 cannot be undone"),
         (&norms, &["--nonfinite", "zero"], 2, "and nobody knows which"),
         (&norms, &["--norm", "percentile", "--constant", "zero"], 2, "may have differed"),
-        (sample(), &["--sample", "50"], 2, "do not fill axes of"),
+        (sample(), &["--sample", "50"], 2, " not fill axes of"),
     ];
     for (dump, options, code, sign) in cases {
         let (dir, out) = folder();

@@ -60,7 +60,7 @@ pub struct Difference {
     /// Of a tar the member; `None` where it is so of the whole file.
     pub member: Option<String>,
     /// What differs: `member` (what belongs to it in its tar), `file`, `size`, `tags`, `pixels`, or where it was compared with the dump, `header` or
-    /// `samples`.
+    /// `samples`; of a manifest that is compared with it `line`.
     pub what: &'static str,
     /// How, in one line.
     pub problem: String,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::args::ReadingArgs;
 use super::{Verbosity, say};
 use crate::error::{Error, counted, shown, shown_path};
-use crate::source::{DumpFiles, Reading, View, files_of_index, is_torchs};
+use crate::source::{DumpFiles, Reading, View, files_of_index, why_not};
 use crate::tensor::Glob;
 
 /// Longest list that is read.
@@ -114,23 +114,26 @@ fn folder(
             parts.extend(files);
         }
     }
-    let mut left_out: Vec<PathBuf> = Vec::new();
+    let mut left_out: Vec<(PathBuf, String)> = Vec::new();
     let is_dump = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let known = |of: &str| EXTENSIONS.iter().any(|known| of.eq_ignore_ascii_case(known));
-        if extension.is_some_and(|of| of.eq_ignore_ascii_case(MAYBE)) && !is_torchs(path) {
-            left_out.push(path.clone());
+        if extension.is_some_and(|of| of.eq_ignore_ascii_case(MAYBE))
+            && let Some(problem) = why_not(path)
+        {
+            left_out.push((path.clone(), problem));
             return false;
         }
         let known = |of: &str| known(of) || of.eq_ignore_ascii_case(MAYBE);
         indices.contains(path) || (extension.is_some_and(known) && !parts.contains(path))
     };
     found.retain(is_dump);
-    let left_out = left_out.first().map(|first| {
+    let left_out = left_out.first().map(|(first, problem)| {
         let more = left_out.len() as u64 - 1;
         let more = if more > 0 { format!(" and {}", counted(more, "more file")) } else { String::new() };
         format!(
-            "{}{more}: left out, as torch.save did not write it (--raw takes samples without a header)",
+            "{}{more}: left out, as no file of torch.save with tensors ({problem}; --raw takes samples without a \
+             header)",
             shown_path(first)
         )
     });
@@ -307,7 +310,7 @@ mod tests {
         let root = dir.path().to_str().unwrap();
         let at = |name: &str| dir.path().join(name);
         for (name, bytes) in [
-            ("model.bin", &b"PK\x03\x04"[..]),
+            ("model.bin", &include_bytes!("../../tests/golden/torch/state_dict.pt")[..]),
             ("old.BIN", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
             ("raw.bin", &[0; 64]),
             ("sub/raw.bin", b""),
@@ -318,7 +321,7 @@ mod tests {
         let mut notes = Vec::new();
         let found = expand(&[root.into()], &Reading::default(), &mut |note| notes.push(note));
         assert_eq!(found.unwrap(), [at("model.bin"), at("old.BIN")]);
-        let told = "raw.bin and 1 more file: left out, as torch.save did not write it";
+        let told = "raw.bin and 1 more file: left out, as no file of torch.save with tensors (";
         assert!(notes.len() == 1 && notes[0].contains(told), "{notes:?}");
         // What is named or meant by a pattern is opened, and so told.
         assert_eq!(names(&[&format!("{root}/r*.bin")]).unwrap().len(), 1);

@@ -87,6 +87,10 @@ pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {
     let (said, is_said) = mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
+            // A terminal that goes may say so twice, and where SIGTERM came before.
+            if signal == SIGHUP && RECEIVED.load(Ordering::SeqCst) != 0 {
+                continue;
+            }
             if RECEIVED.swap(signal, Ordering::SeqCst) != 0 {
                 end(signal);
             }

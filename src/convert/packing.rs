@@ -54,7 +54,9 @@ impl Packing {
         let mut end = 0;
         for (number, strip) in pixels.chunks(index(cut.strip)).enumerate() {
             if number == 0 {
+                let begun = Instant::now();
                 self.lens.is_predicted = self.is_predicted(cut, strip)?;
+                self.spent += begun.elapsed();
             }
             end = self.pack(cut, strip, self.lens.is_predicted, end)?;
         }

@@ -315,6 +315,10 @@ impl Made<'_> {
     /// Takes away the manifests of other runs in the folder of which this run replaces an image: they would go on
     /// saying that it is theirs. Answers with what is to be told of that.
     fn forget_replaced(&self) -> Result<Vec<String>, Error> {
+        // Tars have no names of files of their own.
+        if self.plan.tar().is_some() {
+            return Ok(Vec::new());
+        }
         let own = self.manifest_path()?;
         let mut others = record::manifests(&self.record.folder)?;
         others.retain(|path| Some(path) != own.as_ref());
@@ -326,13 +330,13 @@ impl Made<'_> {
         names.sort_unstable();
         let mut notes = Vec::new();
         for path in others {
-            let Some(mut manifest) = manifest::Manifest::open(&path)? else { continue };
-            let is_ours = manifest.head().names == self.names;
-            while let Some(line) = manifest.next_line()? {
-                if !is_ours
-                    && line.error.is_none()
-                    && names.binary_search(&hash(&line.name)).is_ok()
-                {
+            // What cannot be read is nobody's manifest that this run knows of.
+            let Ok(Some(mut manifest)) = manifest::Manifest::open(&path) else { continue };
+            if manifest.head().names == self.names {
+                continue;
+            }
+            while let Ok(Some(line)) = manifest.next_line() {
+                if line.error.is_none() && names.binary_search(&hash(&line.name)).is_ok() {
                     let failed = |source| Error::Write { path: path.clone(), source };
                     std::fs::remove_file(&path).map_err(failed)?;
                     notes.push(format!(

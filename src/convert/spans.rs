@@ -54,8 +54,9 @@ pub(super) fn packing(options: &Options, plan: &Plan) -> u64 {
         let size = (row.width, row.height);
         let waiting = if row.samples() > block { WINDOW } else { 0 };
         let packed = options.encoding.packed_bytes(size).saturating_mul(strips * (1 + waiting));
-        // A strip that is to be whole, and one that is read again; a tile, predicted, packed to try, read.
-        let apart = 2 * 4 * strip + 4 * options.encoding.chunk_bytes(size);
+        // A strip that is to be whole, and one that is read again; a tile, predicted, packed to try, read, and
+        // read as a stream, packed and not.
+        let apart = 2 * 4 * strip + 6 * options.encoding.chunk_bytes(size);
         packed.saturating_add(apart).saturating_add(options.encoding.list_bytes(size))
     };
     let most = plan.rows().iter().map(of).max().unwrap_or(0);

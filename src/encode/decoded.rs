@@ -292,7 +292,8 @@ impl<R: Read + Seek> Decoded<R> {
             self.tile_pixels.resize(usize::try_from(rows * 4 * width).unwrap_or(usize::MAX), 0);
             self.decoder.read_chunk_bytes(number, &mut self.tile_pixels).map_err(told)?;
             let (columns, rows) = self.decoder.chunk_dimensions();
-            self.check_stream(number, 4 * u64::from(columns) * u64::from(rows))?;
+            let bytes = u64::from(columns).saturating_mul(rows.into()).saturating_mul(4);
+            self.check_stream(number, bytes)?;
             let [left, width, all] = [left, width, self.width].map(|x| 4 * narrow(x) as usize);
             let lines = self.pixels.chunks_mut(all).zip(self.tile_pixels.chunks(width));
             lines.for_each(|(line, part)| line[left..left + width].copy_from_slice(part));

@@ -177,24 +177,32 @@ impl Undo {
     #[must_use]
     pub fn may_round(&self, x: f32, made: f32) -> bool {
         const PART: f64 = 1.0 / (1_u64 << 20) as f64;
+        if self.way == Way::Keep {
+            return false;
+        }
         let (x, made) = (f64::from(x), f64::from(made));
         if !(x.is_finite() && made.is_finite()) {
             return x == made || (x.is_nan() && made.is_nan());
         }
-        let (x, size) = match self.way {
+        // And by how much it changes where a pixel changes by 1.
+        let (x, size, mut unit) = match self.way {
             Way::Keep => return false,
             Way::Fill(sample) => return x == f64::from(narrow(sample)),
-            Way::Linear { lo, hi } if self.clamps => (x.clamp(lo, hi), hi / 2.0 - lo / 2.0),
-            Way::Linear { lo, hi } => (x, hi / 2.0 - lo / 2.0),
-            Way::Score { mean, .. } => (x, x.abs() + mean.abs()),
+            Way::Linear { lo, hi } if self.clamps => {
+                (x.clamp(lo, hi), hi / 2.0 - lo / 2.0, hi - lo)
+            }
+            Way::Linear { lo, hi } => (x, hi / 2.0 - lo / 2.0, hi - lo),
+            Way::Score { mean, std } => (x, x.abs() + mean.abs(), std),
         };
         // A narrow output range far from 0 has few steps.
-        let steps = match self.out {
-            None => 1.0,
-            Some([a, b]) => 1.0 + (a.abs() + b.abs()) / (b - a).abs(),
-        };
+        let mut steps = 1.0;
+        if let Some([a, b]) = self.out {
+            unit /= (b - a).abs();
+            steps += (a.abs() + b.abs()) / (b - a).abs();
+        }
+        // Pixels, and samples, below the normal ones are whole numbers of the smallest.
         let smallest = f64::from(f32::from_bits(1));
-        (made - x).abs() <= PART * (size * steps + x.abs()) + smallest
+        (made - x).abs() <= PART * (size * steps + x.abs()) + 4.0 * smallest * (1.0 + unit)
     }
 }
 

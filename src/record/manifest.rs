@@ -150,9 +150,12 @@ impl Manifest {
     pub fn is_torn(path: &Path, zeros: bool) -> Result<bool, Error> {
         let Some(file) = files::open_regular(path, false)? else { return Ok(false) };
         let mut file = BufReader::with_capacity(1 << 16, file);
-        // Of what is written how much is read, and whether zeros have begun.
-        let (mut written, mut is_over) = (0, false);
+        // Of what is written how much is read, and whether zeros have begun; of a hole of terabytes little is.
+        let (mut written, mut is_over, mut zeros_read) = (0, false, 0);
         loop {
+            if zeros_read > LONGEST_DAMAGED {
+                return Ok(written > 0 || zeros);
+            }
             let bytes = match file.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 bytes => bytes.map_err(failed(path))?,
@@ -168,6 +171,7 @@ impl Manifest {
                 return Ok(false);
             }
             written += text.len();
+            zeros_read += rest.len() as u64;
             is_over |= !rest.is_empty();
             if rest.iter().any(|&byte| byte != 0) {
                 return Ok(false);

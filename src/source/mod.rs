@@ -38,7 +38,7 @@ pub use memory::MemorySource;
 pub use raw::Raw;
 pub use reading::{Complex, NpyV2, Reading};
 #[cfg(feature = "cli")]
-pub(crate) use torch::is_torchs;
+pub(crate) use torch::why_not;
 pub use view::{Layout, View};
 pub(crate) use written::safetensors_header;
 

@@ -3,6 +3,7 @@
 //! allow-list mean something, and a call of one makes a value of ours. Anything else is refused by
 //! name. Source: CPython's `Lib/pickletools.py`, PyTorch's `torch/_weights_only_unpickler.py`.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -406,17 +407,23 @@ impl Machine<'_, '_> {
     /// Of keys that were set more than once the last value counts, as in Python.
     fn forget_first_values(&mut self) -> Result<(), String> {
         for dict in self.heap.dicts.iter_mut().filter(|dict| dict.len() > 1) {
-            self.budget.take(dict.len() * size_of::<usize>())?;
+            self.budget.take(2 * dict.len() * size_of::<usize>())?;
             let mut order: Vec<usize> = (0..dict.len()).collect();
             // Other keys than texts and integers are no part of a tensor's name.
             let key = |at: usize| match &dict[at].0 {
-                Value::Text(text) => (Some(&**text), None),
+                Value::Text(text) => (Some(text), None),
                 Value::Int(number) => (None, Some(*number)),
                 _ => (None, None),
             };
-            order.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then(a.cmp(&b)));
-            let is_same =
-                |pair: &&[usize]| key(pair[0]) == key(pair[1]) && key(pair[0]) != (None, None);
+            // A long text may be the key of millions of items: it is not read for each.
+            let compare = |a: usize, b: usize| match (key(a), key(b)) {
+                ((Some(one), _), (Some(other), _)) if Rc::ptr_eq(one, other) => Ordering::Equal,
+                (one, other) => one.cmp(&other),
+            };
+            order.sort_unstable_by(|&a, &b| compare(a, b).then(a.cmp(&b)));
+            let is_same = |pair: &&[usize]| {
+                key(pair[0]) != (None, None) && compare(pair[0], pair[1]) == Ordering::Equal
+            };
             let mut first: Vec<usize> =
                 order.windows(2).filter(is_same).map(|pair| pair[0]).collect();
             if !first.is_empty() {

@@ -45,16 +45,22 @@ fn is_legacy(begin: &[u8]) -> bool {
 /// Bytes by which a file is known.
 const BEGIN: usize = 32;
 
-/// Whether a file is to be read as one of `torch.save`: one that cannot be looked at is, so that it is told.
+/// Why a file is none of `torch.save` with tensors in it; `None` if it is, or cannot be looked at, so that that
+/// is told.
 #[cfg(feature = "cli")]
-pub(crate) fn is_torchs(path: &Path) -> bool {
+pub(crate) fn why_not(path: &Path) -> Option<String> {
     // Opening a pipe waits for a writer.
-    if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
-        return true;
-    }
+    let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let file = File::open(path).ok()?;
     let mut begin = [0; BEGIN];
-    let read = File::open(path).and_then(|file| super::pread::fill(&file, 0, &mut begin));
-    read.map_or(true, |read| begins_as_torchs(&begin[..read]))
+    let len = super::pread::fill(&file, 0, &mut begin).ok()?;
+    if is_legacy(&begin[..len]) {
+        return None; // tensors that somebody wants, and that are to be told how to save anew
+    }
+    match read(&file, found.len(), "") {
+        Ok(_) | Err(Problem::Io(_)) => None,
+        Err(Problem::Format(problem) | Problem::Unread(problem)) => Some(problem),
+    }
 }
 
 /// The tensors of a file of `len` bytes; one that is not in a dictionary or list is called `name`.
@@ -486,7 +492,8 @@ impl Found<'_> {
     /// A key that may hold tensors, so many levels deep, and is to hold none.
     fn walk_key(&mut self, key: &Value, depth: usize) -> Result<(), String> {
         let before = self.tensors.len();
-        self.walk(key, &mut vec![Some("".into()); depth], "")?;
+        // One level deeper: a dictionary may be its own key.
+        self.walk(key, &mut vec![Some("".into()); depth + 1], "")?;
         if self.tensors.len() > before {
             let problem = "a tensor is the key of a dictionary, or in one, which is not read: save it as \
                            an item";
