@@ -388,9 +388,21 @@ fn an_interrupted_one_takes_its_folder_away() {
         (1500, 2, 15),
         (2500, 1, 15),
         (700, 1, 1), // as when a terminal goes
-    ] {
+    ]
+    .into_iter()
+    .filter(|(.., number)| *number != 1 || cfg!(target_os = "linux"))
+    {
         let dir = tempfile::tempdir().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tensortiff"))
+        // Who runs the tests may have had the signal ignored (`nohup`), which children inherit.
+        let mut command = match number {
+            1 => {
+                let mut command = Command::new("env");
+                command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_tensortiff")]);
+                command
+            }
+            _ => Command::new(env!("CARGO_BIN_EXE_tensortiff")),
+        };
+        let child = command
             .args(["bench", "--rounds", "1000", "--device", device, "-o"])
             .arg(dir.path())
             .stdin(Stdio::null())
