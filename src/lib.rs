@@ -43,7 +43,8 @@
 //!   be done and keeps the record, `convert/known.rs` what earlier runs left, `convert/doubt.rs`
 //!   takes back what a wrong device made, `convert/stacks.rs` has the files of many images while those are made, `convert/tars.rs` knows what belongs to a member of a tar, `convert/ranges.rs` finds ranges that must be known before
 //!   pixels are made (`backend/cpu/survey.rs` looks for them, with GPUs where the CPU is not named), `convert/stats.rs` tells what they look at, `convert/space.rs` finds out what a run takes,
-//!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together.
+//!   `convert/preview.rs` tells; `convert/shards.rs` divides a run and puts it together; `convert/listed.rs` says what a
+//!   manifest is to hold of each image, for who looks at it again, and `convert/clock.rs` where a thread's time goes.
 //! - [`back`] is the way back: `back/verify.rs` holds images against their manifest (`back/check.rs`) and against what
 //!   the run makes again (`back/compared.rs`, a sink), `back/restore.rs` makes samples of them and puts tensors together
 //!   (`back/axes.rs`), `back/strays.rs` finds what no manifest names. It calls `convert`, which does not know it.

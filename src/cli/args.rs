@@ -140,9 +140,9 @@ pub(super) enum Command {
 /// Which dumps, and which of their tensors.
 #[derive(Debug, ClapArgs)]
 pub(super) struct InputArgs {
-    /// .safetensors, .npy, .npz and PyTorch (.pt, .pth, .bin) files; *.safetensors.index.json with the files that it names; folders
-    /// of such files (a .bin without tensors that PyTorch wrote is left out there, with a note); patterns as 'acts/**.npy'; @LIST, a file with one path a line, or - for such
-    /// a list on standard input. For `convert` a plan (*.jsonl) in their place.
+    /// .safetensors, .npy, .npz and PyTorch (.pt, .pth, .bin) files; *.safetensors.index.json with the files
+    /// that it names; folders of such files (a .bin without tensors that PyTorch wrote is left out there, with
+    /// a note); patterns as 'acts/**.npy'; @LIST, a file with one path a line, or - for such a list on standard input. For `convert` a plan (*.jsonl) in their place.
     #[arg(required = true, value_name = "DUMP")]
     pub(super) dumps: Vec<PathBuf>,
 

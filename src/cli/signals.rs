@@ -70,7 +70,8 @@ pub(super) fn let_writes_fail() {
 #[cfg(not(unix))]
 pub(super) fn let_writes_fail() {}
 
-/// Sets `cancel` at the first SIGINT, SIGTERM or SIGHUP (unless it was started by `nohup`). After a second one, or 1.5 s, the process ends
+/// Sets `cancel` at the first SIGINT, SIGTERM or SIGHUP (unless it was started by `nohup`). After a second
+/// one that is no SIGHUP, or 1.5 s, the process ends
 /// whatever it waits for.
 #[cfg(unix)]
 pub(super) fn cancel_on_signal(cancel: Arc<AtomicBool>) -> std::io::Result<()> {

@@ -45,7 +45,8 @@ pub struct ScopeStats {
 }
 
 /// Looks at all samples of the selected images and tells what they are like, scope by scope in the
-/// order of the plan. Nothing is written, so that images may have the same names. Of `options` the selection, the scope, the devices, the number of threads, the
+/// order of the plan. Nothing is written, so that images may have the same names. Of `options` the
+/// selection, the scope, the devices, the number of threads, the
 /// memory, the watch and the cancelling count; `percents` are from 0 to 100 and ascend. Memory does not
 /// grow with the number of images.
 ///
